@@ -1,0 +1,20 @@
+"""Train, retrain, distil, resume and evaluate."""
+
+from flyweight.training.config import PROGRESSIVE_SIZES, TrainingConfig
+from flyweight.training.evaluation import accuracy, predict
+from flyweight.training.fit import FitResult, Progress, fit_
+from flyweight.training.precision import choose_device, describe_device
+from flyweight.training.run import train
+
+__all__ = [
+    "PROGRESSIVE_SIZES",
+    "FitResult",
+    "Progress",
+    "TrainingConfig",
+    "accuracy",
+    "choose_device",
+    "describe_device",
+    "fit_",
+    "predict",
+    "train",
+]

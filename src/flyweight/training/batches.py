@@ -1,0 +1,64 @@
+"""Batches from a data set that stays on the device: shuffling and augmentation of whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flyweight.data import CIFAR10_MEAN, CIFAR10_STD, Split
+
+__all__ = ["augment", "normalize", "training_batches"]
+
+PADDING = 4
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 N×3×H×W to float32 of zero mean and unit variance per channel over CIFAR-10."""
+    mean = torch.tensor(CIFAR10_MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(CIFAR10_STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop after padding by 4 zero pixels and random flip, drawn for each image alone.
+
+    ``images``: uint8 N×3×H×W, returns the same shape and type. The offsets are drawn from
+    ``generator`` on the CPU, so every device sees the same batch.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    top = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator).to(device)
+    left = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator).to(device)
+    flip = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool).to(device)
+    padded = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(count, width)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    batch = torch.arange(count, device=device)
+    # An index on dimensions 0, 2 and 3 puts the channels last; the network reads them so.
+    picked = padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def training_batches(
+    data: Split, batch_size: int, image_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of augmented, normalised batches in random order; the last short batch is left out.
+
+    A data set smaller than a batch gives one batch of all of it. Yields float32 N×3×S×S
+    (channels last) and int64 N, with S = ``image_size``.
+    """
+    count = len(data.labels)
+    batch_size = min(batch_size, count)
+    order = torch.randperm(count, generator=generator).to(data.images.device)
+    for start in range(0, count - batch_size + 1, batch_size):
+        index = order[start : start + batch_size]
+        images = normalize(augment(data.images[index], generator))
+        if image_size != images.shape[-1]:
+            images = F.interpolate(
+                images, size=image_size, mode="bilinear", antialias=True, align_corners=False
+            )
+        yield images.contiguous(memory_format=torch.channels_last), data.labels[index]

@@ -1,0 +1,175 @@
+"""The training loop: one for dense networks, for masked retraining and for trained centroids."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flyweight.data import Split
+from flyweight.errors import CheckpointError
+from flyweight.training.batches import training_batches
+from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
+from flyweight.training.config import TrainingConfig
+from flyweight.training.precision import autocast
+
+__all__ = ["FitResult", "Progress", "fit_"]
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much is done, and out of how much if that is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """``averaged`` is the moving average of the network, or None without one; ``losses`` has the
+    mean training loss of each epoch."""
+
+    averaged: nn.Module | None
+    losses: tuple[float, ...]
+
+
+def fit_(
+    model: nn.Module,
+    data: Split,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    teacher: nn.Module | None = None,
+    before_step: Callable[[int, int], None] | None = None,
+    after_epoch: Callable[[int, float], None] | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train ``model`` in place on the device where it and ``data`` are.
+
+    ``before_step(step, steps)`` is called ahead of every step, counted from 0 over the whole run;
+    ``after_epoch(epoch, loss)`` after each epoch. With ``checkpoint``, the state is written there
+    after every epoch, and a run that finds a state there goes on from it; on one device it reaches
+    the same weights, bit for bit, as one that was never stopped.
+
+    Raises CheckpointError where the state found belongs to another run.
+
+    Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018); distillation after
+    Hinton et al. 2015, §2.
+    """
+    device = data.images.device
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(model, config)
+    averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
+    losses: list[float] = []
+    run = {"config": repr(config), "seed": seed, "images": len(data.labels)}
+    if checkpoint is not None and checkpoint.exists():
+        state = read_checkpoint(checkpoint)
+        _restore(state, run, checkpoint, model, optimizer, averaged)
+        losses = list(state["losses"])
+
+    per_epoch = max(1, len(data.labels) // config.batch_size)
+    steps = config.epochs * per_epoch
+    for epoch in range(len(losses), config.epochs):
+        model.train()
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        total = torch.zeros((), device=device)
+        size = config.image_size(epoch)
+        batches = training_batches(data, config.batch_size, size, generator)
+        for index, (images, labels) in enumerate(batches):
+            step = epoch * per_epoch + index
+            if before_step is not None:
+                before_step(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step, steps)
+            with autocast(device, config.precision):
+                loss = _loss(model, teacher, images, labels, config)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if averaged is not None:
+                _average_(averaged, model, min(config.ema_decay, (1 + step) / (10 + step)))
+            total += loss.detach()
+            if progress is not None:
+                progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, steps)
+        losses.append(float(total) / per_epoch)
+        if checkpoint is not None:
+            state = {
+                **run,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "averaged": None if averaged is None else averaged.state_dict(),
+                "losses": losses,
+            }
+            write_checkpoint(state, checkpoint)
+        if after_epoch is not None:
+            after_epoch(epoch, losses[-1])
+    return FitResult(averaged=averaged, losses=tuple(losses))
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0
+    )
+
+
+def _loss(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainingConfig,
+) -> Tensor:
+    logits = model(images).float()
+    hard = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if teacher is None or config.distillation == 0:
+        return hard
+    with torch.no_grad():
+        target = teacher(images).float()
+    soft = F.kl_div(
+        F.log_softmax(logits / config.temperature, dim=1),
+        F.log_softmax(target / config.temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    weight = config.distillation
+    return (1 - weight) * hard + weight * config.temperature**2 * soft
+
+
+@torch.no_grad()
+def _average_(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    ours, theirs = averaged.state_dict(), model.state_dict()
+    floats = [name for name, value in ours.items() if value.is_floating_point()]
+    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
+    for name, value in ours.items():
+        if not value.is_floating_point():
+            value.copy_(theirs[name])
+
+
+def _restore(
+    state: dict[str, Any],
+    run: dict[str, Any],
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: nn.Module | None,
+) -> None:
+    for key, value in run.items():
+        if state.get(key) != value:
+            raise CheckpointError(
+                f"{path} belongs to a run with {key} {state.get(key)!r}, this one has {value!r}; "
+                "give the same settings or another output folder"
+            )
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if averaged is not None:
+            averaged.load_state_dict(state["averaged"])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path} is the training state of another model") from error

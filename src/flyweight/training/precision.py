@@ -1,0 +1,68 @@
+"""Which arithmetic a device does well."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from flyweight.errors import RecipeError
+
+__all__ = ["autocast", "choose_device", "describe_device"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU; any other name as torch knows it.
+
+    Raises RecipeError for a device that torch does not know or that is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"device {name!r} cannot be used here ({reason}); try 'cpu'") from error
+    return device
+
+
+def _cpu_fact(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        if line.startswith(key):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for cards and tables."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        model = _cpu_fact("model name") or "CPU"
+        return f"{model}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        flags = _cpu_fact("flags").split()
+        return "amx_bf16" in flags or "avx512_bf16" in flags
+    return False
+
+
+def autocast(
+    device: torch.device, precision: Literal["auto", "fp32", "bf16"]
+) -> contextlib.AbstractContextManager[object]:
+    """bf16 autocast where asked for, or on "auto" where the hardware has bf16 arithmetic."""
+    if precision == "bf16" or (precision == "auto" and _fast_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
