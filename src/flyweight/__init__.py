@@ -1,1 +1,41 @@
-"""flyweight"""
+"""flyweight makes the smallest file that still does a neural network's job, and proves it."""
+
+from flyweight.compressed import CompressedModel, CompressedTensor
+from flyweight.data import load_cifar10
+from flyweight.errors import (
+    CheckpointError,
+    DataError,
+    FlyweightError,
+    FormatError,
+    ModelError,
+    RecipeError,
+)
+from flyweight.ledger import ledger
+from flyweight.models import create_model, load_pretrained
+from flyweight.pipeline import compress, compress_to_file, decompress, evaluate, load, save
+from flyweight.recipes import Recipe, load_recipe
+from flyweight.training import train
+
+__all__ = [
+    "CheckpointError",
+    "CompressedModel",
+    "CompressedTensor",
+    "DataError",
+    "FlyweightError",
+    "FormatError",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "compress",
+    "compress_to_file",
+    "create_model",
+    "decompress",
+    "evaluate",
+    "ledger",
+    "load",
+    "load_cifar10",
+    "load_pretrained",
+    "load_recipe",
+    "save",
+    "train",
+]

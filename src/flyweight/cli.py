@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -26,11 +27,9 @@ Data = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
-
-
-@app.callback()
-def _main() -> None:
-    pass
+ArchitectureName = Annotated[
+    str | None, typer.Option("--architecture", help="Name, or package.module:factory.")
+]
 
 
 @app.command()
@@ -39,7 +38,10 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to fill.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
     progressive: Annotated[
-        bool, typer.Option(help="Grow the training images from 16 to 32 pixels.")
+        bool, typer.Option("--progressive", help="Grow the training images from 16 to 32 pixels.")
+    ] = False,
+    all_images: Annotated[
+        bool, typer.Option("--all-images", help="Train on all 50,000, holding none out.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch.")] = False,
     data: Data = None,
@@ -48,27 +50,170 @@ def train(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network known by name on CIFAR-10."""
+    """Train a network known by name on CIFAR-10; writes weights and a card into a folder."""
+    from flyweight.console import print_rows, progress_bar
     from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig
     from flyweight.training import train as run
 
-    config = TrainingConfig(epochs=epochs)
-    if progressive:
-        config = TrainingConfig(epochs=epochs, image_sizes=PROGRESSIVE_SIZES)
+    sizes = PROGRESSIVE_SIZES if progressive else ((32, 1.0),)
     folder = output or Path("runs") / f"{architecture}-seed{seed}"
-    card = run(
-        architecture, folder, config=config, data=data, device=device, seed=seed, resume=resume
+    with progress_bar(quiet=quiet) as progress:
+        card = run(
+            architecture,
+            folder,
+            config=TrainingConfig(epochs=epochs, image_sizes=sizes),
+            split="train50k" if all_images else "train45k",
+            data=data,
+            device=device,
+            seed=seed,
+            resume=resume,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(card))
+        return
+    validation = card["validation_accuracy"]
+    print_rows(
+        {
+            "weights": f"{folder / 'model.safetensors'} ({card['weights']})",
+            "validation accuracy": "none held out" if validation is None else f"{validation:.2%}",
+            "test accuracy": f"{card['test_accuracy']:.2%}",
+        }
     )
-    print(json.dumps(card, indent=None if as_json else 2))
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Argument(help="Pretrained network by name, or a checkpoint file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .fly file to write.")],
+    recipe: Annotated[str, typer.Option(help="quick, full, or a TOML file.")] = "quick",
+    architecture: ArchitectureName = None,
+    data: Data = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune, share and entropy-code a network into one file, and prove what it does."""
+    from flyweight.console import print_rows, progress_bar
+    from flyweight.pipeline import compress_to_file
+
+    with progress_bar(quiet=quiet) as progress:
+        report = compress_to_file(
+            model,
+            output,
+            recipe,
+            architecture=architecture,
+            data=data,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(report.to_dict()))
+        return
+    drop = 100 * (report.accuracy_before - report.accuracy_after)
+    same = "identical" if report.reload_identical else "DIFFERENT"
+    print_rows(
+        {
+            "file": output,
+            "dense bytes": f"{report.dense_bytes:,}",
+            "file bytes": f"{report.file_bytes:,}",
+            "compression ratio": f"{report.compression_ratio:.2f}x (whole file on disk)",
+            "course ratio": f"{report.course_ratio:.2f}x (without positions, codebooks, tables, "
+            "batch norm, biases and header: no file is that small)",
+            "sparsity": f"{report.sparsity:.2%} of the coded weights are zero",
+            "accuracy before": f"{report.accuracy_before:.2%} of 10,000 test images",
+            "accuracy after": f"{report.accuracy_after:.2%}, a drop of {drop:.2f} points",
+            "reloaded": f"logits {same} after reload",
+            "run": f"recipe {report.recipe}, {report.epochs} epochs, seed {report.seed}, "
+            f"{report.device}",
+        }
+    )
+
+
+@app.command()
+def decompress(
+    file: Annotated[Path, typer.Argument(help="A .fly file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a .fly file into a .safetensors file of ordinary weights."""
+    from flyweight.pipeline import decompress_to_file
+
+    result = decompress_to_file(file, output)
+    if as_json:
+        print(json.dumps(result))
+    elif not quiet:
+        print(f"{output}: {result['tensors']} tensors, {result['bytes']:,} bytes")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .fly file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show where every byte of a .fly file went; entropy bounds stand in brackets."""
+    from flyweight.console import ledger_table, print_table
+    from flyweight.ledger import ledger
+
+    account = ledger(file)
+    if as_json:
+        print(json.dumps(account.to_dict()))
+        return
+    columns, rows = ledger_table(account)
+    print_table(columns, rows[-1:] if quiet else rows)
+    print(f"{file}: {account.total_bytes:,} bytes on disk")
+
+
+@app.command()
+def evaluate(
+    file: Annotated[str, typer.Argument(help="A .fly file, a checkpoint, or a network by name.")],
+    architecture: ArchitectureName = None,
+    data: Data = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the accuracy on the 10,000 test images of what a file holds."""
+    from flyweight.console import print_rows, progress_bar
+    from flyweight.pipeline import evaluate as run
+
+    with progress_bar(quiet=quiet) as progress:
+        result = run(file, architecture=architecture, data=data, device=device, progress=progress)
+    if as_json:
+        print(json.dumps(result))
+        return
+    shown: dict[str, Any] = {"accuracy": f"{result['accuracy']:.2%} of 10,000 test images"}
+    if result["file_bytes"] is not None:
+        shown["file bytes"] = f"{result['file_bytes']:,}"
+    print_rows(shown)
 
 
 def main() -> None:
     """Run the command line; a problem is one sentence on stderr and exit code 2."""
+    sys.path.insert(0, "")  # package.module:factory may stand in the current folder
     try:
         app()
-    except FlyweightError as error:
-        print(f"flyweight: {error}", file=sys.stderr)
+    except (FlyweightError, OSError, MemoryError) as error:
+        print(f"flyweight: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "flyweight: stopped; the state of the last whole epoch is kept, "
+            "and the same command goes on from it (train: with --resume)",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; nothing was written"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

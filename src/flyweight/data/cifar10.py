@@ -106,7 +106,7 @@ class Cifar10:
                 return self.test
             case "validation" | "train45k":
                 held_out = np.zeros(len(self.train), dtype=bool)
-                held_out[validation_indices(self.train.labels.numpy())] = True
+                held_out[validation_indices(self.train.labels.cpu().numpy())] = True
                 chosen = torch.from_numpy(held_out if which == "validation" else ~held_out)
                 return Split(self.train.images[chosen], self.train.labels[chosen])
         raise DataError(
@@ -245,9 +245,9 @@ def _write_cache(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
+    temporary = Path(name)
     try:
-        save_file(arrays._asdict(), name)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        save_file(arrays._asdict(), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

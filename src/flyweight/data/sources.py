@@ -190,7 +190,7 @@ def _read_archive(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     missing = [name for name in names if name not in members]
     if missing:
         raise DataError(
-            f"the archive {archive.name} is truncated or another one: it has no {', '.join(missing)}"
+            f"the archive {archive.name} is truncated or another one: {', '.join(missing)} missing"
         )
     return members
 

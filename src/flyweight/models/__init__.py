@@ -1,12 +1,17 @@
-"""Networks known by name, and the pretrained weights that come with flyweight."""
+"""Networks known by name, the pretrained weights that come with flyweight, and checkpoint files."""
 
+from flyweight.models.checkpoint_files import Architecture, build, fill_, read_state_dict
 from flyweight.models.registry import architectures, create_model, load_pretrained, pretrained_card
 from flyweight.models.resnet import CifarResNet
 
 __all__ = [
+    "Architecture",
     "CifarResNet",
     "architectures",
+    "build",
     "create_model",
+    "fill_",
     "load_pretrained",
     "pretrained_card",
+    "read_state_dict",
 ]

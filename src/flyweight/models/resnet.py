@@ -38,7 +38,9 @@ class PadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions, each followed by batch normalisation, around a shortcut."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, shortcut: Shortcut
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels_out)

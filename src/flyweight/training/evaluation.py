@@ -25,7 +25,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     try:
         logits = [
             model(normalize(batch).contiguous(memory_format=torch.channels_last)).float()
-            for batch in images.split(BATCH_SIZE)
+            for batch in torch.split(images, BATCH_SIZE)
         ]
     finally:
         model.train(was_training)

@@ -52,7 +52,7 @@ def describe_device(device: torch.device) -> str:
 
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         flags = _cpu_fact("flags").split()
         return "amx_bf16" in flags or "avx512_bf16" in flags

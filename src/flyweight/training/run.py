@@ -79,8 +79,8 @@ def train(
     )
     candidates = {"last epoch": model}
     if result.averaged is not None:
-        candidates["moving average"] = result.averaged  # type: ignore[assignment]
-    scores: dict[str, float | None] = {name: None for name in candidates}
+        candidates["moving average"] = result.averaged
+    scores: dict[str, float | None] = dict.fromkeys(candidates)
     if split == "train45k":
         scores = {name: accuracy(m, validation) for name, m in candidates.items()}
     # On a draw, and where nothing was held out, the moving average.

@@ -1,0 +1,1 @@
+"""Speed and size against peers; each module is one command that writes one table."""

@@ -1,0 +1,55 @@
+"""Integers and numbers to bytes and back, without loss and without floats in any decision.
+
+Everything here is a pure function of its arguments: the same input gives the same bytes on
+every machine. Whatever is wrong with bytes that are read is a `flyweight.errors.FormatError`.
+"""
+
+from __future__ import annotations
+
+from flyweight.coding.entropy import entropy
+from flyweight.coding.huffman import (
+    canonical_codewords,
+    code_lengths,
+    decode_symbols,
+    encode_symbols,
+)
+from flyweight.coding.positions import decode_positions, encode_positions
+from flyweight.coding.scalars import DTYPES, carrier, pack_scalars, unpack_scalars
+from flyweight.coding.tensors import (
+    CodedTensor,
+    Encoding,
+    PartKind,
+    code_alias,
+    code_constant,
+    code_dense,
+    code_lossless,
+    code_shared,
+    decode_dense,
+    decode_shared,
+    decode_tensor,
+)
+
+__all__ = [
+    "DTYPES",
+    "CodedTensor",
+    "Encoding",
+    "PartKind",
+    "canonical_codewords",
+    "carrier",
+    "code_alias",
+    "code_constant",
+    "code_dense",
+    "code_lengths",
+    "code_lossless",
+    "code_shared",
+    "decode_dense",
+    "decode_positions",
+    "decode_shared",
+    "decode_symbols",
+    "decode_tensor",
+    "encode_positions",
+    "encode_symbols",
+    "entropy",
+    "pack_scalars",
+    "unpack_scalars",
+]

@@ -1,0 +1,159 @@
+"""Where the kept weights are: a mask of booleans to bytes and back.
+
+Theory: if each of n weights is kept with probability p, no code for the mask alone goes below
+n H(p) bits. The gaps between kept weights are then geometric, and a Huffman code on them comes
+within a few per cent of that. A gap longer than the alphabet is told by *escapes*: each says
+"that many more, and go on", so no gap is too long. Where most weights are kept the gaps
+between pruned ones are shorter; where neither is short a plain bitmap is taken.
+
+Cost: encoding tries some twenty alphabet sizes on the histogram of gaps and takes the smallest
+whole, table included.
+
+Example:
+
+>>> import numpy as np
+>>> mask = np.zeros(1000, dtype=bool)
+>>> mask[[3, 500, 501]] = True
+>>> table, payload = encode_positions(mask)
+>>> bool((decode_positions(table, payload, 1000) == mask).all())
+True
+
+Sources: Golomb 1966 (run lengths); Han et al. 2016, section 2 (relative indices; there each
+escape keeps an extra zero weight, here it keeps none).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flyweight.coding.huffman import code_lengths, decode_symbols, encode_symbols, pack_lengths
+from flyweight.coding.varint import ByteReader, varint
+from flyweight.errors import FormatError
+
+__all__ = ["bounded_size", "decode_positions", "encode_positions"]
+
+_NONE = b"\x00"
+_BITMAP = b"\x01"
+_GAPS_OF_KEPT = 2
+_GAPS_OF_PRUNED = 3
+_ALPHABETS = 57  # 4, 5, 6, 7, 8, 10, 12, 14, 16, ... 65536
+_ALPHABETS_TRIED = 41  # ... 4096: beyond that the table outweighs the escapes
+
+FREE_SIZE = 1 << 20
+SIZE_PER_BYTE = 4096
+
+
+def bounded_size(stored: int) -> int:
+    """Return how many elements ``stored`` bytes may stand for: 2**20 + 4096 a byte.
+
+    The limit keeps a short hostile file from asking for a vast array.
+    """
+    return FREE_SIZE + SIZE_PER_BYTE * stored
+
+
+def encode_positions(mask: ArrayLike) -> tuple[bytes, bytes]:
+    """Return a mask as (table, payload), in the smallest of the forms this module knows.
+
+    Arguments:
+        mask: booleans, True where a weight is kept; any shape, read in C order.
+
+    All kept gives (b"", b""); none kept gives one byte. The size of the mask is not stored.
+    """
+    flat = np.asarray(mask, dtype=np.bool_).ravel()
+    kept = int(np.count_nonzero(flat))
+    if kept == flat.size:
+        return b"", b""
+    if kept == 0:
+        return _NONE, b""
+    gaps, form = (
+        (_gaps(flat), _GAPS_OF_KEPT) if 2 * kept <= flat.size else (_gaps(~flat), _GAPS_OF_PRUNED)
+    )
+    choice, stored = _smallest_alphabet(gaps)
+    bitmap_size = (flat.size + 7) // 8
+    if 1 + bitmap_size <= stored or flat.size > bounded_size(stored):
+        return _BITMAP, np.packbits(flat).tobytes()
+    alphabet = _alphabet(choice)
+    symbols = _with_escapes(gaps, alphabet)
+    table, payload = encode_symbols(symbols, alphabet)
+    return bytes([form | choice << 2]) + varint(symbols.size) + table, payload
+
+
+def _alphabet(choice: int) -> int:
+    return (4 + choice % 4) << (choice // 4)
+
+
+def _gaps(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return, for each True, how many False stand between it and the True before."""
+    where = np.flatnonzero(flat).astype(np.int64)
+    gaps = where.copy()
+    gaps[1:] -= where[:-1] + 1
+    return gaps
+
+
+def _smallest_alphabet(gaps: NDArray[np.int64]) -> tuple[int, int]:
+    """Return the choice of alphabet that stores the gaps in fewest bytes, and that number."""
+    values, counts = np.unique(gaps, return_counts=True)
+    best = (0, -1)
+    for choice in range(_ALPHABETS_TRIED):
+        alphabet = _alphabet(choice)
+        escapes, rest = np.divmod(values, alphabet - 1)
+        histogram = np.zeros(alphabet, dtype=np.int64)
+        np.add.at(histogram, rest, counts)
+        histogram[-1] = escapes @ counts
+        lengths = code_lengths(histogram)
+        bits = int(histogram @ lengths) if np.count_nonzero(lengths) > 1 else 0
+        number = len(varint(int(histogram.sum())))
+        stored = 1 + number + len(pack_lengths(lengths)) + (bits + 7) // 8
+        if best[1] < 0 or stored < best[1]:
+            best = (choice, stored)
+        if not histogram[-1]:
+            break
+    return best
+
+
+def _with_escapes(gaps: NDArray[np.int64], alphabet: int) -> NDArray[np.int64]:
+    """Return each gap as escapes (alphabet - 1) and then what is left of it."""
+    escapes, rest = np.divmod(gaps, alphabet - 1)
+    last = np.cumsum(escapes + 1) - 1
+    symbols = np.full(int(last[-1]) + 1, alphabet - 1, dtype=np.int64)
+    symbols[last] = rest
+    return symbols
+
+
+def decode_positions(table: bytes, payload: bytes, size: int) -> NDArray[np.bool_]:
+    """Return the mask that `encode_positions` stored, shape (size,).
+
+    Raises `FormatError` if the bytes do not describe a mask of ``size``. Unless all or none
+    are kept, a size above ``bounded_size(len(table) + len(payload))`` is refused first.
+    """
+    if table in (b"", _NONE):
+        if payload:
+            raise FormatError("positions that are all kept or all pruned have a payload.")
+        return np.full(size, not table, dtype=np.bool_)
+    if table == _BITMAP:
+        if len(payload) != (size + 7) // 8:
+            raise FormatError(f"a bitmap of {size} positions does not have {len(payload)} bytes.")
+        bits = np.unpackbits(np.frombuffer(payload, dtype=np.uint8))
+        if bits[size:].any():
+            raise FormatError("a bitmap of positions is padded with bits that are not zero.")
+        return bits[:size].astype(np.bool_)
+    form, choice = table[0] & 3, table[0] >> 2
+    if form not in (_GAPS_OF_KEPT, _GAPS_OF_PRUNED) or choice >= _ALPHABETS:
+        raise FormatError(f"positions are stored in a form that is unknown ({table[0]}).")
+    if size > bounded_size(len(table) + len(payload)):
+        raise FormatError(f"{size} positions are too many for {len(payload)} bytes.")
+    reader = ByteReader(table, "the table of positions")
+    reader.take(1)
+    count = reader.varint()
+    if not 1 <= count <= size:
+        raise FormatError(f"{count} gaps are given for {size} positions.")
+    alphabet = _alphabet(choice)
+    symbols = decode_symbols(reader.rest(), payload, count, alphabet).astype(np.int64)
+    is_gap = symbols < alphabet - 1
+    after = np.cumsum(symbols + is_gap)
+    if not is_gap[-1] or int(after[-1]) > size:
+        raise FormatError(f"the gaps between positions do not end within {size} positions.")
+    mask = np.full(size, form == _GAPS_OF_PRUNED, dtype=np.bool_)
+    mask[after[is_gap] - 1] = form == _GAPS_OF_KEPT
+    return mask

@@ -1,0 +1,128 @@
+"""Numbers as raw little-endian bytes, in their own dtype or in a narrower one that loses nothing.
+
+A dtype is known by its usual name. Types that numpy lacks are carried as their bits:
+bfloat16 as uint16, the float8 types as uint8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flyweight.errors import FormatError, ModelError
+
+__all__ = ["DTYPES", "carrier", "may_store", "nonzero_count", "pack_scalars", "unpack_scalars"]
+
+# The place in this tuple is the number in the file: add at the end only.
+DTYPES = (
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "complex64",
+    "complex128",
+)
+_CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+# What else a dtype may be stored as, the first choice first.
+_NARROWER: dict[str, tuple[str, ...]] = {
+    "int16": ("uint8", "int8"),
+    "int32": ("uint8", "int8", "uint16", "int16"),
+    "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
+    "float32": ("float16", "bfloat16"),
+    "float64": ("float16", "float32"),
+}
+
+
+def carrier(dtype: str) -> np.dtype[Any]:
+    """Return the little-endian numpy dtype that carries values of ``dtype``.
+
+    >>> carrier("bfloat16")
+    dtype('uint16')
+    """
+    return np.dtype(_CARRIERS.get(dtype, dtype)).newbyteorder("<")
+
+
+def may_store(dtype: str, storage: str) -> bool:
+    """Tell whether values of ``dtype`` may be stored as ``storage``."""
+    return dtype in DTYPES and (storage == dtype or storage in _NARROWER.get(dtype, ()))
+
+
+def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> tuple[bytes, str]:
+    """Return values as raw bytes, and the dtype they are stored in.
+
+    Arguments:
+        values: array of the carrier of ``dtype``, any shape; read in C order.
+        dtype: what the values are, and are again when read.
+        storage: what to store them as; None takes the narrowest that loses no bit.
+
+    Raises `ModelError` if ``storage`` would not give back every value bit for bit.
+
+    >>> pack_scalars(np.float32([0.5, 2.0]), "float32")
+    (b'\\x008\\x00@', 'float16')
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} cannot be stored; known are {', '.join(DTYPES)}.")
+    flat = np.asarray(values).ravel()
+    if flat.dtype.newbyteorder("=") != carrier(dtype).newbyteorder("="):
+        raise ModelError(
+            f"values of dtype {dtype} must come as {carrier(dtype)}, not {flat.dtype}."
+        )
+    raw = flat.astype(carrier(dtype)).tobytes()
+    if storage is not None and not may_store(dtype, storage):
+        raise ModelError(f"values of dtype {dtype} cannot be stored as {storage!r}.")
+    choices = (*_NARROWER.get(dtype, ()), dtype) if storage is None else (storage,)
+    for choice in choices:
+        stored = _narrow(flat, dtype, choice)
+        if stored is not None and unpack_scalars(stored, dtype, choice).tobytes() == raw:
+            return stored, choice
+    raise ModelError(f"values of dtype {dtype} are not exact in {storage}; round them first.")
+
+
+def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
+    if storage == dtype:
+        return flat.astype(carrier(dtype)).tobytes()
+    if storage == "bfloat16":
+        return (flat.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    if flat.dtype.kind == "f" and np.isnan(flat).any():
+        return None  # processors differ in the NaN that a conversion gives
+    with np.errstate(all="ignore"):
+        return flat.astype(carrier(storage)).tobytes()
+
+
+def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
+    """Return the values that `pack_scalars` stored, as a new array of the carrier of ``dtype``."""
+    if not may_store(dtype, storage):
+        raise FormatError(f"values of dtype {dtype!r} cannot be stored as {storage!r}.")
+    kind = carrier(storage)
+    if len(raw) % kind.itemsize:
+        raise FormatError(f"{len(raw)} bytes are not a whole number of {storage} values.")
+    if storage == "bool" and raw.strip(b"\0\1"):
+        raise FormatError("a value of dtype bool is neither 0 nor 1.")
+    stored = np.frombuffer(raw, dtype=kind)
+    if storage == dtype:
+        return stored.copy()
+    if storage == "bfloat16":
+        return (stored.astype("<u4") << 16).view("<f4")
+    with np.errstate(all="ignore"):
+        return stored.astype(carrier(dtype))
+
+
+def nonzero_count(values: NDArray[Any], dtype: str) -> int:
+    """Return how many values are not zero (-0.0 is zero, NaN is not)."""
+    if dtype in _CARRIERS:
+        sign = 1 << (8 * values.dtype.itemsize - 1)
+        values = values & (sign - 1)
+    return int(np.count_nonzero(values))

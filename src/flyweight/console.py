@@ -1,0 +1,99 @@
+"""What people see in a terminal: one progress bar, and tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from flyweight.ledger import Ledger
+from flyweight.training import Progress
+
+__all__ = ["ledger_table", "print_rows", "print_table", "progress_bar"]
+
+
+@contextlib.contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
+    """One progress bar on stderr; none with ``quiet`` or where stderr is not a terminal."""
+    import rich.console
+    import rich.progress as bars
+
+    console = rich.console.Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as display:
+        task = display.add_task("", total=None)
+
+        def show(text: str, done: int, total: int | None) -> None:
+            display.update(task, description=text, completed=done, total=total)
+
+        yield show
+
+
+def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
+    """Column names, and a row of text per tensor, per overhead and for the total.
+
+    Batch normalisation and other tensors that are not shared stand together, by encoding.
+    """
+    parts = ("symbols", "positions", "codebook", "tables", "dense")
+    columns = ["tensor", "weights", "non-zero", *parts, "header", "bytes", "bound", "bits/weight"]
+    rows: list[list[str]] = []
+    for row in ledger.rows:
+        sizes = [row.part_bytes.get(part, 0) for part in parts]  # type: ignore[call-overload]
+        bounds = [row.bound_bytes.get(part, 0.0) for part in parts]  # type: ignore[call-overload]
+        cells = [
+            f"{size} ({bound:.0f})" if row.encoding == "shared" and part in parts[:2] else str(size)
+            for part, size, bound in zip(parts, sizes, bounds, strict=True)
+        ]
+        rows.append(
+            [
+                row.name,
+                str(row.parameters),
+                str(row.nonzeros),
+                *cells,
+                "",
+                str(row.total_bytes),
+                f"{row.total_bound_bytes:.0f}",
+                f"{row.bits_per_weight:.3f}",
+            ]
+        )
+    for name, size in ledger.overhead.items():
+        rows.append([f"({name})", *[""] * 7, str(size), str(size), str(size), ""])
+    totals = [str(ledger.part_bytes.get(part, 0)) for part in parts]  # type: ignore[call-overload]
+    rows.append(
+        [
+            "total",
+            str(ledger.parameters),
+            str(ledger.nonzeros),
+            *totals,
+            str(ledger.overhead_bytes),
+            str(ledger.total_bytes),
+            f"{ledger.total_bound_bytes:.0f}",
+            f"{ledger.bits_per_weight:.3f}",
+        ]
+    )
+    return columns, rows
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table as plain text, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        first = row[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print("  ".join((first, *rest)).rstrip())
+
+
+def print_rows(pairs: dict[str, Any]) -> None:
+    """Print names and values, one pair a line."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        print(f"{name.ljust(width)}  {value}")

@@ -1,0 +1,197 @@
+"""Where every byte of a ``.fly`` file went, beside the least that the entropy allows.
+
+The bound of symbols and of positions is their order-0 entropy: what a perfect code that treats
+symbols alone would spend, tables not counted. The other parts are their own bound.
+
+Example:
+
+>>> import numpy as np
+>>> from flyweight.coding import code_shared
+>>> from flyweight.container import Container
+>>> tensor = code_shared("w", np.eye(8, dtype=int), levels=np.float32([0.5]))
+>>> account = ledger(Container(tensors=(tensor,)))
+>>> account.rows[0].nonzeros, account.total_bytes == account.tensor_bytes + account.overhead_bytes
+(8, True)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flyweight.coding import CodedTensor, PartKind, decode_dense, decode_shared, entropy
+from flyweight.coding.scalars import nonzero_count
+from flyweight.container import Container, dumps, loads, overhead
+from flyweight.errors import FormatError
+
+__all__ = ["Ledger", "Row", "ledger"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of a file.
+
+    Attributes:
+        name, shape, dtype, encoding: as in `CodedTensor`.
+        parameters: number of elements (of buffers too: a file does not tell them apart); 0 for
+            an alias, whose elements are counted where they are stored.
+        nonzeros: how many of them are not zero.
+        part_bytes: bytes of each part.
+        bound_bytes: entropy bound of each part, in bytes; a fraction is kept.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    parameters: int
+    nonzeros: int
+    part_bytes: Mapping[PartKind, int]
+    bound_bytes: Mapping[PartKind, float]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return sum(self.part_bytes.values())
+
+    @property
+    def total_bound_bytes(self) -> float:
+        """Entropy bound of the tensor, in bytes."""
+        return sum(self.bound_bytes.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits in the file for each element; 0 if there is none."""
+        return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and totals as plain JSON types."""
+        return asdict(self) | {
+            "shape": list(self.shape),
+            "total_bytes": self.total_bytes,
+            "total_bound_bytes": self.total_bound_bytes,
+            "bits_per_weight": self.bits_per_weight,
+        }
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All tensors of a file, and what the file spends beside them.
+
+    ``overhead`` maps "header" (preamble included) and "checksums" to bytes.
+    """
+
+    rows: tuple[Row, ...]
+    overhead: Mapping[str, int]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes in the parts of all tensors."""
+        return sum(row.total_bytes for row in self.rows)
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes in no tensor."""
+        return sum(self.overhead.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the file."""
+        return self.tensor_bytes + self.overhead_bytes
+
+    @property
+    def total_bound_bytes(self) -> float:
+        """Entropy bound of all tensors, plus the overhead."""
+        return sum(row.total_bound_bytes for row in self.rows) + self.overhead_bytes
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements stored."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of elements stored that are not zero."""
+        return sum(row.nonzeros for row in self.rows)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole file for each element; 0 if there is none."""
+        return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
+
+    @property
+    def part_bytes(self) -> dict[PartKind, int]:
+        """Bytes of each kind of part over all tensors."""
+        totals: dict[PartKind, int] = {}
+        for row in self.rows:
+            for kind, size in row.part_bytes.items():
+                totals[kind] = totals.get(kind, 0) + size
+        return totals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return rows and totals as plain JSON types."""
+        return {
+            "tensors": [row.to_dict() for row in self.rows],
+            "overhead": dict(self.overhead),
+            "part_bytes": self.part_bytes,
+            "tensor_bytes": self.tensor_bytes,
+            "overhead_bytes": self.overhead_bytes,
+            "total_bytes": self.total_bytes,
+            "total_bound_bytes": self.total_bound_bytes,
+            "parameters": self.parameters,
+            "nonzeros": self.nonzeros,
+            "bits_per_weight": self.bits_per_weight,
+        }
+
+
+def ledger(source: Container | bytes | str | os.PathLike[str]) -> Ledger:
+    """Return the account of a container, of the bytes of a file, or of the file at a path.
+
+    Every tensor is decoded. Raises `FormatError` if the file is damaged.
+    """
+    if isinstance(source, Container):
+        data = dumps(source)
+    elif isinstance(source, bytes):
+        data = source
+    else:
+        data = Path(source).read_bytes()
+    try:
+        rows = tuple(_row(tensor) for tensor in loads(data).tensors)
+        return Ledger(rows=rows, overhead=overhead(data))
+    except FormatError as error:
+        if isinstance(source, (Container, bytes)):
+            raise
+        raise FormatError(f"{os.fspath(source)}: {error}") from error
+
+
+def _row(tensor: CodedTensor) -> Row:
+    bounds: dict[PartKind, float] = {kind: len(part) for kind, part in tensor.parts.items()}
+    nonzeros = 0
+    if tensor.encoding == "shared":
+        symbols, levels = decode_shared(tensor)
+        counts = np.bincount(symbols.ravel(), minlength=tensor.levels + 1)
+        level_is_zero = [
+            nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
+        ]
+        nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
+        zeros_apart = tensor.parts["tables"][:1] != b"\0"
+        bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
+        if zeros_apart:
+            bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8
+    elif tensor.encoding != "alias":
+        nonzeros = nonzero_count(decode_dense(tensor), tensor.dtype)
+    return Row(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        encoding=tensor.encoding,
+        parameters=0 if tensor.encoding == "alias" else tensor.size,
+        nonzeros=nonzeros,
+        part_bytes={kind: len(part) for kind, part in tensor.parts.items()},
+        bound_bytes=bounds,
+    )

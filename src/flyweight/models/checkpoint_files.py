@@ -1,0 +1,111 @@
+"""Weights from other people's files into a module, checked before anything is changed."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.models.registry import architectures, create_model
+
+__all__ = ["Architecture", "build", "fill_", "read_state_dict"]
+
+Architecture = str | Callable[[], nn.Module]
+"""A name of `architectures()`, ``package.module:factory``, or a function that builds a module."""
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """A fresh module of an architecture. Raises ModelError where there is none such."""
+    if isinstance(architecture, str) and ":" not in architecture:
+        return create_model(architecture)
+    factory = _import(architecture) if isinstance(architecture, str) else architecture
+    try:
+        model = factory()
+    except Exception as error:
+        raise ModelError(f"{architecture} failed to build a module: {error!r}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{architecture} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _import(path: str) -> Callable[[], nn.Module]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        factory: Callable[[], nn.Module] = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"architecture {path!r} cannot be imported ({error}); give package.module:factory "
+            f"or one of {', '.join(architectures())}"
+        ) from error
+    return factory
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a ``.safetensors`` file or a torch checkpoint of plain tensors.
+
+    A checkpoint that holds its tensors under ``state_dict`` or ``model`` is understood. Nothing
+    in the file is executed. Raises CheckpointError for anything else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no file {path}, nor a network of that name; "
+            f"the networks are {', '.join(architectures())}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise CheckpointError(
+            f"{path} is not a .safetensors file or a state dict of plain tensors, "
+            f"or is damaged ({reason})"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path} holds no tensors by name; save `model.state_dict()`")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds {name!r}, which is not a tensor; save `model.state_dict()`"
+            )
+    return dict(state)
+
+
+def fill_(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Put ``state`` into ``model``. Raises CheckpointError where a name or shape differs."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    surplus = [name for name in state if name not in own]
+    if missing or surplus:
+        defect = f"{missing[0]!r} is missing" if missing else f"{surplus[0]!r} is not known to it"
+        raise CheckpointError(
+            f"{where} does not fit the architecture: {defect} "
+            f"({len(missing)} tensors missing, {len(surplus)} too many); name another --architecture"
+        )
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise CheckpointError(
+                f"{where} does not fit the architecture: {name!r} has shape {tuple(value.shape)}, "
+                f"not {tuple(own[name].shape)}; name another --architecture"
+            )
+    model.load_state_dict(dict(state))

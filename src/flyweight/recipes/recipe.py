@@ -1,0 +1,181 @@
+"""Recipes: every setting of a compression, in a frozen dataclass or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from flyweight.errors import RecipeError
+from flyweight.training import TrainingConfig
+
+__all__ = ["PruningRecipe", "Recipe", "SharingRecipe", "load_recipe"]
+
+_RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
+_TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningRecipe:
+    """Global magnitude pruning while the network retrains.
+
+    ``sparsity`` is the fraction of the weights of the chosen layers that end as zeros. It grows by
+    the cubic schedule over the first ``ramp`` (a fraction) of the steps, the masks being chosen
+    anew every ``interval`` steps. With ``recovery``, pruned weights still learn and may return
+    until the ramp ends. ``layers`` are globs over the names of weight tensors of two and more
+    dimensions; those of ``keep`` are left alone.
+    """
+
+    sparsity: float = 0.75
+    ramp: float = 0.6
+    interval: int = 20
+    recovery: bool = True
+    layers: tuple[str, ...] = ("*",)
+    keep: tuple[str, ...] = ()
+    training: TrainingConfig = _RETRAINING
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise RecipeError(
+                f"pruning.sparsity is a fraction from 0 up to, not including, 1; "
+                f"found {self.sparsity}"
+            )
+        if not 0 <= self.ramp <= 1:
+            raise RecipeError(f"pruning.ramp is a fraction from 0 to 1; found {self.ramp}")
+        if self.interval < 1:
+            raise RecipeError(f"pruning.interval is at least 1 step; found {self.interval}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SharingRecipe:
+    """K-means weight sharing of the non-zero weights, then training of the shared values.
+
+    ``bits`` gives 2^bits values per tensor; ``storage`` is how these are kept in the file.
+    """
+
+    bits: int = 4
+    init: Literal["linear", "density"] = "density"
+    storage: Literal["float16", "float32"] = "float16"
+    training: TrainingConfig = _TUNING
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise RecipeError(f"sharing.bits is from 1 to 8; found {self.bits}")
+        if self.init not in ("linear", "density"):
+            raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
+        if self.storage not in ("float16", "float32"):
+            raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that a compression does, stage by stage.
+
+    ``fold_batch_norm`` keeps two of the four vectors of a batch normalisation, its effective scale
+    and bias; ``dense`` is how the floats outside the coded weights are kept in the file.
+
+    Example:
+        >>> Recipe.from_toml(Recipe().to_toml()) == Recipe()
+        True
+    """
+
+    name: str = "custom"
+    description: str = ""
+    pruning: PruningRecipe = PruningRecipe()
+    sharing: SharingRecipe = SharingRecipe()
+    fold_batch_norm: bool = True
+    dense: Literal["float16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        if self.dense not in ("float16", "float32"):
+            raise RecipeError(f"dense is 'float16' or 'float32'; found {self.dense!r}")
+
+    def to_toml(self) -> str:
+        """This recipe as a TOML document."""
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_toml(text: str, *, where: str = "the recipe") -> Recipe:
+        """Read a recipe. Raises RecipeError for bad TOML, unknown keys and impossible values."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{where} is not valid TOML: {error}") from error
+        recipe: Recipe = _override(Recipe(), document, where, "")
+        return recipe
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe shipped with flyweight, by name, or one from a TOML file.
+
+    Raises RecipeError where there is neither, or the file is no recipe.
+
+    Example:
+        >>> load_recipe("quick").name
+        'quick'
+    """
+    folder = resources.files("flyweight.recipes")
+    shipped = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
+    if str(name) in shipped:
+        return Recipe.from_toml((folder / f"{name}.toml").read_text(), where=f"recipe {name}")
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"there is no recipe {str(name)!r}: give a TOML file or one of {', '.join(shipped)}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {name} cannot be read: {error}") from error
+    return Recipe.from_toml(text, where=str(name))
+
+
+def _override(default: Any, table: dict[str, Any], where: str, prefix: str) -> Any:
+    """A dataclass with the values of a TOML table put over its own."""
+    hints = typing.get_type_hints(type(default))
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        raise RecipeError(
+            f"{where} has the unknown key {prefix + unknown[0]!r}; "
+            f"known here are {', '.join(hints)}"
+        )
+    values: dict[str, Any] = {}
+    for name, found in table.items():
+        key = prefix + name
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(found, dict):
+                raise RecipeError(f"{where}: {key} is a table, [{key}]; found {found!r}")
+            values[name] = _override(getattr(default, name), found, where, key + ".")
+        else:
+            values[name] = _checked(hints[name], found, where, key)
+    return dataclasses.replace(default, **values)
+
+
+def _checked(hint: Any, found: Any, where: str, key: str) -> Any:
+    """``found`` as the type ``hint``: bool, int, float, str, a Literal, or a tuple of these."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(found, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_checked(arguments[0], value, where, key) for value in found)
+        if len(found) == len(arguments):
+            return tuple(
+                _checked(part, value, where, key)
+                for part, value in zip(arguments, found, strict=True)
+            )
+    if origin is Literal and found in arguments:
+        return found
+    if hint is float and isinstance(found, int | float) and not isinstance(found, bool):
+        return float(found)
+    if isinstance(hint, type) and type(found) is hint:
+        return found
+    wanted = " or ".join(map(repr, arguments)) if origin is Literal else _in_words(hint)
+    raise RecipeError(f"{where}: {key} is {wanted}; found {found!r}")
+
+
+def _in_words(hint: Any) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    return words.get(hint, "a list")
