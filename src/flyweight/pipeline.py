@@ -177,7 +177,7 @@ def decompress_to_file(
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         save_file(state, temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except SafetensorError as error:
         raise OSError(None, f"cannot be written ({error})", str(target)) from error
     finally:

@@ -100,7 +100,8 @@ def fill_(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
         defect = f"{missing[0]!r} is missing" if missing else f"{surplus[0]!r} is not known to it"
         raise CheckpointError(
             f"{where} does not fit the architecture: {defect} "
-            f"({len(missing)} tensors missing, {len(surplus)} too many); name another --architecture"
+            f"({len(missing)} tensors missing, {len(surplus)} too many); "
+            "name another --architecture"
         )
     for name, value in state.items():
         if value.shape != own[name].shape:

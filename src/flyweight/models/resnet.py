@@ -1,4 +1,4 @@
-"""ResNets for 32×32 images (He et al. 2016, §4.2): 6n+2 layers in three stages of 16, 32 and 64 channels."""
+"""ResNets for 32×32 images: 6n+2 layers in three stages of 16, 32 and 64 channels."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""Write the golden files: ``python tests/golden/make_golden.py`` (flyweight importable).
+
+A golden file is written once and then loads for ever: do not run this again for a version of
+the format that has been released. The content comes from integer formulas alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from flyweight.coding import carrier
+from flyweight.container import Container, code_alias, code_lossless, code_shared, write
+
+FOLDER = Path(__file__).parent
+
+
+def noise(size, seed):
+    """Integers in 0..65535 from a linear congruential generator."""
+    out, state = np.empty(size, dtype=np.int64), seed
+    for index in range(size):
+        state = (state * 1103515245 + 12345) % 2**31
+        out[index] = state >> 15
+    return out
+
+
+def arrays():
+    """Return name -> (dtype, array, whether it is shared)."""
+    levels = np.array([0, -24, -10, -3, 5, 11, 30], dtype="f4") / 16
+
+    def shared(size, shape, kept_of_100, seed):
+        which = 1 + noise(size, seed) * 11 % 6
+        kept = noise(size, seed + 1) % 100 < kept_of_100
+        return levels[np.where(kept, which, 0)].reshape(shape)
+
+    far = np.zeros(3000, dtype="f4")
+    far[[0, 1, 700, 2998]] = 1
+    return {
+        "conv1.weight": ("float32", shared(432, (16, 3, 3, 3), 35, 1), True),
+        "layer1.0.conv1.weight": ("float32", shared(2304, (16, 16, 3, 3), 20, 2), True),
+        "layer1.0.bn1.weight": ("float32", noise(16, 3).astype("f4") / 7, False),
+        "layer1.0.bn1.bias": ("float32", noise(16, 4).astype("f4") / 65536 - 0.5, False),
+        "layer1.0.bn1.num_batches_tracked": ("int64", np.int64(31200), False),
+        "layer1.0.conv2.weight": ("float32", shared(5000, (5000,), 25, 5), True),
+        "dense.mostly_kept": ("float32", shared(800, (40, 20), 93, 6), True),
+        "dense.half_kept": ("float32", shared(64, (8, 8), 50, 7), True),
+        "dense.all_kept": ("float32", shared(300, (300,), 100, 8), True),
+        "dense.all_pruned": ("float32", np.zeros((7, 9), dtype="f4"), True),
+        "far.apart": ("float32", far, True),
+        "one.level": ("float32", np.full((2, 3), levels[1]), True),
+        "empty": ("float32", np.zeros((0, 4), dtype="f4"), False),
+        "scalar": ("float64", np.float64(0.1), False),
+        "zeros": ("float32", np.zeros((3, 5), dtype="f4"), False),
+        "ones": ("float16", np.ones(6, dtype="f2"), False),
+        "bits.bfloat16": ("bfloat16", noise(10, 9).astype("u2"), False),
+        "bits.float8": ("float8_e4m3fn", (noise(10, 10) % 256).astype("u1"), False),
+        "flags": ("bool", noise(11, 11) % 2 == 1, False),
+        "integers": ("int32", (noise(9, 12) - 40000).astype("i4"), False),
+        "ünïcode.名前": ("uint8", (noise(5, 13) % 256).astype("u1"), False),
+    }
+
+
+def container():
+    """Return the content of ``v1.fly``."""
+    tensors = []
+    for name, (dtype, values, is_shared) in arrays().items():
+        if is_shared:
+            levels = np.unique(values[values != 0])
+            symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
+            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype))
+        else:
+            tensors.append(code_lossless(name, values, dtype=dtype))
+    tensors.append(code_alias("tied.weight", tensors[1], target=1))
+    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight", "用": "golden"})
+
+
+def expected():
+    """Return what ``v1.fly`` must decode to: shape, dtype and little-endian bytes in hex."""
+    table = {
+        name: {
+            "dtype": dtype,
+            "shape": list(np.shape(values)),
+            "hex": np.asarray(values).astype(carrier(dtype)).tobytes().hex(),
+        }
+        for name, (dtype, values, _) in arrays().items()
+    }
+    return table | {"tied.weight": table["layer1.0.conv1.weight"]}
+
+
+if __name__ == "__main__":
+    write(container(), FOLDER / "v1.fly")
+    text = json.dumps(expected(), indent=0, ensure_ascii=False)
+    (FOLDER / "v1.json").write_text(text + "\n", encoding="utf-8")

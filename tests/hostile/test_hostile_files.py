@@ -1,0 +1,323 @@
+"""Any bytes whatever either load or raise `FormatError`, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+import zlib
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flyweight.coding import (
+    DTYPES,
+    decode_positions,
+    decode_symbols,
+    encode_positions,
+    encode_symbols,
+)
+from flyweight.coding.header import pack_header, unpack_header
+from flyweight.coding.varint import varint
+from flyweight.container import (
+    Container,
+    code_alias,
+    code_constant,
+    code_lossless,
+    code_shared,
+    decode_shared,
+    decode_tensor,
+    dumps,
+    loads,
+)
+from flyweight.errors import FormatError
+from flyweight.ledger import ledger
+
+GOLDEN = (Path(__file__).parents[1] / "golden" / "v1.fly").read_bytes()
+
+
+def small_container():
+    rng = np.random.default_rng(3)
+    symbols = rng.integers(1, 4, (8, 4, 3)) * (rng.random((8, 4, 3)) < 0.3)
+    weight = code_shared("a.weight", symbols, levels=np.float32([-1, 0.5, 2]))
+    return Container(
+        tensors=(
+            weight,
+            code_lossless("a.bias", np.float32([0.1, 0.2]), dtype="float32"),
+            code_constant("a.steps", (), value=np.int64(9), dtype="int64"),
+            code_alias("b.weight", weight, target=0),
+            code_lossless("flags", np.array([True, False, True]), dtype="bool"),
+        ),
+        metadata={"k": "v"},
+    )
+
+
+SMALL = dumps(small_container())
+
+
+def open_all(data):
+    """Load, and decode every tensor; only `FormatError` may come out."""
+    container = loads(data)
+    for tensor in container.tensors:
+        if tensor.encoding != "alias":
+            decode_tensor(tensor)
+    return container
+
+
+def sealed(header, *groups, version=1, flags=0, sizes=b"", checks=None):
+    """Return a file of this header and these payload groups, with every checksum right."""
+    checks = len(groups) if checks is None else checks
+    head = b"FLYW" + bytes([version, flags]) + varint(len(header)) + sizes + varint(checks) + header
+    head += b"".join(zlib.crc32(group).to_bytes(4, "little") for group in groups)
+    body = head + zlib.crc32(head).to_bytes(4, "little") + b"".join(groups)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def word(text):
+    return varint(len(text)) + text
+
+
+def one_tensor(encoding, dtype, storage, shape, rest=b"", name=b"t"):
+    """Return a header of one tensor, field by field."""
+    kind = bytes([encoding, DTYPES.index(dtype), DTYPES.index(storage)])
+    extents = varint(len(shape)) + b"".join(map(varint, shape))
+    return b"\0\1" + b"\0\1\0" + word(name) + b"\0" + kind + b"\0" + extents + rest
+
+
+@contextmanager
+def memory_below(limit):
+    """Fail if Python and numpy together take more than ``limit`` bytes at any time."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit
+
+
+def test_the_builder_of_this_test_is_right():
+    container = small_container()
+    header = pack_header(container.tensors, container.metadata)
+    payload = b"".join(
+        tensor.parts[kind]
+        for tensor in container.tensors
+        for kind in ("tables", "codebook", "positions", "symbols", "dense")
+        if kind in tensor.parts
+    )
+    assert open_all(sealed(header, payload)) == container
+    data = sealed(one_tensor(4, "float32", "float32", (2, 3)))
+    assert loads(data).tensors == (
+        code_constant("t", (2, 3), value=np.float32(0), dtype="float32", storage="float32"),
+    )
+
+
+@pytest.mark.parametrize("data", [SMALL, GOLDEN], ids=["small", "golden"])
+def test_a_file_cut_at_any_length_is_refused(data):
+    step = 1 if len(data) < 1000 else 7
+    for length in range(0, len(data), step):
+        with pytest.raises(FormatError):
+            loads(data[:length])
+
+
+@pytest.mark.parametrize("data", [SMALL, GOLDEN], ids=["small", "golden"])
+def test_any_flipped_byte_is_noticed(data):
+    step = 1 if len(data) < 1000 else 7
+    for place in range(0, len(data), step):
+        for change in (1, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[place] ^= change
+            with pytest.raises(FormatError):
+                loads(bytes(damaged))
+
+
+def test_random_bytes_are_refused():
+    rng = np.random.default_rng(0)
+    for length in range(200):
+        noise = rng.bytes(length)
+        for data in (noise, b"FLYW" + noise, b"FLYW\1\0" + noise, b"FLYW\1\1" + noise):
+            with pytest.raises(FormatError):
+                loads(data)
+
+
+def test_any_damage_to_the_header_under_right_checksums():
+    container = small_container()
+    header = pack_header(container.tensors, container.metadata)
+    start = len(SMALL) - 4 - sum(tensor.stored_bytes for tensor in container.tensors)
+    payload = SMALL[start:-4]
+    rng = np.random.default_rng(1)
+    opened = refused = 0
+    with memory_below(4 << 20):
+        for place in range(len(header)):
+            for value in {0, 1, 2, 0x7F, 0x80, 0xFF, int(rng.integers(256)), header[place] ^ 1}:
+                damaged = header[:place] + bytes([value]) + header[place + 1 :]
+                try:
+                    open_all(sealed(damaged, payload))
+                    opened += 1
+                except FormatError:
+                    refused += 1
+    assert refused > opened > 0
+
+
+def test_any_damage_to_a_part_under_right_checksums():
+    rng = np.random.default_rng(2)
+    dense = rng.integers(0, 4, 90)
+    sparse = rng.integers(1, 4, 900) * (rng.random(900) < 0.1)
+    refused = 0
+    for symbols in (dense, sparse):
+        tensor = code_shared("t", symbols, levels=np.float32([1, 2, 3]))
+        for kind in ("tables", "positions", "symbols"):
+            part = tensor.parts[kind]
+            for place in range(len(part)):
+                for piece in (b"", bytes(1), b"\xff", rng.bytes(1), rng.bytes(9)):
+                    damaged = part[:place] + piece + part[place + 1 :]
+                    parts = dict(tensor.parts) | {kind: damaged}
+                    try:
+                        got, _ = decode_shared(dataclasses.replace(tensor, parts=parts))
+                    except FormatError:
+                        refused += 1
+                    else:
+                        assert got.shape == symbols.shape
+                        assert got.max() <= 3
+    assert refused > 100
+
+
+def test_random_tables_and_payloads():
+    rng = np.random.default_rng(4)
+    table, _ = encode_symbols(rng.integers(0, 9, 60) ** 2 // 8, 9)
+    where, bits = encode_positions(rng.random(300) < 0.1)
+    decoded = 0
+    with memory_below(8 << 20):
+        for trial in range(600):
+            noise, more = rng.bytes(int(rng.integers(0, 12))), rng.bytes(int(rng.integers(0, 30)))
+            with suppress(FormatError):
+                got = decode_symbols(noise, more, int(rng.integers(0, 90)), 9)
+                assert (got < 9).all()
+                decoded += 1
+            with suppress(FormatError):
+                got = decode_symbols(table, more, trial % 90, 9)
+                assert got.size == trial % 90
+                decoded += 1
+            with suppress(FormatError):
+                assert decode_positions(noise, more, 300).size == 300
+                decoded += 1
+            with suppress(FormatError):
+                assert decode_positions(where[:2] + noise, bits, 300).size == 300
+                decoded += 1
+            with suppress(FormatError):
+                unpack_header(noise + more)
+    assert decoded > 0
+
+
+VAST = [
+    one_tensor(4, "float32", "float32", (1 << 40,)),
+    one_tensor(4, "float32", "float32", (1 << 20, 1 << 20)),
+    one_tensor(4, "bool", "bool", (1 << 25,)),
+    one_tensor(4, "float32", "float32", (1 << 62,) * 30),
+    one_tensor(1, "float32", "float32", (1 << 40,)),
+    one_tensor(0, "float32", "float32", (1 << 40,), b"\0" + b"\2\0\0"),
+    one_tensor(0, "float32", "float32", (1 << 30,), b"\1" + b"\1\0\0"),
+    one_tensor(0, "float32", "float32", (8,), varint(1 << 60) + b"\1\0\0"),
+    one_tensor(0, "float32", "float32", (8,), b"\0" + varint(1 << 62) * 3),
+    b"\0" + varint(1 << 60),
+    varint(1 << 60),
+    b"\0\1\0" + varint(1 << 60),
+    b"\0\1\0\1\0" + varint(1 << 60),
+    one_tensor(4, "float32", "float32", ())[:-1] + varint(1 << 50),
+]
+
+
+@pytest.mark.parametrize("header", VAST)
+def test_vast_counts_allocate_nothing(header):
+    for payload in ((), (b"\1",), (b"\1" + bytes(4),), (bytes(1000),)):
+        with memory_below(1 << 20), pytest.raises(FormatError):
+            loads(sealed(header, *payload))
+
+
+def test_vast_lengths_in_the_preamble():
+    for data in (
+        b"FLYW\1\0" + varint(1 << 60) + b"\0" + bytes(100),
+        b"FLYW\1\0" + b"\2" + varint(1 << 60) + bytes(100),
+        sealed(b"\0\0", flags=1, sizes=varint(1 << 60) + b"\1"),
+        sealed(b"\0\0", flags=1, sizes=b"\2" + varint(1 << 60)),
+        sealed(encode_symbols([0, 0], 256)[0], flags=1, sizes=varint(1 << 40) + b"\2"),
+    ):
+        with memory_below(1 << 20), pytest.raises(FormatError):
+            loads(data)
+
+
+def test_a_short_file_may_stand_for_a_bounded_number_of_elements():
+    header = one_tensor(4, "bool", "bool", (1 << 20,))
+    with memory_below(4 << 20):
+        (tensor,) = open_all(sealed(header)).tensors
+    assert tensor.size == 1 << 20
+    three = b"\0\3" + b"\0\1\0" + word(b"t") + b"\0\4\0\0" + b"\0\1" + varint(1 << 19)
+    three += b"\0\1\1" + word(b"u") + b"\0\0" + b"\0\1\2" + word(b"v") + b"\0\0"
+    with pytest.raises(FormatError, match="elements"):
+        loads(sealed(three))
+
+
+def test_one_kilobyte_decodes_in_a_few_megabytes():
+    rng = np.random.default_rng(6)
+    size = (1 << 20) + 4096 * 900
+    table, payload = encode_symbols(np.minimum(rng.geometric(0.001, 800) - 1, 4090), 4096)
+    where = bytes([2 | 40 << 2]) + varint(800) + table
+    with memory_below(12 << 20):
+        assert np.count_nonzero(decode_positions(where, payload, size)) == 800
+    with memory_below(1 << 20), pytest.raises(FormatError, match="too many"):
+        decode_positions(where, payload, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (sealed(b"\0\0", version=0), "version 0"),
+        (sealed(b"\0\0", flags=2), "flags"),
+        (sealed(b"\0\0\0"), "bytes too many"),
+        (sealed(b"\0\0", b"x"), "followed"),
+        (sealed(b"\0\0", checks=1), "header"),
+        (sealed(b"\1" + word(b"\xff") + word(b"v") + b"\0"), "UTF-8"),
+        (sealed(b"\2" + (word(b"k") + word(b"v")) * 2 + b"\0"), "repeated"),
+        (sealed(one_tensor(4, "bool", "bool", (), name=b"\xc3\x28")), "UTF-8"),
+        (sealed(one_tensor(4, "bool", "bool", (), name=b"\xed\xa0\x80")), "UTF-8"),
+        (sealed(one_tensor(4, "bool", "bool", (), name=b"a.b")), "dot"),
+        (sealed(one_tensor(4, "bool", "bool", (), name=b"n" * 1025)), "longer"),
+        (sealed(one_tensor(5, "bool", "bool", ())), "encoding 5"),
+        (sealed(one_tensor(4, "bool", "float32", ())), "cannot be stored"),
+        (sealed(one_tensor(4, "bool", "bool", ()).replace(b"\4\0\0", b"\4\x63\0")), "dtype 99"),
+        (sealed(one_tensor(4, "bool", "bool", (1,) * 33)), "33 dimensions"),
+        (sealed(b"\0\1" + b"\1\1\0" + word(b"t") + b"\0\4\0\0\0\0"), "name before"),
+        (sealed(b"\0\1" + b"\0\0" + b"\0\4\0\0\0\0"), "missing"),
+        (sealed(b"\0\1" + b"\0\1\1" + b"\0\4\0\0\0\0"), "word 1"),
+        (sealed(b"\0\2" + b"\0\1\0\1t" + b"\0\4\0\0\0\0" + b"\1\0\0\0"), "two tensors"),
+        (sealed(b"\0\1" + b"\0\1\0\1t" + b"\0\3\0\0" + b"\0"), "no earlier"),
+        (sealed(one_tensor(0, "float32", "float32", (2,), b"\0\0\0\0")), "its table|cut short"),
+        (sealed(one_tensor(2, "bool", "bool", ()), b"\2"), "neither 0 nor 1"),
+        (sealed(one_tensor(1, "float32", "float32", (2,)), bytes(7)), "cut short"),
+        (sealed(one_tensor(1, "float32", "float32", (2,)), bytes(8), b""), "2 checksums"),
+    ],
+)
+def test_the_defect_is_named(data, message):
+    with pytest.raises(FormatError, match=message):
+        open_all(data)
+    with pytest.raises(FormatError, match=message):
+        ledger(data)
+
+
+def test_a_file_spliced_of_two_is_refused():
+    for place in range(0, min(len(SMALL), len(GOLDEN)), 11):
+        with pytest.raises(FormatError):
+            loads(SMALL[:place] + GOLDEN[place:])
+        with pytest.raises(FormatError):
+            loads(GOLDEN[:place] + SMALL[place:])
+
+
+def test_a_wrong_checksum_of_one_tensor_is_noticed_under_a_right_checksum_of_the_file():
+    data = sealed(one_tensor(1, "float32", "float32", (300,)), bytes(1200))
+    assert open_all(data).tensors[0].size == 300
+    damaged = bytearray(data)
+    damaged[-10] ^= 1
+    damaged[-4:] = zlib.crc32(damaged[:-4]).to_bytes(4, "little")
+    with pytest.raises(FormatError, match="tensor 't' is damaged"):
+        loads(bytes(damaged))

@@ -1,0 +1,112 @@
+"""Weight sharing: Lloyd's conditions, pinned zeros, few distinct values, bad input."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flyweight.errors import ModelError
+from flyweight.quantization import kmeans_1d, share
+
+values = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=60)
+
+
+def lloyd(data, centroids):
+    """Plain k-means from given centroids, by the full distance table."""
+    while True:
+        nearest = (data[:, None] - centroids[None]).abs().argmin(1)
+        updated = torch.stack([data[nearest == k].mean() for k in range(len(centroids))])
+        if torch.equal(updated, centroids):
+            return centroids
+        centroids = updated
+
+
+def test_equals_plain_lloyd_from_the_same_linear_start():
+    data = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start = torch.linspace(float(data.min()), float(data.max()), 8, dtype=torch.float64)
+    torch.testing.assert_close(kmeans_1d(data, 8), lloyd(data, start), rtol=0, atol=1e-12)
+
+
+@given(values, st.integers(1, 9), st.sampled_from(["linear", "density"]))
+def test_lloyds_conditions_hold(data, clusters, init):
+    data = torch.tensor(data, dtype=torch.float64)
+    centroids = kmeans_1d(data, clusters, init=init)
+    assert 1 <= len(centroids) <= clusters
+    assert (centroids.diff() > 0).all()
+    nearest = (data[:, None] - centroids[None]).abs().argmin(1)
+    for k in range(len(centroids)):
+        members = data[nearest == k]
+        assert len(members)
+        assert float(members.mean()) == pytest.approx(float(centroids[k]), abs=1e-9)
+
+
+def test_two_clusters_by_brute_force():
+    data = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.2, 2.9], dtype=torch.float64)
+
+    def cost(split):
+        return sum(
+            float(((part - part.mean()) ** 2).sum()) for part in (data[:split], data[split:])
+        )
+
+    best = min(range(1, 6), key=cost)
+    expected = [float(data[:best].mean()), float(data[best:].mean())]
+    assert kmeans_1d(data, 2).tolist() == pytest.approx(expected)
+
+
+def test_fewer_distinct_values_than_clusters_are_kept_as_they_are():
+    assert kmeans_1d(torch.tensor([2.0, -1.0, 2.0]), 8).tolist() == [-1.0, 2.0]
+
+
+@given(values, st.integers(1, 4))
+def test_zeros_stay_zero_and_nothing_else_becomes_symbol_zero(data, bits):
+    weight = torch.tensor(data, dtype=torch.float32)
+    tensor = share(weight, bits=bits)
+    assert torch.equal(tensor.symbols == 0, weight == 0)
+    assert not tensor.dequantize()[weight == 0].any()
+    assert len(tensor.levels) <= 2**bits
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_each_weight_gets_its_nearest_level(bits):
+    weight = torch.randn(40, 9, generator=torch.Generator().manual_seed(bits))
+    tensor = share(weight, bits=bits, init="density")
+    error = (weight - tensor.dequantize()).abs()
+    least = (weight[..., None] - tensor.levels).abs().min(-1).values
+    assert torch.equal(error, least)
+    assert tensor.shape == weight.shape
+
+
+def test_a_mask_prunes_and_all_masked_needs_no_levels():
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    tensor = share(weight, bits=1, mask=torch.tensor([True, False, True]))
+    assert tensor.dequantize().tolist() == [1.0, 0.0, 3.0]
+    empty = share(weight, bits=1, mask=torch.zeros(3, dtype=torch.bool))
+    assert empty.dequantize().tolist() == [0.0, 0.0, 0.0]
+    assert empty.sparsity == 1.0
+    assert len(empty.levels) == 0
+
+
+def test_the_error_falls_with_every_bit():
+    weight = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    errors = [
+        float((weight - share(weight, bits=b, init="density").dequantize()).square().mean())
+        for b in range(1, 9)
+    ]
+    assert all(more > less for more, less in itertools.pairwise(errors))
+
+
+def test_bad_input_is_refused_in_words():
+    with pytest.raises(ModelError, match="1 to 8 bits"):
+        share(torch.ones(2), bits=0)
+    with pytest.raises(ModelError, match="shape"):
+        share(torch.ones(2), bits=1, mask=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ModelError, match="NaN"):
+        share(torch.tensor([1.0, float("inf")]), bits=1)
+    with pytest.raises(ModelError, match="no values"):
+        kmeans_1d(torch.empty(0), 2)
+    with pytest.raises(ModelError, match="at least one cluster"):
+        kmeans_1d(torch.ones(1), 0)
+    with pytest.raises(ModelError, match="'linear' or 'density'"):
+        kmeans_1d(torch.rand(9), 2, init="best")  # type: ignore[arg-type]

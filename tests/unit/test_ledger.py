@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from flyweight.coding import entropy
+from flyweight.container import (
+    Container,
+    code_alias,
+    code_constant,
+    code_dense,
+    code_shared,
+    dumps,
+    write,
+)
+from flyweight.errors import FormatError
+from flyweight.ledger import ledger
+
+
+def example():
+    rng = np.random.default_rng(1)
+    symbols = rng.integers(1, 4, (32, 16, 3, 3)) * (rng.random((32, 16, 3, 3)) < 0.25)
+    weight = code_shared("conv.weight", symbols, levels=np.float32([-1, 0.5, 2]))
+    return symbols, Container(
+        tensors=(
+            weight,
+            code_dense("conv.bias", np.float32([0, 0.1, -0.0, np.nan]), dtype="float32"),
+            code_constant("steps", (), value=np.int64(7), dtype="int64"),
+            code_alias("tied.weight", weight, target=0),
+            code_dense("half", np.uint16([0x8000, 0x3F80]), dtype="bfloat16"),
+            code_shared("dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3])),
+            code_shared("zero level", [0, 1, 2, 2], levels=np.float32([0, 1])),
+        ),
+        metadata={"recipe": "quick"},
+    )
+
+
+def test_total_is_the_size_of_the_file(tmp_path):
+    _, container = example()
+    size = write(container, tmp_path / "model.fly")
+    for source in (
+        container,
+        dumps(container),
+        tmp_path / "model.fly",
+        str(tmp_path / "model.fly"),
+    ):
+        account = ledger(source)
+        assert account.total_bytes == size
+        assert account.total_bytes == account.tensor_bytes + account.overhead_bytes
+        assert account.tensor_bytes == sum(account.part_bytes.values())
+
+
+def test_rows_say_what_each_tensor_takes():
+    symbols, container = example()
+    rows = {row.name: row for row in ledger(container).rows}
+    assert list(rows) == [tensor.name for tensor in container.tensors]
+    conv = rows["conv.weight"]
+    assert (conv.shape, conv.encoding, conv.parameters) == ((32, 16, 3, 3), "shared", 4608)
+    assert conv.nonzeros == np.count_nonzero(symbols)
+    assert conv.part_bytes == {kind: len(part) for kind, part in container.tensors[0].parts.items()}
+    assert conv.bits_per_weight == 8 * conv.total_bytes / 4608
+    assert (rows["tied.weight"].parameters, rows["tied.weight"].total_bytes) == (0, 0)
+    assert rows["tied.weight"].bits_per_weight == 0
+    assert rows["conv.bias"].nonzeros == 2  # -0.0 is zero, NaN is not
+    assert rows["half"].nonzeros == 1
+    assert rows["zero level"].nonzeros == 2
+    assert (rows["steps"].parameters, rows["steps"].total_bytes) == (1, 1)
+
+
+def test_bounds_are_the_order_zero_entropy():
+    symbols, container = example()
+    rows = {row.name: row for row in ledger(container).rows}
+    bound = rows["conv.weight"].bound_bytes
+    kept = np.count_nonzero(symbols)
+    assert bound["symbols"] == entropy(np.bincount(symbols[symbols > 0])) / 8
+    assert bound["positions"] == entropy([kept, symbols.size - kept]) / 8
+    assert bound["codebook"] == 6
+    assert bound["positions"] < rows["conv.weight"].part_bytes["positions"]
+    dense = rows["dense"]
+    assert dense.part_bytes["positions"] == dense.bound_bytes["positions"] == 0
+    assert 0.9 < dense.bound_bytes["symbols"] / dense.part_bytes["symbols"] <= 1
+    account = ledger(container)
+    assert account.total_bound_bytes < account.total_bytes
+
+
+def test_it_is_plain_json():
+    _, container = example()
+    account = ledger(container)
+    found = json.loads(json.dumps(account.to_dict()))
+    assert found["total_bytes"] == len(dumps(container))
+    assert found["tensors"][0]["shape"] == [32, 16, 3, 3]
+    assert found["tensors"][0]["part_bytes"]["codebook"] == 6
+    parts = sum(sum(row["part_bytes"].values()) for row in found["tensors"])
+    assert parts + sum(found["overhead"].values()) == found["total_bytes"]
+
+
+def test_an_empty_file_has_overhead_only():
+    account = ledger(Container(tensors=()))
+    assert account.rows == ()
+    assert account.total_bytes == account.overhead_bytes == len(dumps(Container(tensors=())))
+    assert account.bits_per_weight == 0
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "bad.fly"
+    path.write_bytes(dumps(example()[1])[:-1])
+    with pytest.raises(FormatError, match=r"bad\.fly: .*cut short"):
+        ledger(path)
+    with pytest.raises(FormatError, match="FLYW"):
+        ledger(b"")

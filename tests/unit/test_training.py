@@ -1,0 +1,210 @@
+"""Batches, schedules, evaluation, resume to the bit, and refusals."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flyweight.data import Cifar10, Split
+from flyweight.errors import CheckpointError, RecipeError
+from flyweight.models import create_model
+from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, accuracy, fit_, predict, train
+from flyweight.training.batches import augment, normalize, training_batches
+from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
+from flyweight.training.precision import choose_device
+
+TINY = TrainingConfig(epochs=3, batch_size=16, image_sizes=((8, 0.34), (32, 0.66)))
+
+
+def images(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return Split(pixels, torch.arange(count) % 10)
+
+
+def same(first, second):
+    ours, theirs = first.state_dict(), second.state_dict()
+    return set(ours) == set(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def test_augmentation_is_crop_and_flip_of_each_image_alone():
+    batch = images(40).images
+    result = augment(batch, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    top = torch.randint(0, 9, (40,), generator=generator)
+    left = torch.randint(0, 9, (40,), generator=generator)
+    flip = torch.randint(0, 2, (40,), generator=generator, dtype=torch.bool)
+    padded = F.pad(batch, (4, 4, 4, 4))
+    assert 0 < flip.sum() < 40
+    for i in range(40):
+        crop = padded[i, :, top[i] : top[i] + 32, left[i] : left[i] + 32]
+        assert torch.equal(result[i], crop.flip(-1) if flip[i] else crop)
+
+
+def test_normalize_by_hand():
+    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
+    expected = torch.tensor([-0.49139968 / 0.24703223, -0.48215841 / 0.24348513])
+    torch.testing.assert_close(black[:2], expected)
+
+
+def test_an_epoch_shows_each_image_once_in_whole_batches():
+    data = images(50)
+    data = Split(data.images, torch.arange(50))
+    batches = list(training_batches(data, 16, 32, torch.Generator().manual_seed(0)))
+    seen = torch.cat([labels for _, labels in batches])
+    assert [len(labels) for _, labels in batches] == [16, 16, 16]
+    assert len(seen.unique()) == 48
+    small = list(training_batches(data, 500, 20, torch.Generator().manual_seed(0)))
+    assert small[0][0].shape == (50, 3, 20, 20)
+
+
+def test_image_sizes_grow_over_the_epochs():
+    config = TrainingConfig(epochs=20, image_sizes=PROGRESSIVE_SIZES)
+    sizes = [config.image_size(epoch) for epoch in range(20)]
+    assert sizes == [16] * 5 + [20] * 4 + [24] * 4 + [28] * 3 + [32] * 4
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    config = TrainingConfig(learning_rate=0.4, warmup=0.1)
+    rates = [config.rate(step, 1000) for step in range(1000)]
+    assert max(rates) == pytest.approx(0.4)
+    assert 95 <= rates.index(max(rates)) <= 105
+    assert rates[0] < 0.01
+    assert rates[-1] < 1e-5
+    middle = config.rate(550, 1000)
+    assert middle == pytest.approx(0.4 * 0.5 * (1 + math.cos(math.pi / 2)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"warmup": 1.0},
+        {"label_smoothing": 1.0},
+        {"image_sizes": ((64, 1.0),)},
+        {"image_sizes": ((32, 0.5),)},
+        {"precision": "fp8"},
+        {"temperature": float("nan")},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(wrong):
+    with pytest.raises(RecipeError, match=f"training.{next(iter(wrong))}"):
+        TrainingConfig(**wrong)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_a_resumed_run_reaches_the_same_bits(tmp_path, stop_after):
+    def run(path, stop):
+        model = create_model("resnet20")
+
+        def after_epoch(epoch, loss):
+            if epoch == stop:
+                raise Stop
+
+        return model, fit_(model, images(48), TINY, after_epoch=after_epoch, checkpoint=path)
+
+    whole, result = run(None, None)
+    path = tmp_path / "state.pt"
+    with pytest.raises(Stop):
+        run(path, stop_after)
+    resumed, again = run(path, None)
+    assert same(whole, resumed)
+    assert same(result.averaged, again.averaged)
+    assert result.losses == again.losses
+    assert not same(whole, create_model("resnet20"))
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    one = dataclasses.replace(TINY, epochs=1)
+    fit_(create_model("resnet20"), images(16), one, checkpoint=path)
+    with pytest.raises(CheckpointError, match="config"):
+        fit_(create_model("resnet20"), images(16), TINY, checkpoint=path)
+    with pytest.raises(CheckpointError, match="seed"):
+        fit_(create_model("resnet20"), images(16), one, seed=9, checkpoint=path)
+    with pytest.raises(CheckpointError, match="another model"):
+        fit_(create_model("resnet20-b"), images(16), one, checkpoint=path)
+
+
+def test_states_are_plain_tensors_and_damage_is_named(tmp_path):
+    path = tmp_path / "state.pt"
+    write_checkpoint({"a": torch.ones(2), "n": 3}, path)
+    assert torch.load(path, weights_only=True)["n"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="no training state"):
+        read_checkpoint(tmp_path / "none.pt")
+
+
+def test_distillation_alone_pulls_towards_the_teacher():
+    teacher = create_model("resnet20", seed=5).eval().requires_grad_(False)
+    data = images(64)
+    config = TrainingConfig(
+        epochs=6, batch_size=16, learning_rate=0.05, distillation=1.0, ema_decay=0.0
+    )
+    result = fit_(create_model("resnet20"), data, config, teacher=teacher)
+    assert result.losses[-1] < result.losses[0]
+    # With all weight on the teacher the labels play no part.
+    other = fit_(
+        create_model("resnet20"),
+        Split(data.images, (data.labels + 3) % 10),
+        config,
+        teacher=teacher,
+    )
+    assert other.losses == result.losses
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_the_loss_is_the_cross_entropy_of_the_augmented_batch(smoothing):
+    data = images(16)
+    config = TrainingConfig(epochs=1, batch_size=16, label_smoothing=smoothing, precision="fp32")
+    ((batch, labels),) = training_batches(data, 16, 32, torch.Generator().manual_seed(0))
+    logits = create_model("resnet20").train()(batch)
+    expected = float(F.cross_entropy(logits, labels, label_smoothing=smoothing))
+    result = fit_(create_model("resnet20"), data, config)
+    assert result.losses == (pytest.approx(expected, rel=1e-4),)
+
+
+def test_accuracy_counts_hits_and_keeps_the_mode():
+    model = create_model("resnet20").train()
+    data = images(30)
+    top = predict(model, data.images).argmax(1)
+    labels = top.clone()
+    labels[:6] = (labels[:6] + 1) % 10
+    assert accuracy(model, Split(data.images, labels)) == pytest.approx(24 / 30)
+    assert model.training
+    assert torch.equal(predict(model, data.images), predict(model, data.images))
+
+
+def test_train_writes_weights_card_and_history(tmp_path, monkeypatch):
+    monkeypatch.setattr(Cifar10, "split", lambda self, which: images(32))
+    monkeypatch.setattr(
+        "flyweight.training.run.load_cifar10", lambda *a, **k: Cifar10(images(1), images(1))
+    )
+    config = dataclasses.replace(TINY, epochs=1)
+    card = train("resnet20", tmp_path / "run", config=config, seed=2)
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {"model.safetensors", "card.json", "history.jsonl"}
+    assert card["parameters"] == 269_722
+    assert card["seed"] == 2
+    assert card["epochs"] == 1
+    assert card["weights"] in ("last epoch", "moving average")
+    assert 0 <= card["test_accuracy"] <= 1
+    with pytest.raises(CheckpointError, match="--resume"):
+        train("resnet20", tmp_path / "run", config=config)
+
+
+def test_devices_by_name():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(RecipeError, match="'quantum'"):
+        choose_device("quantum")
