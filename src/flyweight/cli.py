@@ -26,9 +26,21 @@ Data = Annotated[
     Path | None, typer.Option(help="Folder holding cifar-10-batches-py, instead of a download.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything drawn at random.")
+]
+
+
+def _from_here(architecture: str | None) -> str | None:
+    """Let package.module:factory stand in the current folder."""
+    if architecture and ":" in architecture and "" not in sys.path:
+        sys.path.insert(0, "")
+    return architecture
+
+
 ArchitectureName = Annotated[
-    str | None, typer.Option("--architecture", help="Name, or package.module:factory.")
+    str | None,
+    typer.Option("--architecture", help="Name, or package.module:factory.", callback=_from_here),
 ]
 
 
@@ -194,13 +206,14 @@ def evaluate(
 
 def main() -> None:
     """Run the command line; a problem is one sentence on stderr and exit code 2."""
-    sys.path.insert(0, "")  # package.module:factory may stand in the current folder
     try:
         app()
     except (FlyweightError, OSError, MemoryError) as error:
         print(f"flyweight: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer's word for Ctrl-C
+            raise
         print(
             "flyweight: stopped; the state of the last whole epoch is kept, "
             "and the same command goes on from it (train: with --resume)",

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flyweight.coding import code_lengths
@@ -27,6 +25,7 @@ from flyweight.models import (
     fill_,
     load_pretrained,
     read_state_dict,
+    write_state_dict,
 )
 from flyweight.provenance import source_commit
 from flyweight.recipes import Recipe, load_recipe
@@ -173,15 +172,8 @@ def decompress_to_file(
     """
     target = Path(output)
     _check_target(target)
-    state = {name: tensor.contiguous().clone() for name, tensor in decompress(path).items()}
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        save_file(state, temporary)
-        temporary.replace(target)
-    except SafetensorError as error:
-        raise OSError(None, f"cannot be written ({error})", str(target)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    state = decompress(path)
+    write_state_dict(state, target)
     return {"path": str(target), "tensors": len(state), "bytes": target.stat().st_size}
 
 
@@ -282,6 +274,7 @@ def compress_to_file(
     target = choose_device(device)
     dataset = load_cifar10(data, progress=progress)
     test = dataset.split("test").to(target)
+    accuracy_before = accuracy(original.to(target), test)
     partial = path.with_name(path.name + ".partial")
     compressed = compress(
         original,
@@ -310,7 +303,7 @@ def compress_to_file(
         course_ratio=course_ratio(compressed),
         sparsity=sum(int((t.symbols == 0).sum()) for t in coded)
         / sum(t.symbols.numel() for t in coded),
-        accuracy_before=accuracy(original.to(target), test),
+        accuracy_before=accuracy_before,
         accuracy_after=float((reloaded_logits.argmax(dim=1) == test.labels).double().mean()),
         reload_identical=torch.equal(logits, reloaded_logits),
         recipe=recipe.name,

@@ -105,7 +105,7 @@ def prune_(
             masks[name].mask.copy_(mask)
 
     def before_step(step: int, steps: int) -> None:
-        ramp = int(recipe.ramp * steps)
+        ramp = min(int(recipe.ramp * steps), steps - 1)  # the last step has all the sparsity
         for mask in masks.values():
             mask.recovery = recipe.recovery and step < ramp
         if step == ramp or (step < ramp and step % recipe.interval == 0):

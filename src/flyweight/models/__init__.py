@@ -1,6 +1,12 @@
 """Networks known by name, the pretrained weights that come with flyweight, and checkpoint files."""
 
-from flyweight.models.checkpoint_files import Architecture, build, fill_, read_state_dict
+from flyweight.models.checkpoint_files import (
+    Architecture,
+    build,
+    fill_,
+    read_state_dict,
+    write_state_dict,
+)
 from flyweight.models.registry import architectures, create_model, load_pretrained, pretrained_card
 from flyweight.models.resnet import CifarResNet
 
@@ -14,4 +20,5 @@ __all__ = [
     "load_pretrained",
     "pretrained_card",
     "read_state_dict",
+    "write_state_dict",
 ]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import pickle
+import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.models.registry import architectures, create_model
 
-__all__ = ["Architecture", "build", "fill_", "read_state_dict"]
+__all__ = ["Architecture", "build", "fill_", "read_state_dict", "write_state_dict"]
 
 Architecture = str | Callable[[], nn.Module]
 """A name of `architectures()`, ``package.module:factory``, or a function that builds a module."""
@@ -39,7 +40,7 @@ def _import(path: str) -> Callable[[], nn.Module]:
     module_name, _, attribute = path.partition(":")
     try:
         factory: Callable[[], nn.Module] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs the module, which may raise anything
         raise ModelError(
             f"architecture {path!r} cannot be imported ({error}); give package.module:factory "
             f"or one of {', '.join(architectures())}"
@@ -64,19 +65,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a .safetensors file or a state dict of plain tensors, "
-            f"or is damaged ({reason})"
+            f"{path} is not a .safetensors file, or is damaged ({error})"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path} is not a state dict of plain tensors, or is damaged; "
+            "save `model.state_dict()`, since flyweight runs no code that a file asks for"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -89,6 +90,23 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 f"{path} holds {name!r}, which is not a tensor; save `model.state_dict()`"
             )
     return dict(state)
+
+
+def write_state_dict(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write tensors by name as ``.safetensors``, whole or not at all.
+
+    Tied tensors are written once for each name. Raises OSError where the disk is full.
+    """
+    path = Path(path)
+    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(8)}.tmp")
+    try:
+        save_file(separate, temporary)
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(None, f"cannot be written ({error})", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fill_(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:

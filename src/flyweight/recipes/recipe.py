@@ -104,7 +104,7 @@ class Recipe:
         """Read a recipe. Raises RecipeError for bad TOML, unknown keys and impossible values."""
         try:
             document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
             raise RecipeError(f"{where} is not valid TOML: {error}") from error
         recipe: Recipe = _override(Recipe(), document, where, "")
         return recipe

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ __all__ = ["read_checkpoint", "write_checkpoint"]
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values to ``path`` by way of a temporary file beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()  # torch tells a full disk by RuntimeError, Python by OSError
+    torch.save(state, buffer)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -31,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no training state at {path}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path} is not a training state or is damaged; delete it and start again"
         ) from error

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.data import Split
+from flyweight.errors import ModelError
 from flyweight.training.batches import normalize
 
 __all__ = ["accuracy", "predict"]
@@ -19,6 +20,8 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
     Batches always have the same size and memory order, so that one model gives the same bits on
     one device each time. The model's own mode is put back afterwards.
+
+    Raises ModelError for a model that does not take such images.
     """
     was_training = model.training
     model.eval()
@@ -27,6 +30,11 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
             model(normalize(batch).contiguous(memory_format=torch.channels_last)).float()
             for batch in torch.split(images, BATCH_SIZE)
         ]
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"the model failed on images of shape {tuple(images.shape[1:])} ({reason})"
+        ) from error
     finally:
         model.train(was_training)
     return torch.cat(logits)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from flyweight.data import load_cifar10
 from flyweight.errors import CheckpointError
-from flyweight.models import create_model
+from flyweight.models import create_model, write_state_dict
 from flyweight.provenance import source_commit
 from flyweight.training.config import TrainingConfig
 from flyweight.training.evaluation import accuracy
@@ -100,8 +99,7 @@ def train(
         "torch": torch.__version__,
         "commit": source_commit(),
     }
-    weights = {name: value.contiguous().cpu() for name, value in winner.state_dict().items()}
-    save_file(weights, output / "model.safetensors")
+    write_state_dict(winner.state_dict(), output / "model.safetensors")
     (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
     return card
