@@ -111,13 +111,13 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
                     code_shared(
                         name,
                         tensor.symbols.cpu().numpy(),
-                        levels=_to_numpy(tensor.levels),
+                        levels=_to_numpy(tensor.levels, name),
                         dtype=_dtype_name(tensor.dtype),
                     )
                 )
             else:
                 coded.append(
-                    code_lossless(name, _to_numpy(tensor), dtype=_dtype_name(tensor.dtype))
+                    code_lossless(name, _to_numpy(tensor, name), dtype=_dtype_name(tensor.dtype))
                 )
         places = {name: place for place, name in enumerate(self.tensors)}
         for name, target in self.aliases.items():
@@ -147,12 +147,16 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _to_numpy(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu()
+def _to_numpy(tensor: Tensor, name: str) -> NDArray[Any]:
+    tensor = tensor.detach()
     if tensor.layout != torch.strided or tensor.is_quantized:
-        raise ModelError("a sparse or quantised torch tensor cannot be stored; make it dense")
+        raise ModelError(f"tensor {name!r} is sparse or quantised by torch; make it dense")
+    tensor = tensor.cpu()
     carried = _CARRIED_AS.get(tensor.dtype)
-    return (tensor if carried is None else tensor.contiguous().view(carried)).numpy()
+    try:
+        return (tensor if carried is None else tensor.contiguous().view(carried)).numpy()
+    except TypeError as error:
+        raise ModelError(f"tensor {name!r} is of {tensor.dtype}, which no file holds") from error
 
 
 def _to_torch(values: NDArray[Any], dtype_name: str) -> Tensor:

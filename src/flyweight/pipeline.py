@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flyweight.coding import code_lengths
 from flyweight.compressed import CompressedModel, CompressedTensor
-from flyweight.container import read, write
+from flyweight.container import MAGIC, read, write
 from flyweight.data import Cifar10, load_cifar10
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.models import (
@@ -30,7 +30,14 @@ from flyweight.models import (
 from flyweight.provenance import source_commit
 from flyweight.recipes import Recipe, load_recipe
 from flyweight.stages import check_model, finish, prune_, share_
-from flyweight.training import Progress, accuracy, choose_device, describe_device, predict
+from flyweight.training import (
+    Progress,
+    accuracy,
+    choose_device,
+    describe_device,
+    memory_format_for,
+    predict,
+)
 
 __all__ = [
     "CompressionReport",
@@ -136,7 +143,8 @@ def _distils(recipe: Recipe) -> bool:
 
 
 def _teacher(model: nn.Module, device: torch.device) -> nn.Module:
-    teacher = copy.deepcopy(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    form = memory_format_for(model)
+    teacher = copy.deepcopy(model).to(device=device, memory_format=form)  # type: ignore[call-overload]
     frozen: nn.Module = teacher.eval().requires_grad_(False)
     return frozen
 
@@ -189,7 +197,7 @@ def evaluate(
 
     Returns ``accuracy`` (a fraction), ``file_bytes`` (None for a network by name) and ``device``.
     """
-    if Path(source).suffix == ".fly":
+    if _is_fly_file(Path(source)):
         model = load(source, architecture=architecture)
     else:
         model, _ = _open_model(source, architecture)
@@ -314,6 +322,13 @@ def compress_to_file(
     )
     shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+def _is_fly_file(path: Path) -> bool:
+    if path.suffix == ".fly" or not path.is_file():
+        return path.suffix == ".fly"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _check_target(path: Path) -> None:

@@ -7,6 +7,7 @@ the format that has been released. The content comes from integer formulas alone
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,10 @@ def arrays():
         "layer1.0.bn1.weight": ("float32", noise(16, 3).astype("f4") / 7, False),
         "layer1.0.bn1.bias": ("float32", noise(16, 4).astype("f4") / 65536 - 0.5, False),
         "layer1.0.bn1.num_batches_tracked": ("int64", np.int64(31200), False),
-        "layer1.0.conv2.weight": ("float32", shared(5000, (5000,), 25, 5), True),
+        "layer1.0.conv2.weight": ("float32", shared(7500, (7500,), 25, 5), True),
         "dense.mostly_kept": ("float32", shared(800, (40, 20), 93, 6), True),
+        "dense.coarse": ("float32", (noise(500, 14) % 4).astype("f4").reshape(20, 25), True),
+        "dense.one_level": ("float32", (noise(700, 15) % 16 > 0).astype("f4"), True),
         "dense.half_kept": ("float32", shared(64, (8, 8), 50, 7), True),
         "dense.all_kept": ("float32", shared(300, (300,), 100, 8), True),
         "dense.all_pruned": ("float32", np.zeros((7, 9), dtype="f4"), True),
@@ -77,19 +80,19 @@ def container():
 
 
 def expected():
-    """Return what ``v1.fly`` must decode to: shape, dtype and little-endian bytes in hex."""
-    table = {
-        name: {
-            "dtype": dtype,
-            "shape": list(np.shape(values)),
-            "hex": np.asarray(values).astype(carrier(dtype)).tobytes().hex(),
-        }
-        for name, (dtype, values, _) in arrays().items()
-    }
+    """Return what ``v1.fly`` must decode to: dtype, shape and little-endian bytes.
+
+    Up to 256 bytes stand in hex, of more their SHA-256.
+    """
+    table = {}
+    for name, (dtype, values, _) in arrays().items():
+        raw = np.asarray(values).astype(carrier(dtype)).tobytes()
+        content = {"hex": raw.hex()} if len(raw) <= 256 else {"sha256": sha256(raw).hexdigest()}
+        table[name] = {"dtype": dtype, "shape": list(np.shape(values))} | content
     return table | {"tied.weight": table["layer1.0.conv1.weight"]}
 
 
 if __name__ == "__main__":
     write(container(), FOLDER / "v1.fly")
-    text = json.dumps(expected(), indent=0, ensure_ascii=False)
+    text = json.dumps(expected(), indent=1, ensure_ascii=False)
     (FOLDER / "v1.json").write_text(text + "\n", encoding="utf-8")

@@ -108,6 +108,7 @@ def test_positions_come_back_and_are_never_larger_than_a_bitmap(mask):
     assert len(table) + len(payload) <= 1 + (mask.size + 7) // 8
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 40_000), min_size=1, max_size=30, unique=True), st.integers(0, 9))
 def test_positions_far_apart_come_back(places, after):
     mask = np.zeros(max(places) + 1 + after, dtype=bool)
@@ -152,7 +153,7 @@ names = st.lists(st.text(max_size=6), min_size=1, max_size=4).map(".".join)
     st.lists(st.tuples(names, shared_tensors()), max_size=6, unique_by=lambda pair: pair[0]),
     st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_containers_come_back_and_the_ledger_adds_up(content, metadata):
     tensors = []
     for name, (symbols, levels) in content:

@@ -52,7 +52,7 @@ def carrier(dtype: str) -> np.dtype[Any]:
     >>> carrier("bfloat16")
     dtype('uint16')
     """
-    return np.dtype(_CARRIERS.get(dtype, dtype)).newbyteorder("<")
+    return np.dtype("<" + np.dtype(_CARRIERS.get(dtype, dtype)).str[1:])
 
 
 def may_store(dtype: str, storage: str) -> bool:

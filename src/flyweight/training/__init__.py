@@ -3,7 +3,7 @@
 from flyweight.training.config import PROGRESSIVE_SIZES, TrainingConfig
 from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_
-from flyweight.training.precision import choose_device, describe_device
+from flyweight.training.precision import choose_device, describe_device, memory_format_for
 from flyweight.training.run import train
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "choose_device",
     "describe_device",
     "fit_",
+    "memory_format_for",
     "predict",
     "train",
 ]

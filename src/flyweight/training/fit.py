@@ -17,7 +17,7 @@ from flyweight.errors import CheckpointError
 from flyweight.training.batches import training_batches
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
-from flyweight.training.precision import autocast
+from flyweight.training.precision import autocast, memory_format_for
 
 __all__ = ["FitResult", "Progress", "fit_"]
 
@@ -59,7 +59,7 @@ def fit_(
     Hinton et al. 2015, §2.
     """
     device = data.images.device
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device=device, memory_format=memory_format_for(model))  # type: ignore[call-overload]
     optimizer = _optimizer(model, config)
     averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
     losses: list[float] = []

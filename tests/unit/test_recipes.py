@@ -1,0 +1,171 @@
+"""Recipes: TOML to frozen dataclasses and back, and whatever can be wrong with them."""
+
+import dataclasses
+from importlib import resources
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flyweight.errors import RecipeError
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
+from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig
+
+SHIPPED = sorted(
+    entry.name.removesuffix(".toml")
+    for entry in resources.files("flyweight.recipes").iterdir()
+    if entry.name.endswith(".toml")
+)
+
+fractions = st.floats(0, 1, exclude_max=True)
+trainings = st.builds(
+    TrainingConfig,
+    epochs=st.integers(0, 300),
+    batch_size=st.integers(1, 4096),
+    learning_rate=st.floats(1e-6, 10),
+    warmup=fractions,
+    momentum=fractions,
+    weight_decay=st.floats(0, 1),
+    label_smoothing=fractions,
+    ema_decay=fractions,
+    image_sizes=st.sampled_from([((32, 1.0),), PROGRESSIVE_SIZES]),
+    distillation=fractions,
+    temperature=st.floats(0.1, 20),
+    precision=st.sampled_from(["auto", "fp32", "bf16"]),
+)
+recipes = st.builds(
+    Recipe,
+    name=st.text(st.characters(codec="utf-8"), max_size=20),
+    description=st.text(st.characters(codec="utf-8"), max_size=20),
+    pruning=st.builds(
+        PruningRecipe,
+        sparsity=fractions,
+        ramp=fractions,
+        interval=st.integers(1, 99),
+        recovery=st.booleans(),
+        layers=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+        training=trainings,
+    ),
+    sharing=st.builds(
+        SharingRecipe,
+        bits=st.integers(1, 8),
+        init=st.sampled_from(["linear", "density"]),
+        storage=st.sampled_from(["float16", "float32"]),
+        training=trainings,
+    ),
+    fold_batch_norm=st.booleans(),
+    dense=st.sampled_from(["float16", "float32"]),
+)
+
+
+@given(recipes)
+def test_toml_and_back(recipe):
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_whole(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert recipe.pruning.sparsity > 0.5
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+def test_quick_is_shipped():
+    assert "quick" in SHIPPED
+
+
+def test_a_file_says_only_what_differs(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "name = 'mine'\n[pruning]\nsparsity = 0\nlayers = ['conv*', '*.weight']\n"
+        "[sharing.training]\nepochs = 9\nimage_sizes = [[16, 0.5], [32, 0.5]]\n"
+    )
+    default = Recipe()
+    expected = dataclasses.replace(
+        default,
+        name="mine",
+        pruning=dataclasses.replace(default.pruning, sparsity=0.0, layers=("conv*", "*.weight")),
+        sharing=dataclasses.replace(
+            default.sharing,
+            training=dataclasses.replace(
+                default.sharing.training, epochs=9, image_sizes=((16, 0.5), (32, 0.5))
+            ),
+        ),
+    )
+    for name in (path, str(path)):
+        assert load_recipe(name) == expected
+        assert isinstance(load_recipe(name).pruning.sparsity, float)
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("speed = 1", "r has the unknown key 'speed'; known here are name,"),
+        ("[pruning]\nsparcity = 0.1", "'pruning.sparcity'; known here are sparsity,"),
+        ("[pruning.training]\nlr = 0.1", "'pruning.training.lr'"),
+        ("name = ", "r is not valid TOML"),
+        ("a = 1\na = 2", "r is not valid TOML"),
+        ("name = " + "[" * 9999, "r is not valid TOML"),
+        ("name = " + "1" * 9999, "r is not valid TOML"),
+        ("name = 3", "r: name is a string; found 3"),
+        ("fold_batch_norm = 1", "fold_batch_norm is true or false; found 1"),
+        ("dense = 'float8'", "dense is 'float16' or 'float32'; found 'float8'"),
+        ("pruning = 0.5", r"pruning is a table, \[pruning\]; found 0.5"),
+        ("[pruning]\nsparsity = '0.5'", "pruning.sparsity is a number; found '0.5'"),
+        ("[pruning]\nsparsity = true", "pruning.sparsity is a number; found True"),
+        ("[pruning]\nsparsity = 1.0", "pruning.sparsity is a fraction from 0 .*found 1.0"),
+        ("[pruning]\nsparsity = -0.1", "pruning.sparsity is a fraction"),
+        ("[pruning]\nsparsity = nan", "pruning.sparsity is a fraction"),
+        ("[pruning]\nramp = 1.1", "pruning.ramp"),
+        ("[pruning]\ninterval = 0", "pruning.interval is at least 1"),
+        ("[pruning]\ninterval = 1.5", "pruning.interval is a whole number; found 1.5"),
+        ("[pruning]\nlayers = 'conv*'", r"pruning.layers is a list; found 'conv\*'"),
+        ("[pruning]\nlayers = [1]", "pruning.layers is a string; found 1"),
+        ("[sharing]\nbits = 0", "sharing.bits is from 1 to 8; found 0"),
+        ("[sharing]\nbits = 9", "sharing.bits is from 1 to 8; found 9"),
+        ("[sharing]\ninit = 'random'", "sharing.init is 'linear' or 'density'"),
+        ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density'"),
+        ("[sharing]\nstorage = 'int8'", "sharing.storage is 'float16' or 'float32'"),
+        ("[sharing.training]\nepochs = -1", "training.epochs = -1 is out of range"),
+        ("[sharing.training]\nlearning_rate = nan", "training.learning_rate = nan"),
+        ("[sharing.training]\nimage_sizes = [[32]]", "image_sizes is a list"),
+        ("[sharing.training]\nimage_sizes = [[32, 0.5]]", "image_sizes .* out of range"),
+    ],
+)
+def test_what_is_wrong_is_said(toml, said):
+    with pytest.raises(RecipeError, match=said):
+        Recipe.from_toml(toml, where="r")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: PruningRecipe(sparsity=1.0),
+        lambda: PruningRecipe(ramp=-0.1),
+        lambda: PruningRecipe(interval=0),
+        lambda: SharingRecipe(bits=9),
+        lambda: SharingRecipe(init="random"),  # type: ignore[arg-type]
+        lambda: SharingRecipe(storage="int8"),  # type: ignore[arg-type]
+        lambda: Recipe(dense="int8"),  # type: ignore[arg-type]
+    ],
+)
+def test_impossible_values_are_refused_in_python_too(wrong):
+    with pytest.raises(RecipeError, match="found"):
+        wrong()
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().name = "other"  # type: ignore[misc]
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"there is no recipe 'nosuch': .* one of .*quick"):
+        load_recipe("nosuch")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+    with pytest.raises(RecipeError, match=r"binary\.toml cannot be read"):
+        load_recipe(tmp_path / "binary.toml")
