@@ -41,7 +41,7 @@ def kmeans_1d(
     ordered = values.detach().flatten().double().sort().values
     if not bool(torch.isfinite(ordered).all()):
         raise ModelError("weights hold NaN or infinity and cannot be clustered")
-    distinct: Tensor = torch.unique_consecutive(ordered)  # type: ignore[no-untyped-call]
+    distinct: Tensor = torch.unique_consecutive(ordered)
     if distinct.numel() <= clusters:
         return distinct.to(values.dtype)
 
