@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,7 +208,9 @@ def evaluate(
 def main() -> None:
     """Run the command line; a problem is one sentence on stderr and exit code 2."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except (FlyweightError, OSError, MemoryError) as error:
         print(f"flyweight: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
@@ -220,6 +223,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"flyweight: {message}", file=sys.stderr)
 
 
 def _sentence(error: BaseException) -> str:

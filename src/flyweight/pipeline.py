@@ -274,6 +274,7 @@ def compress_to_file(
 
     Raises the errors of `compress`, and CheckpointError for a checkpoint that does not fit.
     """
+    commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     path = Path(path)
     _check_target(path)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -318,7 +319,7 @@ def compress_to_file(
         epochs=recipe.pruning.training.epochs + recipe.sharing.training.epochs,
         seed=seed,
         device=describe_device(target),
-        commit=source_commit(),
+        commit=commit,
     )
     shutil.rmtree(partial, ignore_errors=True)
     return report

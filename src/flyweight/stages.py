@@ -137,6 +137,8 @@ def _check_sparsity(model: nn.Module, names: tuple[str, ...], asked: float) -> N
             f"{zeros} of {total} weights are zero after pruning, not the "
             f"{round(asked * total)} asked for"
         )
+    if zeros == total:
+        raise ModelError(f"a sparsity of {asked} leaves none of the {total} weights; ask for less")
     if zeros > round(asked * total) + 0.001 * total:
         warnings.warn(
             f"sparsity {zeros / total:.4f} was reached where {asked:.4f} was asked for",

@@ -121,3 +121,15 @@ def test_folding_batch_norm_keeps_the_function():
     assert not model[1].running_mean.any()
     assert len(model[1].running_var.unique()) == 1
     assert torch.equal(model[2].running_var, variance)
+
+
+def test_batch_norms_that_share_their_weights_are_not_folded():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    model[1].weight = model[0].weight
+    model(3 + torch.randn(50, 4))
+    model.eval()
+    x = torch.randn(6, 4)
+    before = model(x)
+    fold_batch_norms_(model)
+    assert torch.equal(model(x), before)
+    assert model[0].running_mean.any()

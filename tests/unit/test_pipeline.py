@@ -328,3 +328,8 @@ def test_values_that_are_not_finite_are_refused(data, value):
 def test_a_model_without_parameters_is_refused(data):
     with pytest.raises(ModelError, match="no parameters"):
         compress(nn.Flatten(), recipe(), data=data)
+
+
+def test_pruning_everything_is_refused(data):
+    with pytest.raises(ModelError, match="leaves none of the"):
+        compress(build(Convolutional), recipe(sparsity=0.999999), data=data)

@@ -196,7 +196,7 @@ def test_train_writes_weights_card_and_history(tmp_path, monkeypatch):
     assert card["epochs"] == 1
     assert card["weights"] in ("last epoch", "moving average")
     assert 0 <= card["test_accuracy"] <= 1
-    with pytest.raises(CheckpointError, match="--resume"):
+    with pytest.raises(CheckpointError, match="finished run"):
         train("resnet20", tmp_path / "run", config=config)
 
 

@@ -20,6 +20,14 @@ _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
 _TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
 
 
+def _refuse_average(stage: str, training: TrainingConfig) -> None:
+    if training.ema_decay:
+        raise RecipeError(
+            f"{stage}.training.ema_decay is 0, since masks and shared values are not averaged; "
+            f"found {training.ema_decay}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class PruningRecipe:
     """Global magnitude pruning while the network retrains.
@@ -49,6 +57,7 @@ class PruningRecipe:
             raise RecipeError(f"pruning.ramp is a fraction from 0 to 1; found {self.ramp}")
         if self.interval < 1:
             raise RecipeError(f"pruning.interval is at least 1 step; found {self.interval}")
+        _refuse_average("pruning", self.training)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +79,7 @@ class SharingRecipe:
             raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
         if self.storage not in ("float16", "float32"):
             raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
+        _refuse_average("sharing", self.training)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +162,11 @@ def _override(default: Any, table: dict[str, Any], where: str, prefix: str) -> A
             values[name] = _override(getattr(default, name), found, where, key + ".")
         else:
             values[name] = _checked(hints[name], found, where, key)
-    return dataclasses.replace(default, **values)
+    try:
+        return dataclasses.replace(default, **values)
+    except RecipeError as error:
+        place = f"{where}, [{prefix[:-1]}]" if prefix else where
+        raise RecipeError(f"{place}: {error}") from None
 
 
 def _checked(hint: Any, found: Any, where: str, key: str) -> Any:

@@ -40,20 +40,26 @@ def train(
     better on the 5,000 validation images is kept (the average where all 50,000 images are trained
     on). Returns the card; accuracies are fractions. The test images decide nothing.
 
-    Raises CheckpointError if ``output`` holds a run and ``resume`` is False, or another run.
+    Raises CheckpointError if ``output`` holds a finished run, another run, or any run where
+    ``resume`` is False.
 
     Example:
         >>> card = train("resnet20", "runs/resnet20")  # doctest: +SKIP
     """
+    commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     config = config or TrainingConfig()
     output = Path(output)
     checkpoint = output / "checkpoint.pt"
-    for found in (checkpoint, output / "model.safetensors"):
-        if found.exists() and not resume:
-            raise CheckpointError(
-                f"{output} already holds {found.name}; go on from it with --resume, "
-                "or choose another folder with --output"
-            )
+    if checkpoint.exists() and not resume:
+        raise CheckpointError(
+            f"{output} already holds {checkpoint.name}; go on from it with --resume, "
+            "or choose another folder with --output"
+        )
+    if (output / "model.safetensors").exists() and not checkpoint.exists():
+        raise CheckpointError(
+            f"{output} already holds model.safetensors of a finished run; "
+            "choose another folder with --output"
+        )
     target = choose_device(device)
     model = create_model(architecture, seed=seed)
     dataset = load_cifar10(data, progress=progress)
@@ -97,7 +103,7 @@ def train(
         "test_accuracy": accuracy(winner, dataset.split("test").to(target)),
         "device": describe_device(target),
         "torch": torch.__version__,
-        "commit": source_commit(),
+        "commit": commit,
     }
     write_state_dict(winner.state_dict(), output / "model.safetensors")
     (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
