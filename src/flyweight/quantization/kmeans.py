@@ -29,8 +29,8 @@ def kmeans_1d(
     Raises ModelError for fewer than one cluster, no values, or values that are not finite.
 
     Example:
-        >>> kmeans_1d(torch.tensor([0.0, 0.2, 4.0, 4.4]), 2).tolist()
-        [0.1..., 4.2...]
+        >>> kmeans_1d(torch.tensor([0.0, 0.5, 4.0, 4.5]), 2).tolist()
+        [0.25, 4.25]
 
     Source: Lloyd 1982; initialisations after Han et al. 2016, "Deep compression", §3.2.
     """
@@ -101,8 +101,8 @@ def share(
     Raises ModelError for bits outside 1…8, a mask of another shape, or weights not finite.
 
     Example:
-        >>> share(torch.tensor([0.0, 1.0, 1.2, -3.0]), bits=1).dequantize().tolist()
-        [0.0, 1.1..., 1.1..., -3.0]
+        >>> share(torch.tensor([0.0, 1.0, 1.5, -3.0]), bits=1).dequantize().tolist()
+        [0.0, 1.25, 1.25, -3.0]
 
     Source: Han et al. 2016, "Deep compression", §3.
     """
