@@ -39,10 +39,7 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
 
 
 def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
-    """Column names, and a row of text per tensor, per overhead and for the total.
-
-    Batch normalisation and other tensors that are not shared stand together, by encoding.
-    """
+    """Column names, and a row of text per tensor, per overhead and for the total."""
     parts = ("symbols", "positions", "codebook", "tables", "dense")
     columns = ["tensor", "weights", "non-zero", *parts, "header", "bytes", "bound", "bits/weight"]
     rows: list[list[str]] = []

@@ -12,7 +12,14 @@ from torch.nn.utils import parametrize
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 
-__all__ = ["MaskedWeight", "SharedWeight", "attach_", "detach_", "parametrization_of"]
+__all__ = [
+    "MaskedWeight",
+    "SharedWeight",
+    "attach_",
+    "attach_shared_",
+    "detach_",
+    "parametrization_of",
+]
 
 
 class _MaskedProduct(torch.autograd.Function):

@@ -11,7 +11,7 @@ from flyweight.errors import RecipeError
 __all__ = ["PROGRESSIVE_SIZES", "TrainingConfig"]
 
 PROGRESSIVE_SIZES = ((16, 0.25), (20, 0.2), (24, 0.2), (28, 0.15), (32, 0.2))
-"""Images that grow from 16 to 32 pixels over the epochs: 0.55 of the arithmetic."""
+"""Images that grow from 16 to 32 pixels over the epochs: 0.57 of the arithmetic."""
 
 
 @dataclass(frozen=True)
