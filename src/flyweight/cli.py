@@ -53,6 +53,9 @@ def train(
     progressive: Annotated[
         bool, typer.Option("--progressive", help="Grow the training images from 16 to 32 pixels.")
     ] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Fuse operations (needs a C++ compiler); faster.")
+    ] = False,
     all_images: Annotated[
         bool, typer.Option("--all-images", help="Train on all 50,000, holding none out.")
     ] = False,
@@ -74,7 +77,7 @@ def train(
         card = run(
             architecture,
             folder,
-            config=TrainingConfig(epochs=epochs, image_sizes=sizes),
+            config=TrainingConfig(epochs=epochs, image_sizes=sizes, compile=compile_),
             split="train50k" if all_images else "train45k",
             data=data,
             device=device,

@@ -16,9 +16,7 @@ __all__ = [
     "MaskedWeight",
     "SharedWeight",
     "attach_",
-    "attach_shared_",
     "detach_",
-    "parametrization_of",
 ]
 
 
@@ -59,40 +57,67 @@ class MaskedWeight(nn.Module):
         return masked
 
 
-class _LookUp(torch.autograd.Function):
-    """levels[symbols − 1], or 0 at symbol 0; a level's gradient is the sum over its weights."""
+class _SharedMeans(torch.autograd.Function):
+    """Each weight's cluster mean, or 0 at symbol 0; the gradient goes straight to the weights."""
 
     @staticmethod
-    def forward(ctx: Any, levels: Tensor, symbols: Tensor) -> Tensor:
-        ctx.count = levels.numel()
+    def forward(ctx: Any, weight: Tensor, symbols: Tensor, clusters: int) -> Tensor:
         ctx.save_for_backward(symbols)
-        return torch.cat([levels.new_zeros(1), levels])[symbols]
+        means, _ = _cluster_means(weight, symbols, clusters)
+        return torch.cat([means.new_zeros(1), means])[symbols]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
         (symbols,) = ctx.saved_tensors
-        sums = gradient.new_zeros(ctx.count + 1)
-        sums.scatter_add_(0, symbols.flatten(), gradient.flatten())
-        return sums[1:], None
+        return gradient * (symbols > 0), None, None
+
+
+def _cluster_means(weight: Tensor, symbols: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Mean (0 where there is none) and count of the weights of each cluster from 1 on."""
+    flat = symbols.flatten()
+    sums = weight.new_zeros(clusters + 1).scatter_add_(0, flat, weight.flatten())
+    counts = torch.bincount(flat, minlength=clusters + 1)
+    return (sums / counts.clamp(min=1))[1:], counts[1:]
 
 
 class SharedWeight(nn.Module):
-    """The weight a layer sees is looked up in ``levels``, which are trained; symbols stay fixed.
+    """The weight a layer sees is the mean of its cluster: the centroids are trained.
 
-    The gradient of a level is the sum of the gradients of the weights that share it (Han et al.
-    2016, "Deep compression", §3.3). Symbol 0 is exactly 0 for ever.
+    The optimiser keeps the dense weight, which gets the gradient of the value seen (straight
+    through; Bengio et al. 2013); a centroid so moves by the mean gradient of its weights, and
+    `reassign_` lets a weight that has moved join another cluster. Symbol 0 is exactly 0 for ever.
+
+    ``symbols`` are integers of the weight's shape: 0 is pruned, k ≥ 1 the cluster k of
+    ``clusters``.
     """
 
     symbols: Tensor
 
-    def __init__(self, symbols: Tensor) -> None:
+    def __init__(self, symbols: Tensor, clusters: int) -> None:
         super().__init__()
         self.register_buffer("symbols", symbols.long())
+        self.clusters = clusters
 
-    def forward(self, levels: Tensor) -> Tensor:
-        weight: Tensor = _LookUp.apply(levels, self.symbols)  # type: ignore[no-untyped-call]
-        return weight
+    def forward(self, weight: Tensor) -> Tensor:
+        shared: Tensor = _SharedMeans.apply(weight, self.symbols, self.clusters)  # type: ignore[no-untyped-call]
+        return shared
+
+    @torch.no_grad()
+    def reassign_(self, weight: Tensor) -> None:
+        """Give each weight that is not pruned to the nearest centroid: one round of Lloyd's."""
+        means, counts = _cluster_means(weight, self.symbols, self.clusters)
+        centroids = means[counts > 0].sort().values
+        kept = self.symbols > 0
+        middles = (centroids[1:] + centroids[:-1]) / 2
+        self.symbols[kept] = torch.searchsorted(middles, weight[kept]) + 1
+
+    @torch.no_grad()
+    def compressed(self, weight: Tensor) -> CompressedTensor:
+        """What the layer sees, as symbols and as many levels as are in use."""
+        means, counts = _cluster_means(weight, self.symbols, self.clusters)
+        renumbered = torch.cat([counts.new_zeros(1), (counts > 0).cumsum(0)])
+        return CompressedTensor(renumbered[self.symbols].to(torch.int32), means[counts > 0])
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -103,29 +128,11 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
         raise ModelError(f"the model has no tensor named {name!r}") from None
 
 
-def parametrization_of(model: nn.Module, name: str) -> nn.Module:
-    """The parametrization that `attach_` put on the parameter ``name``."""
-    module, leaf = _owner(model, name)
-    parametrizations: Any = module.parametrizations
-    found: nn.Module = parametrizations[leaf][0]
-    return found
-
-
 def attach_(model: nn.Module, parametrizations: Mapping[str, nn.Module]) -> None:
     """Put a parametrization on each parameter named. Changes ``model``."""
     for name, parametrization in parametrizations.items():
         module, leaf = _owner(model, name)
         parametrize.register_parametrization(module, leaf, parametrization, unsafe=True)
-
-
-def attach_shared_(model: nn.Module, tensors: Mapping[str, CompressedTensor]) -> None:
-    """Replace each weight named by its levels, looked up by fixed symbols. Changes ``model``."""
-    for name, tensor in tensors.items():
-        module, leaf = _owner(model, name)
-        setattr(module, leaf, nn.Parameter(tensor.levels.clone()))
-        parametrize.register_parametrization(
-            module, leaf, SharedWeight(tensor.symbols), unsafe=True
-        )
 
 
 def detach_(model: nn.Module, names: Iterable[str]) -> None:

@@ -14,14 +14,7 @@ from flyweight.batch_norm import fold_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import FlyweightError, ModelError
-from flyweight.parametrizations import (
-    MaskedWeight,
-    SharedWeight,
-    attach_,
-    attach_shared_,
-    detach_,
-    parametrization_of,
-)
+from flyweight.parametrizations import MaskedWeight, SharedWeight, attach_, detach_
 from flyweight.pruning import cubic_sparsity, global_magnitude_masks
 from flyweight.quantization import share
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
@@ -161,39 +154,44 @@ def share_(
 
     Raises ModelError if a zero was lost on the way.
     """
-    shared: dict[str, CompressedTensor] = {}
-    for name in names:
+    weights = {name: model.get_parameter(name) for name in names}
+    bits = recipe.bits_of({name: weight.numel() for name, weight in weights.items()})
+    shared: dict[str, SharedWeight] = {}
+    for name, weight in weights.items():
         try:
-            weight = model.get_parameter(name)
-            shared[name] = share(weight, bits=recipe.bits, init=recipe.init)
+            start = share(weight, bits=bits[name], init=recipe.init)
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
-    zeros = {name: tensor.symbols == 0 for name, tensor in shared.items()}
-    attach_shared_(model, shared)
+        shared[name] = SharedWeight(start.symbols, start.levels.numel())
+    zeros = {name: weight.detach() == 0 for name, weight in weights.items()}
+    attach_(model, shared)
+
+    def before_step(step: int, steps: int) -> None:
+        if step and step % recipe.interval == 0 and step < recipe.settle * steps:
+            for name, weight in weights.items():
+                shared[name].reassign_(weight)
+
     fit_(
         model,
         data,
         recipe.training,
         seed=seed,
         teacher=teacher,
+        before_step=before_step,
         checkpoint=checkpoint,
         progress=_prefixed(progress, "train the shared values"),
     )
-    storage = getattr(torch, recipe.storage)
-    for name in names:
-        module, _, leaf = name.rpartition(".")
-        parametrization = parametrization_of(model, name)
-        assert isinstance(parametrization, SharedWeight)
-        levels = model.get_parameter(
-            f"{module + '.' if module else ''}parametrizations.{leaf}.original"
-        )
-        rounded = _rounded(levels.detach(), storage)
-        shared[name] = CompressedTensor(parametrization.symbols.to(torch.int32), rounded)
-        levels.data.copy_(rounded)
-        if not bool((shared[name].dequantize()[zeros[name]] == 0).all()):
-            raise ModelError(f"tensor {name!r} lost zeros while its shared values were trained")
+    compressed: dict[str, CompressedTensor] = {}
+    for name, weight in weights.items():
+        tensor = shared[name].compressed(weight)
+        levels = _rounded(tensor.levels, getattr(torch, recipe.storage))
+        compressed[name] = CompressedTensor(tensor.symbols, levels)
     detach_(model, names)
-    return shared
+    for name, tensor in compressed.items():
+        model.get_parameter(name).data.copy_(tensor.dequantize())
+        if bool(tensor.dequantize()[zeros[name]].any()):
+            raise ModelError(f"tensor {name!r} lost zeros while its shared values were trained")
+    return compressed
 
 
 def finish(

@@ -1,4 +1,4 @@
-"""Zeros survive every optimiser; shared values get summed gradients; models stay ordinary."""
+"""Zeros survive every optimiser; shared values stay few; models stay ordinary."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.errors import ModelError
-from flyweight.parametrizations import MaskedWeight, attach_, attach_shared_, detach_
+from flyweight.parametrizations import MaskedWeight, SharedWeight, attach_, detach_
 from flyweight.quantization import share
 
 OPTIMIZERS = {
@@ -57,34 +57,66 @@ def test_pruned_weights_get_a_gradient_only_under_recovery():
         assert bool(gradient.any()) == recovery
 
 
-def test_a_levels_gradient_is_the_sum_over_its_weights():
-    model = network()
-    weight = model[0].weight.detach().clone()
-    weight[0] = 0
-    model[0].weight.data.copy_(weight)
-    tensor = share(weight, bits=2)
-    twin = network()
+def shared(model, bits):
+    tensor = share(model[0].weight, bits=bits)
+    parametrization = SharedWeight(tensor.symbols, tensor.levels.numel())
+    attach_(model, {"0.weight": parametrization})
+    return tensor, parametrization
+
+
+def test_a_shared_layer_sees_centroids_and_their_weights_get_its_gradient():
+    model, twin = network(), network()
+    for one in (model, twin):
+        one[0].weight.data[0] = 0
+    tensor, parametrization = shared(model, bits=2)
     twin[0].weight.data.copy_(tensor.dequantize())
-    attach_shared_(model, {"0.weight": tensor})
-    assert torch.equal(model[0].weight, twin[0].weight)
+    torch.testing.assert_close(model[0].weight, twin[0].weight)
     x = torch.randn(5, 6)
     model(x).square().sum().backward()
     twin(x).square().sum().backward()
-    expected = torch.stack([twin[0].weight.grad[tensor.symbols == k].sum() for k in range(1, 5)])
-    levels = model[0].parametrizations.weight.original
-    torch.testing.assert_close(levels.grad, expected)
+    weight = model[0].parametrizations.weight.original
+    expected = twin[0].weight.grad * (tensor.symbols > 0)
+    torch.testing.assert_close(weight.grad, expected)
+    assert expected.any()
+    # A step of plain descent moves a centroid by the mean gradient of its weights.
+    means = torch.stack([expected[tensor.symbols == k].mean() for k in range(1, 5)])
+    torch.optim.SGD([weight], 0.1).step()
+    moved = parametrization.compressed(weight).levels
+    torch.testing.assert_close(moved, tensor.levels - 0.1 * means)
 
 
 def test_shared_weights_keep_zeros_and_few_values_while_they_train():
     model = network()
     model[0].weight.data[torch.rand(8, 6) < 0.5] = 0
     zeros = model[0].weight == 0
-    attach_shared_(model, {"0.weight": share(model[0].weight, bits=2)})
+    _, parametrization = shared(model, bits=2)
+    weight = model[0].parametrizations.weight.original
     optimizer = OPTIMIZERS["adamw"](model.parameters())
-    for _ in range(50):
+    for number in range(50):
         step(model, optimizer)
+        if number % 5 == 0:
+            parametrization.reassign_(weight)
     assert not model[0].weight[zeros].any()
-    assert len(model[0].weight.unique()) <= 5
+    assert 2 < len(model[0].weight.unique()) <= 5
+    tensor = parametrization.compressed(weight)
+    assert torch.equal(tensor.dequantize(), model[0].weight)
+    assert len(tensor.levels) == len(tensor.symbols.unique()) - 1
+
+
+def test_reassigning_is_a_round_of_lloyd_and_drops_clusters_left_empty():
+    weight = torch.tensor([0.0, 1.0, 1.2, 5.0, 1.05])
+    parametrization = SharedWeight(torch.tensor([0, 1, 2, 3, 3]), 4)  # nothing is in cluster 4
+    parametrization.reassign_(weight)  # means 1, 1.2 and 3.025
+    assert parametrization.symbols.tolist() == [0, 1, 2, 3, 1]
+    weight[2] = 9.0
+    parametrization.reassign_(weight)  # means 1.025, 9 and 5
+    assert parametrization.symbols.tolist() == [0, 1, 3, 2, 1]
+    weight[3] = 8.9
+    parametrization.reassign_(weight)
+    parametrization.symbols[3] = 3
+    tensor = parametrization.compressed(weight)
+    assert tensor.symbols.tolist() == [0, 1, 2, 2, 1]
+    torch.testing.assert_close(tensor.levels, torch.tensor([1.025, 8.95]))
 
 
 def test_deepcopy_and_state_dict_carry_the_mask():

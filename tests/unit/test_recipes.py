@@ -49,6 +49,9 @@ recipes = st.builds(
     sharing=st.builds(
         SharingRecipe,
         bits=st.integers(1, 8),
+        allocation=st.sampled_from(["equal", "size"]),
+        interval=st.integers(1, 99),
+        settle=fractions,
         init=st.sampled_from(["linear", "density"]),
         storage=st.sampled_from(["float16", "float32"]),
         training=trainings,
@@ -125,6 +128,9 @@ def test_a_file_says_only_what_differs(tmp_path):
         ("[pruning]\nlayers = [1]", "pruning.layers is a string; found 1"),
         ("[sharing]\nbits = 0", "sharing.bits is from 1 to 8; found 0"),
         ("[sharing]\nbits = 9", "sharing.bits is from 1 to 8; found 9"),
+        ("[sharing]\nallocation = 'fair'", "sharing.allocation is 'equal' or 'size'"),
+        ("[sharing]\ninterval = 0", "sharing.interval is at least 1"),
+        ("[sharing]\nsettle = 1.1", "sharing.settle is a fraction from 0 to 1; found 1.1"),
         ("[sharing]\ninit = 'random'", "sharing.init is 'linear' or 'density'"),
         ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density'"),
         ("[sharing]\nstorage = 'int8'", "sharing.storage is 'float16' or 'float32'"),
@@ -150,6 +156,9 @@ def test_what_is_wrong_is_said(toml, said):
         lambda: PruningRecipe(ramp=-0.1),
         lambda: PruningRecipe(interval=0),
         lambda: SharingRecipe(bits=9),
+        lambda: SharingRecipe(allocation="fair"),  # type: ignore[arg-type]
+        lambda: SharingRecipe(interval=0),
+        lambda: SharingRecipe(settle=-0.1),
         lambda: SharingRecipe(init="random"),  # type: ignore[arg-type]
         lambda: SharingRecipe(storage="int8"),  # type: ignore[arg-type]
         lambda: Recipe(dense="int8"),  # type: ignore[arg-type]
@@ -173,3 +182,11 @@ def test_files_that_are_no_recipes(tmp_path):
         load_recipe(tmp_path)
     with pytest.raises(RecipeError, match=r"binary\.toml cannot be read"):
         load_recipe(tmp_path / "binary.toml")
+
+
+def test_a_tensor_with_a_quarter_of_the_weights_gets_one_bit_more():
+    sizes = {"large": 36_864, "half": 18_432, "quarter": 9_216, "tiny": 1, "none": 0}
+    by_size = SharingRecipe(bits=3, allocation="size").bits_of(sizes)
+    assert by_size == {"large": 3, "half": 3, "quarter": 4, "tiny": 8, "none": 8}
+    assert set(SharingRecipe(bits=3).bits_of(sizes).values()) == {3}
+    assert SharingRecipe(allocation="size").bits_of({}) == {}

@@ -1,10 +1,13 @@
 """Batches, schedules, evaluation, resume to the bit, and refusals."""
 
+import copy
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from flyweight.data import Cifar10, Split
@@ -198,6 +201,48 @@ def test_train_writes_weights_card_and_history(tmp_path, monkeypatch):
     assert 0 <= card["test_accuracy"] <= 1
     with pytest.raises(CheckpointError, match="finished run"):
         train("resnet20", tmp_path / "run", config=config)
+
+
+def test_the_card_of_a_resumed_run_names_the_code_of_every_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(Cifar10, "split", lambda self, which: images(32))
+    monkeypatch.setattr(
+        "flyweight.training.run.load_cifar10", lambda *a, **k: Cifar10(images(1), images(1))
+    )
+    config = dataclasses.replace(TINY, epochs=2)
+
+    def stop(text, done, total):
+        if text.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("flyweight.training.run.source_commit", lambda: "first")
+    with pytest.raises(KeyboardInterrupt):
+        train("resnet20", tmp_path, config=config, progress=stop)
+    monkeypatch.setattr("flyweight.training.run.source_commit", lambda: "second")
+    card = train("resnet20", tmp_path, config=config, resume=True)
+    assert card["commits"] == ["first", "second"]
+    assert card["commit"] == "second"
+
+
+def test_a_compiled_run_learns_the_same():
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    losses = []
+    for flag in (False, True):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+        torch.manual_seed(0)
+        model(torch.zeros(1, 3, 32, 32))
+        for p in model.parameters():
+            nn.init.normal_(p, std=0.01)
+        config = TrainingConfig(epochs=2, batch_size=16, compile=flag, distillation=0.5)
+        losses.append(fit_(model, images(32), config, teacher=copy.deepcopy(model)).losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][0] != losses[0][1]
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(RecipeError, match="compile needs a C"):
+        fit_(nn.Linear(1, 1), images(8), dataclasses.replace(TINY, compile=True))
 
 
 def test_devices_by_name():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -64,10 +65,21 @@ class PruningRecipe:
 class SharingRecipe:
     """K-means weight sharing of the non-zero weights, then training of the shared values.
 
-    ``bits`` gives 2^bits values per tensor; ``storage`` is how these are kept in the file.
+    ``bits`` gives 2^bits values to a tensor. With ``allocation`` "size" that is the largest
+    tensor, and one with a quarter of its weights gets one bit more (up to 8): the relative error
+    of every tensor then counts the same, and bits are spent where they cost least. While the
+    values train, each weight joins the nearest one anew every ``interval`` steps over the first
+    ``settle`` (a fraction) of the steps; after that only the values move. ``storage`` is how the
+    values are kept in the file.
+
+    Source: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
+    (Cover & Thomas 2006, §10.3.3).
     """
 
     bits: int = 4
+    allocation: Literal["equal", "size"] = "equal"
+    interval: int = 20
+    settle: float = 0.7
     init: Literal["linear", "density"] = "density"
     storage: Literal["float16", "float32"] = "float16"
     training: TrainingConfig = _TUNING
@@ -75,11 +87,34 @@ class SharingRecipe:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
             raise RecipeError(f"sharing.bits is from 1 to 8; found {self.bits}")
+        if self.allocation not in ("equal", "size"):
+            raise RecipeError(f"sharing.allocation is 'equal' or 'size'; found {self.allocation!r}")
+        if self.interval < 1:
+            raise RecipeError(f"sharing.interval is at least 1 step; found {self.interval}")
+        if not 0 <= self.settle <= 1:
+            raise RecipeError(f"sharing.settle is a fraction from 0 to 1; found {self.settle}")
         if self.init not in ("linear", "density"):
             raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
         if self.storage not in ("float16", "float32"):
             raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
         _refuse_average("sharing", self.training)
+
+    def bits_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Bits for each tensor, given its number of weights.
+
+        Example:
+            >>> SharingRecipe(bits=3, allocation="size").bits_of({"a": 4096, "b": 1024})
+            {'a': 3, 'b': 4}
+        """
+        largest = max(sizes.values(), default=0)
+        extra = {
+            name: (max(1, largest // max(1, size)).bit_length() - 1) // 2  # ⌊log₄(largest / size)⌋
+            for name, size in sizes.items()
+        }
+        return {
+            name: self.bits if self.allocation == "equal" else min(8, self.bits + extra[name])
+            for name in sizes
+        }
 
 
 @dataclasses.dataclass(frozen=True)

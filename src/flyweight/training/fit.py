@@ -17,7 +17,7 @@ from flyweight.errors import CheckpointError
 from flyweight.training.batches import training_batches
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
-from flyweight.training.precision import autocast, memory_format_for
+from flyweight.training.precision import autocast, compiled, memory_format_for
 
 __all__ = ["FitResult", "Progress", "fit_"]
 
@@ -69,6 +69,10 @@ def fit_(
         _restore(state, run, checkpoint, model, optimizer, averaged)
         losses = list(state["losses"])
 
+    forward: Callable[[Tensor], Tensor] = compiled(model, device) if config.compile else model
+    soften: Callable[[Tensor], Tensor] | None = teacher
+    if teacher is not None and config.compile:
+        soften = compiled(teacher, device)
     per_epoch = max(1, len(data.labels) // config.batch_size)
     steps = config.epochs * per_epoch
     for epoch in range(len(losses), config.epochs):
@@ -84,7 +88,7 @@ def fit_(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, steps)
             with autocast(device, config.precision):
-                loss = _loss(model, teacher, images, labels, config)
+                loss = _loss(forward, soften, images, labels, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -120,8 +124,8 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
 
 
 def _loss(
-    model: nn.Module,
-    teacher: nn.Module | None,
+    model: Callable[[Tensor], Tensor],
+    teacher: Callable[[Tensor], Tensor] | None,
     images: Tensor,
     labels: Tensor,
     config: TrainingConfig,

@@ -1,18 +1,21 @@
-"""Which arithmetic a device does well."""
+"""Which arithmetic a device does well, and how to get it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flyweight.errors import RecipeError
 
-__all__ = ["autocast", "choose_device", "describe_device", "memory_format_for"]
+__all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_format_for"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -37,6 +40,18 @@ def memory_format_for(model: nn.Module) -> torch.memory_format:
     """Channels last, the fastest order for images, which torch knows for four dimensions only."""
     dimensions = {tensor.ndim for tensor in (*model.parameters(), *model.buffers())}
     return torch.preserve_format if 5 in dimensions else torch.channels_last
+
+
+def compiled(model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The forward pass of ``model``, compiled anew for each shape of input it meets.
+
+    Raises RecipeError where there is no C++ compiler, which the CPU needs for it.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise RecipeError("training.compile needs a C++ compiler; install g++ or leave it off")
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+    return forward
 
 
 def _cpu_fact(key: str) -> str:

@@ -38,7 +38,8 @@ def train(
     ``output`` is a folder. While the run lasts it also holds ``checkpoint.pt``, written after each
     epoch, from which ``resume=True`` goes on. Of the last epoch and the moving average, the one
     better on the 5,000 validation images is kept (the average where all 50,000 images are trained
-    on). Returns the card; accuracies are fractions. The test images decide nothing.
+    on). Returns the card; accuracies are fractions, ``commits`` is the code of all epochs, in order,
+    and ``commit`` that of the last. The test images decide nothing.
 
     Raises CheckpointError if ``output`` holds a finished run, another run, or any run where
     ``resume`` is False.
@@ -67,7 +68,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
 
     def after_epoch(epoch: int, loss: float) -> None:
-        row: dict[str, float] = {"epoch": epoch + 1, "loss": loss}
+        row: dict[str, float | str] = {"epoch": epoch + 1, "loss": loss, "commit": commit}
         if (epoch + 1) % 5 == 0 and split == "train45k":
             row["validation_accuracy"] = accuracy(model, validation)
         with (output / "history.jsonl").open("a") as history:
@@ -104,8 +105,14 @@ def train(
         "device": describe_device(target),
         "torch": torch.__version__,
         "commit": commit,
+        "commits": _commits(output / "history.jsonl"),
     }
     write_state_dict(winner.state_dict(), output / "model.safetensors")
     (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
     return card
+
+
+def _commits(history: Path) -> list[str]:
+    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    return list(dict.fromkeys(row["commit"] for row in rows if "commit" in row))
