@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from flyweight.models import pretrained_card
-from flyweight.pipeline import compress_to_file
+from flyweight.proof import compress_to_file
 
 ARCHITECTURE = "resnet20"
 RESULTS = Path(__file__).parent / "results" / "compression.csv"

@@ -12,7 +12,8 @@ from flyweight.errors import (
 )
 from flyweight.ledger import ledger
 from flyweight.models import create_model, load_pretrained
-from flyweight.pipeline import compress, compress_to_file, decompress, evaluate, load, save
+from flyweight.pipeline import compress, decompress, load, save
+from flyweight.proof import compress_to_file, evaluate
 from flyweight.recipes import Recipe, load_recipe
 from flyweight.training import train
 

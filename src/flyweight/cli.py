@@ -112,7 +112,7 @@ def compress(
 ) -> None:
     """Prune, share and entropy-code a network into one file, and prove what it does."""
     from flyweight.console import print_rows, progress_bar
-    from flyweight.pipeline import compress_to_file
+    from flyweight.proof import compress_to_file
 
     with progress_bar(quiet=quiet) as progress:
         report = compress_to_file(
@@ -156,7 +156,7 @@ def decompress(
     quiet: Quiet = False,
 ) -> None:
     """Turn a .fly file into a .safetensors file of ordinary weights."""
-    from flyweight.pipeline import decompress_to_file
+    from flyweight.proof import decompress_to_file
 
     result = decompress_to_file(file, output)
     if as_json:
@@ -195,7 +195,7 @@ def evaluate(
 ) -> None:
     """Measure the accuracy on the 10,000 test images of what a file holds."""
     from flyweight.console import print_rows, progress_bar
-    from flyweight.pipeline import evaluate as run
+    from flyweight.proof import evaluate as run
 
     with progress_bar(quiet=quiet) as progress:
         result = run(file, architecture=architecture, data=data, device=device, progress=progress)

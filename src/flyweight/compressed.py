@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flyweight.container import (
+from flyweight.coding import (
     CodedTensor,
-    Container,
     code_alias,
     code_lossless,
     code_shared,
     decode_dense,
     decode_shared,
 )
+from flyweight.container import Container
 from flyweight.errors import FormatError, ModelError
 
 __all__ = ["CompressedModel", "CompressedTensor"]

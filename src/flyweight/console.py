@@ -41,7 +41,7 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
 def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row of text per tensor, per overhead and for the total."""
     parts = ("symbols", "positions", "codebook", "tables", "dense")
-    columns = ["tensor", "weights", "non-zero", *parts, "header", "bytes", "bound", "bits/weight"]
+    columns = ["tensor", "values", "non-zero", *parts, "header", "bytes", "bound", "bits/value"]
     rows: list[list[str]] = []
     for row in ledger.rows:
         sizes = [row.part_bytes.get(part, 0) for part in parts]  # type: ignore[call-overload]

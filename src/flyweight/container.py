@@ -27,16 +27,7 @@ from typing import TypeVar
 
 from flyweight.coding import (
     CodedTensor,
-    PartKind,
-    code_alias,
-    code_constant,
-    code_dense,
-    code_lossless,
-    code_shared,
-    decode_dense,
-    decode_shared,
     decode_symbols,
-    decode_tensor,
     encode_symbols,
 )
 from flyweight.coding.header import Outline, pack_header, unpack_header
@@ -46,17 +37,7 @@ from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
-    "CodedTensor",
     "Container",
-    "PartKind",
-    "code_alias",
-    "code_constant",
-    "code_dense",
-    "code_lossless",
-    "code_shared",
-    "decode_dense",
-    "decode_shared",
-    "decode_tensor",
     "dumps",
     "loads",
     "overhead",

@@ -100,7 +100,7 @@ def folder(tmp_path, monkeypatch, tiny_data, tiny_fly):
     def load(path=None, *, progress=None):
         return tiny_data if path is None else load_cifar10(path, progress=progress)
 
-    monkeypatch.setattr("flyweight.pipeline.load_cifar10", load)
+    monkeypatch.setattr("flyweight.proof.load_cifar10", load)
     monkeypatch.setattr("flyweight.training.run.load_cifar10", load)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != ""])
     monkeypatch.delitem(sys.modules, "networks", raising=False)

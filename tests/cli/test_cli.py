@@ -68,7 +68,7 @@ def test_a_network_by_name_is_named_in_the_file_and_needs_no_architecture(
 ):
     test = Split(tiny_data.test.images[:10], tiny_data.test.labels[:10])
     monkeypatch.setattr(
-        "flyweight.pipeline.load_cifar10",
+        "flyweight.proof.load_cifar10",
         lambda path, *, progress: Cifar10(tiny_data.train, test),
     )
     state = create_model("resnet20", seed=3).state_dict()

@@ -10,7 +10,8 @@ from flyweight.compressed import CompressedTensor
 from flyweight.data import Cifar10, Split
 from flyweight.ledger import ledger
 from flyweight.models import create_model, load_pretrained
-from flyweight.pipeline import compress, course_ratio, load, save
+from flyweight.pipeline import compress, load, save
+from flyweight.proof import course_ratio
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.training import TrainingConfig, accuracy, fit_, predict
 

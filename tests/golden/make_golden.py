@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flyweight.coding import carrier
-from flyweight.container import Container, code_alias, code_lossless, code_shared, write
+from flyweight.coding import carrier, code_alias, code_lossless, code_shared
+from flyweight.container import Container, write
 
 FOLDER = Path(__file__).parent
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flyweight.coding import carrier
-from flyweight.container import decode_tensor, dumps, read
+from flyweight.coding import carrier, decode_tensor
+from flyweight.container import dumps, read
 
 FOLDER = Path(__file__).parent
 EXPECTED = json.loads((FOLDER / "v1.json").read_text(encoding="utf-8"))

@@ -13,24 +13,20 @@ import pytest
 
 from flyweight.coding import (
     DTYPES,
+    code_alias,
+    code_constant,
+    code_lossless,
+    code_shared,
     decode_positions,
+    decode_shared,
     decode_symbols,
+    decode_tensor,
     encode_positions,
     encode_symbols,
 )
 from flyweight.coding.header import pack_header, unpack_header
 from flyweight.coding.varint import varint
-from flyweight.container import (
-    Container,
-    code_alias,
-    code_constant,
-    code_lossless,
-    code_shared,
-    decode_shared,
-    decode_tensor,
-    dumps,
-    loads,
-)
+from flyweight.container import Container, dumps, loads
 from flyweight.errors import FormatError
 from flyweight.ledger import ledger
 

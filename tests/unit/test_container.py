@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyweight.coding.header import pack_header, unpack_header
-from flyweight.container import (
+from flyweight.coding import (
     CodedTensor,
-    Container,
     code_alias,
     code_constant,
     code_dense,
@@ -21,12 +19,9 @@ from flyweight.container import (
     decode_dense,
     decode_shared,
     decode_tensor,
-    dumps,
-    loads,
-    overhead,
-    read,
-    write,
 )
+from flyweight.coding.header import pack_header, unpack_header
+from flyweight.container import Container, dumps, loads, overhead, read, write
 from flyweight.errors import FormatError, ModelError
 
 

@@ -31,6 +31,7 @@ ROOMS = [
     "recipes",
     "stages",
     "pipeline",
+    "proof",
     "search",
     "report",
     "console",

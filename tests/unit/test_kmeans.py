@@ -42,6 +42,22 @@ def test_lloyds_conditions_hold(data, clusters, init):
         assert float(members.mean()) == pytest.approx(float(centroids[k]), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("data", "clusters"),
+    [
+        ([0.0, 0.0, 1.0, 0.5, 0.25, 0.125], 4),  # a value halfway between two centroids
+        ([0.0, 1.0, 0.5, 0.25, 0.125, -1.0, -3.3491033297363128e-43], 6),  # lost in rounding
+    ],
+)
+def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clusters):
+    values = torch.tensor(data, dtype=torch.float64)
+    centroids = kmeans_1d(values, clusters, init="density")
+    assert (centroids.diff() > 0).all()
+    nearest = (values[:, None] - centroids[None]).abs().argmin(1)
+    means = [float(values[nearest == k].mean()) for k in range(len(centroids))]
+    assert means == pytest.approx(centroids.tolist(), abs=1e-9)
+
+
 def test_two_clusters_by_brute_force():
     data = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.2, 2.9], dtype=torch.float64)
 

@@ -5,16 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from flyweight.coding import entropy
-from flyweight.container import (
-    Container,
-    code_alias,
-    code_constant,
-    code_dense,
-    code_shared,
-    dumps,
-    write,
-)
+from flyweight.coding import code_alias, code_constant, code_dense, code_shared, entropy
+from flyweight.container import Container, dumps, write
 from flyweight.errors import FormatError
 from flyweight.ledger import ledger
 

@@ -12,7 +12,8 @@ from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Cifar10, Split
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.ledger import ledger
-from flyweight.pipeline import compress, compress_to_file, course_ratio, decompress, load, save
+from flyweight.pipeline import compress, decompress, load, save
+from flyweight.proof import compress_to_file, course_ratio
 from flyweight.pruning import global_magnitude_masks
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.training import TrainingConfig, predict
@@ -240,7 +241,7 @@ def test_course_ratio_by_hand():
 
 
 def test_the_report_is_measured_on_the_file(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("flyweight.pipeline.load_cifar10", lambda path, *, progress: data)
+    monkeypatch.setattr("flyweight.proof.load_cifar10", lambda path, *, progress: data)
     model = build(Convolutional)
     torch.save(model.state_dict(), tmp_path / "model.pt")
     path = tmp_path / "model.fly"

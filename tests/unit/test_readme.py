@@ -27,7 +27,8 @@ def test_the_quickstart_runs_as_written(tmp_path, monkeypatch, capsys, cifar10):
         pruning=dataclasses.replace(plan.pruning, sparsity=0.5, training=still),
         sharing=dataclasses.replace(plan.sharing, bits=5, training=still),
     )
-    monkeypatch.setattr("flyweight.pipeline.load_cifar10", lambda *args, **kwargs: few)
+    for module in ("pipeline", "proof"):
+        monkeypatch.setattr(f"flyweight.{module}.load_cifar10", lambda *args, **kwargs: few)
     monkeypatch.setattr("flyweight.pipeline.load_recipe", lambda name: plan)
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")

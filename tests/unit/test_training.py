@@ -223,6 +223,7 @@ def test_the_card_of_a_resumed_run_names_the_code_of_every_epoch(tmp_path, monke
     assert card["commit"] == "second"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, of itself
 def test_a_compiled_run_learns_the_same():
     if not any(map(shutil.which, ("g++", "clang++"))):
         pytest.skip("no C++ compiler")

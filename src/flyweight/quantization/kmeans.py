@@ -65,12 +65,12 @@ def kmeans_1d(
         if torch.equal(updated, centroids):
             break
         centroids = updated
-    return centroids.to(values.dtype)
+    return torch.unique_consecutive(centroids.to(values.dtype))  # rounding may unite two
 
 
 def _edges(ordered: Tensor, centroids: Tensor) -> Tensor:
     middles = (centroids[1:] + centroids[:-1]) / 2
-    inner = torch.searchsorted(ordered, middles)
+    inner = torch.searchsorted(ordered, middles, right=True)  # a draw goes to the lower one
     ends = inner.new_tensor([0, ordered.numel()])
     return torch.cat([ends[:1], inner, ends[1:]])
 

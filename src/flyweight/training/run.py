@@ -38,8 +38,8 @@ def train(
     ``output`` is a folder. While the run lasts it also holds ``checkpoint.pt``, written after each
     epoch, from which ``resume=True`` goes on. Of the last epoch and the moving average, the one
     better on the 5,000 validation images is kept (the average where all 50,000 images are trained
-    on). Returns the card; accuracies are fractions, ``commits`` is the code of all epochs, in order,
-    and ``commit`` that of the last. The test images decide nothing.
+    on). Returns the card; accuracies are fractions, ``commits`` is the code of all epochs, in
+    order, and ``commit`` that of the last. The test images decide nothing.
 
     Raises CheckpointError if ``output`` holds a finished run, another run, or any run where
     ``resume`` is False.
@@ -114,5 +114,7 @@ def train(
 
 
 def _commits(history: Path) -> list[str]:
-    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    rows = (
+        [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    )
     return list(dict.fromkeys(row["commit"] for row in rows if "commit" in row))
