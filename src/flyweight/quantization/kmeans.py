@@ -65,7 +65,8 @@ def kmeans_1d(
         if torch.equal(updated, centroids):
             break
         centroids = updated
-    return torch.unique_consecutive(centroids.to(values.dtype))  # rounding may unite two
+    merged: Tensor = torch.unique_consecutive(centroids.to(values.dtype))  # rounding may unite two
+    return merged
 
 
 def _edges(ordered: Tensor, centroids: Tensor) -> Tensor:
