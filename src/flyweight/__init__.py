@@ -10,11 +10,11 @@ from flyweight.errors import (
     ModelError,
     RecipeError,
 )
-from flyweight.ledger import ledger
 from flyweight.models import create_model, load_pretrained
 from flyweight.pipeline import compress, decompress, load, save
-from flyweight.proof import compress_to_file, evaluate
+from flyweight.proof import compress_to_file, evaluate, ledger
 from flyweight.recipes import Recipe, load_recipe
+from flyweight.shrink import shrink
 from flyweight.training import train
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "load_pretrained",
     "load_recipe",
     "save",
+    "shrink",
     "train",
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flyweight.errors import FlyweightError
+from flyweight.errors import FlyweightError, RecipeError
 
 app = typer.Typer(
     name="flyweight",
@@ -102,7 +102,22 @@ def train(
 def compress(
     model: Annotated[str, typer.Argument(help="Pretrained network by name, or a checkpoint file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .fly file to write.")],
-    recipe: Annotated[str, typer.Option(help="quick, full, or a TOML file.")] = "quick",
+    recipe: Annotated[
+        str | None, typer.Option(help="quick (if nothing is said), full, or a TOML file.")
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="Shrink any .safetensors: 2^bits values a tensor, no data needed."),
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Pack any .safetensors without losing a bit.")
+    ] = False,
+    grid: Annotated[
+        str, typer.Option(help="With --bits: kmeans, or uniform (multiples of a step).")
+    ] = "kmeans",
+    effort: Annotated[
+        str, typer.Option(help="With --bits or --lossless: fast, balanced or smallest.")
+    ] = "balanced",
     architecture: ArchitectureName = None,
     data: Data = None,
     device: Device = "auto",
@@ -110,15 +125,26 @@ def compress(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune, share and entropy-code a network into one file, and prove what it does."""
+    """Make the smallest file of a network, and prove what it does.
+
+    With --bits or --lossless: of any .safetensors file, its index or its folder, without training
+    and without data.
+    """
     from flyweight.console import print_rows, progress_bar
     from flyweight.proof import compress_to_file
 
+    if bits is not None or lossless:
+        if recipe is not None or architecture is not None or (lossless and bits is not None):
+            raise RecipeError(
+                "--bits and --lossless stand alone, each; leave out --recipe and --architecture"
+            )
+        _shrink(model, output, bits, grid, effort, as_json=as_json, quiet=quiet)
+        return
     with progress_bar(quiet=quiet) as progress:
         report = compress_to_file(
             model,
             output,
-            recipe,
+            recipe or "quick",
             architecture=architecture,
             data=data,
             device=device,
@@ -148,17 +174,52 @@ def compress(
     )
 
 
+def _shrink(
+    model: str,
+    output: Path,
+    bits: int | None,
+    grid: str,
+    effort: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from flyweight.console import print_rows, progress_bar
+    from flyweight.shrink import shrink
+
+    with progress_bar(quiet=quiet) as progress:
+        report = shrink(model, output, bits=bits, grid=grid, effort=effort, progress=progress)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+        return
+    rate = report.tensor_bytes / 1e6 / report.seconds
+    print_rows(
+        {
+            "file": output,
+            "tensor bytes": f"{report.tensor_bytes:,}",
+            "file bytes": f"{report.file_bytes:,}",
+            "ratio": f"{report.ratio:.2f}x (tensors of the checkpoint over the whole file)",
+            "tensors": f"{report.tensors}, {report.quantized} of them of few values, "
+            "the others bit for bit",
+            "run": f"{report.seconds:.1f} s, {rate:.0f} MB/s",
+        }
+    )
+
+
 @app.command()
 def decompress(
     file: Annotated[Path, typer.Argument(help="A .fly file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    architecture: ArchitectureName = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a .fly file into a .safetensors file of ordinary weights."""
+    from flyweight.console import progress_bar
     from flyweight.proof import decompress_to_file
 
-    result = decompress_to_file(file, output)
+    with progress_bar(quiet=quiet) as progress:
+        result = decompress_to_file(file, output, architecture=architecture, progress=progress)
     if as_json:
         print(json.dumps(result))
     elif not quiet:
@@ -168,14 +229,15 @@ def decompress(
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .fly file.")],
+    architecture: ArchitectureName = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Show where every byte of a .fly file went; entropy bounds stand in brackets."""
     from flyweight.console import ledger_table, print_table
-    from flyweight.ledger import ledger
+    from flyweight.proof import ledger
 
-    account = ledger(file)
+    account = ledger(file, architecture=architecture)
     if as_json:
         print(json.dumps(account.to_dict()))
         return

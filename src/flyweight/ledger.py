@@ -1,7 +1,8 @@
 """Where every byte of a ``.fly`` file went, beside the least that the entropy allows.
 
 The bound of symbols and of positions is their order-0 entropy: what a perfect code that treats
-symbols alone would spend, tables not counted. The other parts are their own bound.
+symbols alone would spend, tables not counted; a coder that looks at neighbours can spend less.
+The other parts are their own bound.
 
 Example:
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from flyweight.coding import CodedTensor, PartKind, decode_dense, decode_shared, entropy
 from flyweight.coding.scalars import nonzero_count
-from flyweight.container import Container, dumps, loads, overhead
+from flyweight.container import Container, Skeleton, dumps, loads, overhead
 from flyweight.errors import FormatError
 
 __all__ = ["Ledger", "Row", "ledger"]
@@ -149,10 +150,13 @@ class Ledger:
         }
 
 
-def ledger(source: Container | bytes | str | os.PathLike[str]) -> Ledger:
+def ledger(
+    source: Container | bytes | str | os.PathLike[str], *, skeleton: Skeleton | None = None
+) -> Ledger:
     """Return the account of a container, of the bytes of a file, or of the file at a path.
 
-    Every tensor is decoded. Raises `FormatError` if the file is damaged.
+    Every tensor is decoded. ``skeleton`` gives names and shapes where the file leaves them to
+    its architecture. Raises `FormatError` if the file is damaged.
     """
     if isinstance(source, Container):
         data = dumps(source)
@@ -161,8 +165,8 @@ def ledger(source: Container | bytes | str | os.PathLike[str]) -> Ledger:
     else:
         data = Path(source).read_bytes()
     try:
-        rows = tuple(_row(tensor) for tensor in loads(data).tensors)
-        return Ledger(rows=rows, overhead=overhead(data))
+        rows = tuple(_row(tensor) for tensor in loads(data, skeleton=skeleton).tensors)
+        return Ledger(rows=rows, overhead=overhead(data, skeleton=skeleton))
     except FormatError as error:
         if isinstance(source, (Container, bytes)):
             raise
@@ -179,7 +183,7 @@ def _row(tensor: CodedTensor) -> Row:
             nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
         ]
         nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
-        zeros_apart = tensor.parts["tables"][:1] != b"\0"
+        zeros_apart = tensor.coder == "plain" and tensor.parts["tables"][:1] != b"\0"
         bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
         if zeros_apart:
             bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8

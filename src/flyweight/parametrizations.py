@@ -114,10 +114,14 @@ class SharedWeight(nn.Module):
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and as many levels as are in use."""
+        """What the layer sees, as symbols and ascending levels, as many as are in use."""
         means, counts = _cluster_means(weight, self.symbols, self.clusters)
-        renumbered = torch.cat([counts.new_zeros(1), (counts > 0).cumsum(0)])
-        return CompressedTensor(renumbered[self.symbols].to(torch.int32), means[counts > 0])
+        used = (counts > 0).nonzero().flatten()
+        used = used[means[used].argsort()]
+        numbers = torch.zeros_like(counts, dtype=torch.int32)
+        numbers[used] = torch.arange(1, used.numel() + 1, dtype=torch.int32, device=used.device)
+        numbers = torch.cat([numbers.new_zeros(1), numbers])
+        return CompressedTensor(numbers[self.symbols], means[used])
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import hashlib
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from flyweight.compressed import CompressedModel, CompressedTensor
-from flyweight.container import read, write
+from flyweight.container import Container, Reader, read, write
 from flyweight.data import Cifar10, load_cifar10
 from flyweight.errors import ModelError
 from flyweight.models import (
     Architecture,
+    architectures,
     build,
     fill_,
     load_pretrained,
@@ -34,6 +39,7 @@ __all__ = [
     "load",
     "materialize",
     "save",
+    "skeleton",
 ]
 
 
@@ -118,28 +124,116 @@ def _on_cpu(shared: dict[str, CompressedTensor]) -> dict[str, CompressedTensor]:
 
 
 def save(compressed: CompressedModel, path: str | os.PathLike[str]) -> int:
-    """Write a ``.fly`` file, whole or not at all; return its size in bytes."""
-    return write(compressed.to_container(), path)
+    """Write a ``.fly`` file, whole or not at all; return its size in bytes.
+
+    Where the compressed model is of an architecture that flyweight knows by name, the file leaves
+    names and shapes of the tensors to it.
+    """
+    if compressed.metadata.get("architecture") not in architectures():
+        return write(compressed.to_container(), path)
+    known = skeleton(compressed.metadata)
+    place = {name: number for number, name in enumerate(known)}
+    ordered = sorted(compressed.tensors, key=lambda name: place.get(name, len(place)))
+    tensors = {name: compressed.tensors[name] for name in ordered}
+    container = dataclasses.replace(compressed, tensors=tensors).to_container()
+    shapes = {tensor.name: tensor.shape for tensor in container.tensors}
+    return write(container, path, bare=list(shapes.items()) == list(known.items()))
 
 
-def decompress(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict that a ``.fly`` file holds. Raises FormatError if it is damaged."""
-    return CompressedModel.from_container(read(path)).state_dict()
+def skeleton(
+    metadata: Mapping[str, str], *, architecture: Architecture | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of an architecture, in the order in which a file has them.
+
+    ``architecture`` as for `load`. Raises ModelError without one that is known.
+    """
+    state = build(_known(metadata, architecture, "the file")).state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    for name, value in state.items():
+        first.setdefault(id(value), name)
+    names = [*first.values(), *(name for name in state if name not in set(first.values()))]
+    return {name: tuple(state[name].shape) for name in names}
 
 
-def load(path: str | os.PathLike[str], *, architecture: Architecture | None = None) -> nn.Module:
+def _known(
+    metadata: Mapping[str, str], architecture: Architecture | None, where: str
+) -> Architecture:
+    if architecture is None:
+        architecture = metadata.get("architecture")
+        if architecture is None or ":" in architecture:
+            raise ModelError(
+                f"{where} does not name a network that flyweight knows; give --architecture"
+            )
+    return architecture
+
+
+def decompress(
+    path: str | os.PathLike[str],
+    *,
+    names: Collection[str] | None = None,
+    architecture: Architecture | None = None,
+) -> dict[str, Tensor]:
+    """The state dict that a ``.fly`` file holds; with ``names``, those tensors and no others.
+
+    With ``names`` only what they need is read and checked. ``architecture`` as for `load`; it is
+    needed only for a file that leaves names and shapes to one that flyweight does not know.
+
+    Raises FormatError if the file is damaged or lacks a tensor that is named.
+    """
+    find = functools.partial(skeleton, architecture=architecture)
+    if names is None:
+        return CompressedModel.from_container(read(path, skeleton=find)).state_dict()
+    with Reader(path, skeleton=find) as reader:
+        places = {outline.name: outline for outline in reader.outlines}
+        sources = {
+            name: name
+            if name not in places or places[name].target is None
+            else reader.outlines[places[name].target or 0].name
+            for name in names
+        }
+        coded = Container(tuple(reader.tensors(set(sources.values()))))
+    values = CompressedModel.from_container(coded).state_dict()
+    return {name: values[source] for name, source in sources.items()}
+
+
+@overload
+def load(
+    path: str | os.PathLike[str], *, architecture: Architecture | None = None, names: None = None
+) -> nn.Module: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    architecture: Architecture | None = None,
+    names: Collection[str],
+) -> dict[str, Tensor]: ...
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    architecture: Architecture | None = None,
+    names: Collection[str] | None = None,
+) -> nn.Module | dict[str, Tensor]:
     """A fresh module in evaluation mode with the weights of a ``.fly`` file.
 
     ``architecture`` is a name, ``package.module:factory`` or a function that builds the module;
     None takes the name in the file. The file itself never makes anything be imported or run.
+    With ``names`` only the tensors named are read, and returned by name.
 
     Raises FormatError if the file is damaged, ModelError without a known architecture, and
     CheckpointError if the file holds the weights of another one.
 
     Example:
         >>> model = load("resnet20.fly")  # doctest: +SKIP
+        >>> head = load("resnet20.fly", names=["linear.weight"])  # doctest: +SKIP
     """
-    compressed = CompressedModel.from_container(read(path))
+    if names is not None:
+        return decompress(path, names=names, architecture=architecture)
+    find = functools.partial(skeleton, architecture=architecture)
+    compressed = CompressedModel.from_container(read(path, skeleton=find))
     return materialize(compressed, architecture, str(path))
 
 
@@ -150,12 +244,6 @@ def materialize(
 
     ``architecture`` as for `load`; ``where`` names the compressed model in errors.
     """
-    if architecture is None:
-        architecture = compressed.metadata.get("architecture")
-        if architecture is None or ":" in architecture:
-            raise ModelError(
-                f"{where} does not name a network that flyweight knows; give --architecture"
-            )
-    model = build(architecture)
+    model = build(_known(compressed.metadata, architecture, where))
     fill_(model, compressed.state_dict(), where=where)
     return model.eval()

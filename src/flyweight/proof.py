@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from flyweight.coding import code_lengths
+from flyweight.checkpoints import SafetensorsWriter
+from flyweight.coding import code_lengths, decode_tensor
 from flyweight.compressed import CompressedModel, CompressedTensor
-from flyweight.container import MAGIC
+from flyweight.container import MAGIC, Reader, check_target, replacing
 from flyweight.data import load_cifar10
-from flyweight.errors import CheckpointError, ModelError
+from flyweight.errors import ModelError
+from flyweight.ledger import Ledger
+from flyweight.ledger import ledger as account
 from flyweight.models import (
     Architecture,
     architectures,
@@ -23,11 +27,11 @@ from flyweight.models import (
     fill_,
     load_pretrained,
     read_state_dict,
-    write_state_dict,
 )
-from flyweight.pipeline import compress, decompress, load, materialize, save
+from flyweight.pipeline import compress, load, materialize, save, skeleton
 from flyweight.provenance import source_commit
 from flyweight.recipes import Recipe, load_recipe
+from flyweight.shrink import METADATA_PREFIX
 from flyweight.stages import check_model
 from flyweight.training import Progress, accuracy, choose_device, describe_device, predict
 
@@ -37,6 +41,7 @@ __all__ = [
     "course_ratio",
     "decompress_to_file",
     "evaluate",
+    "ledger",
 ]
 
 
@@ -89,7 +94,7 @@ def compress_to_file(
     """
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     path = Path(path)
-    _check_target(path)
+    check_target(path)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     original, named = _open_model(model, architecture)
     check_model(original)
@@ -180,17 +185,47 @@ def evaluate(
 
 
 def decompress_to_file(
-    path: str | os.PathLike[str], output: str | os.PathLike[str]
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    architecture: Architecture | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the tensors of a ``.fly`` file as ``.safetensors``, whole or not at all.
 
-    Tied tensors are written once for each name. Returns ``tensors``, ``bytes`` and ``path``.
+    One tensor is in memory at a time; tied tensors are written once for each name. Returns
+    ``tensors``, ``bytes`` and ``path``.
     """
     target = Path(output)
-    _check_target(target)
-    state = decompress(path)
-    write_state_dict(state, target)
-    return {"path": str(target), "tensors": len(state), "bytes": target.stat().st_size}
+    check_target(target)
+    find = functools.partial(skeleton, architecture=architecture)
+    with Reader(path, skeleton=find) as reader:
+        reader.verify()
+        metadata = {
+            key.removeprefix(METADATA_PREFIX): text
+            for key, text in reader.metadata.items()
+            if key.startswith(METADATA_PREFIX)
+        }
+        outlines = reader.outlines
+        told = [(outline.name, outline.dtype, outline.shape) for outline in outlines]
+        with replacing(target) as file:
+            writer = SafetensorsWriter(file, told, metadata)
+            for done, outline in enumerate(outlines):
+                source = outline if outline.target is None else outlines[outline.target]
+                writer.add(outline.name, decode_tensor(reader.tensor(source.name)))
+                if progress is not None:
+                    progress("decompress", done + 1, len(outlines))
+    return {"path": str(target), "tensors": len(outlines), "bytes": target.stat().st_size}
+
+
+def ledger(path: str | os.PathLike[str], *, architecture: Architecture | None = None) -> Ledger:
+    """Where every byte of a ``.fly`` file went, beside the least that the entropy allows.
+
+    Every tensor is decoded. ``architecture`` as for `load`; it is needed only for a file that
+    leaves names and shapes to one that flyweight does not know. Raises FormatError if the file is
+    damaged.
+    """
+    return account(path, skeleton=functools.partial(skeleton, architecture=architecture))
 
 
 def _is_fly_file(path: Path) -> bool:
@@ -198,15 +233,6 @@ def _is_fly_file(path: Path) -> bool:
         return path.suffix == ".fly"
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name the file to write")
-    if not path.absolute().parent.is_dir():
-        raise CheckpointError(f"the folder {path.absolute().parent} does not exist; create it")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise CheckpointError(f"the folder {path.absolute().parent} cannot be written to")
 
 
 def _open_model(

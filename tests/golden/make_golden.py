@@ -72,9 +72,9 @@ def container():
         if is_shared:
             levels = np.unique(values[values != 0])
             symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype))
+            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype, coder="plain"))
         else:
-            tensors.append(code_lossless(name, values, dtype=dtype))
+            tensors.append(code_lossless(name, values, dtype=dtype, planes=False))
     tensors.append(code_alias("tied.weight", tensors[1], target=1))
     return Container(tensors=tuple(tensors), metadata={"made by": "flyweight", "用": "golden"})
 

@@ -20,7 +20,7 @@ from flyweight.coding import (
     decode_shared,
     decode_tensor,
 )
-from flyweight.coding.header import pack_header, unpack_header
+from flyweight.coding.header import outline_of, pack_header, unpack_header
 from flyweight.container import Container, dumps, loads, overhead, read, write
 from flyweight.errors import FormatError, ModelError
 
@@ -211,8 +211,12 @@ def replaced(**changes):
         (replaced(levels=3), "codebook"),
         (replaced(levels=1 << 16), "65536 levels"),
         (replaced(target=0), "target"),
-        (replaced(encoding="dense", parts={"dense": b""}, levels=0), "432 values"),
-        (replaced(encoding="constant", parts={"dense": b"x"}, levels=0), "one value"),
+        (replaced(coder="planes"), "coder"),
+        (replaced(encoding="dense", parts={"dense": b""}, levels=0, coder="plain"), "432 values"),
+        (
+            replaced(encoding="constant", parts={"dense": b"x"}, levels=0, coder="plain"),
+            "one value",
+        ),
     ],
 )
 def test_malformed_tensors_are_refused(tensor, message):
@@ -316,7 +320,7 @@ def test_damage_in_a_part_names_the_tensor():
 
 def test_header_outlines_tell_the_lengths_of_parts():
     tensor = shared()
-    (outline,), metadata = unpack_header(pack_header([tensor], {"k": "v"}))
+    (outline,), metadata = unpack_header(pack_header([outline_of(tensor)], {"k": "v"}))
     assert metadata == {"k": "v"}
     assert outline.lengths == {kind: len(part) for kind, part in tensor.parts.items()}
     assert outline.stored_bytes == tensor.stored_bytes

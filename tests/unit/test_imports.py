@@ -19,9 +19,11 @@ ROOMS = [
     "coding",
     "container",
     "ledger",
+    "checkpoints",
     "compressed",
     "pruning",
     "quantization",
+    "shrink",
     "proximal",
     "parametrizations",
     "batch_norm",
@@ -38,7 +40,7 @@ ROOMS = [
     "__init__",  # the public names: of all rooms only the command line may use them
     "cli",
 ]
-WITHOUT_TORCH = ["errors", "provenance", "coding", "container", "ledger"]
+WITHOUT_TORCH = ["errors", "provenance", "coding", "container", "ledger", "checkpoints"]
 FOLDER = Path(flyweight.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
 

@@ -58,6 +58,16 @@ def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clust
     assert means == pytest.approx(centroids.tolist(), abs=1e-9)
 
 
+@pytest.mark.parametrize("init", ["linear", "density"])
+def test_weights_count_a_value_as_often_as_they_say(init):
+    values = torch.linspace(-1, 1, 40, dtype=torch.float64) ** 3
+    counts = torch.arange(40) % 7 + 1
+    repeated = kmeans_1d(values.repeat_interleave(counts), 5, init=init)
+    weighted = kmeans_1d(values, 5, init=init, weights=counts)
+    torch.testing.assert_close(weighted, repeated)
+    assert not torch.equal(weighted, kmeans_1d(values, 5, init=init))
+
+
 def test_two_clusters_by_brute_force():
     data = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.2, 2.9], dtype=torch.float64)
 

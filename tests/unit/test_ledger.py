@@ -14,7 +14,8 @@ from flyweight.ledger import ledger
 def example():
     rng = np.random.default_rng(1)
     symbols = rng.integers(1, 4, (32, 16, 3, 3)) * (rng.random((32, 16, 3, 3)) < 0.25)
-    weight = code_shared("conv.weight", symbols, levels=np.float32([-1, 0.5, 2]))
+    levels = np.float32([-1, 0.5, 2])
+    weight = code_shared("conv.weight", symbols, levels=levels, coder="plain")
     return symbols, Container(
         tensors=(
             weight,
@@ -22,7 +23,9 @@ def example():
             code_constant("steps", (), value=np.int64(7), dtype="int64"),
             code_alias("tied.weight", weight, target=0),
             code_dense("half", np.uint16([0x8000, 0x3F80]), dtype="bfloat16"),
-            code_shared("dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3])),
+            code_shared(
+                "dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3]), coder="plain"
+            ),
             code_shared("zero level", [0, 1, 2, 2], levels=np.float32([0, 1])),
         ),
         metadata={"recipe": "quick"},
@@ -75,6 +78,16 @@ def test_bounds_are_the_order_zero_entropy():
     assert 0.9 < dense.bound_bytes["symbols"] / dense.part_bytes["symbols"] <= 1
     account = ledger(container)
     assert account.total_bound_bytes < account.total_bytes
+
+
+def test_zeros_in_the_alphabet_have_one_bound_and_a_context_coder_can_beat_it():
+    symbols = np.random.default_rng(0).integers(1, 5, 512) * (np.arange(512) % 5 < 2)
+    repeated = np.tile(symbols, (64, 1))
+    tensor = code_shared("w", repeated, levels=np.float32([-2, -1, 1, 2]), coder="context")
+    (row,) = ledger(Container(tensors=(tensor,))).rows
+    assert row.bound_bytes["symbols"] == entropy(np.bincount(repeated.ravel())) / 8
+    assert row.bound_bytes["positions"] == 0
+    assert row.part_bytes["symbols"] < 0.5 * row.bound_bytes["symbols"]
 
 
 def test_it_is_plain_json():

@@ -69,6 +69,7 @@ def test_public_names_are_pinned():
         "load_pretrained",
         "load_recipe",
         "save",
+        "shrink",
         "train",
     ]
     assert all(hasattr(flyweight, name) for name in flyweight.__all__)

@@ -6,6 +6,8 @@ every machine. Whatever is wrong with bytes that are read is a `flyweight.errors
 
 from __future__ import annotations
 
+from flyweight.coding.arrays import decode, encode
+from flyweight.coding.coders import Effort
 from flyweight.coding.entropy import entropy
 from flyweight.coding.huffman import (
     canonical_codewords,
@@ -32,6 +34,7 @@ from flyweight.coding.tensors import (
 __all__ = [
     "DTYPES",
     "CodedTensor",
+    "Effort",
     "Encoding",
     "PartKind",
     "canonical_codewords",
@@ -42,11 +45,13 @@ __all__ = [
     "code_lengths",
     "code_lossless",
     "code_shared",
+    "decode",
     "decode_dense",
     "decode_positions",
     "decode_shared",
     "decode_symbols",
     "decode_tensor",
+    "encode",
     "encode_positions",
     "encode_symbols",
     "entropy",

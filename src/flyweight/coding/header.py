@@ -3,14 +3,16 @@
 Names are cut at their dots and front-coded: each says how many components it shares with the
 name before, then the new ones. A component, a shape or a kind of tensor is written out where
 it first occurs and is a small number after that, so a Huffman code over the bytes of the header
-finds much to save.
+finds much to save. Where whoever reads knows the architecture, names and shapes can be left out:
+a digest makes sure that it is the same.
 
 Source: front coding as in Witten, Moffat & Bell 1999, section 4.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -21,18 +23,36 @@ from flyweight.coding.tensors import (
     MAX_RANK,
     PART_KINDS,
     CodedTensor,
+    Coder,
     Encoding,
     PartKind,
 )
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 
-__all__ = ["Outline", "pack_header", "unpack_header"]
+__all__ = ["Outline", "Shapes", "Skeleton", "outline_of", "pack_header", "unpack_header"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of the tensors of an architecture, in order, with their shapes."""
+
+Skeleton = Callable[[Mapping[str, str]], Shapes]
+"""Gives the names and shapes of the architecture that the metadata of a file tells of."""
+
+_DIGEST = 8  # bytes
 
 # The place is the number in the file. The fifth form is a constant whose bits are all zero.
-_ENCODINGS: tuple[Encoding, ...] = ("shared", "dense", "constant", "alias", "constant")
+_FORMS: tuple[tuple[Encoding, Coder], ...] = (
+    ("shared", "plain"),
+    ("dense", "plain"),
+    ("constant", "plain"),
+    ("alias", "plain"),
+    ("constant", "plain"),
+    ("shared", "interleaved"),
+    ("shared", "rans"),
+    ("shared", "context"),
+    ("dense", "planes"),
+)
 _ZERO_CONSTANT = 4
-_SHARED_LENGTHS: tuple[PartKind, ...] = ("tables", "positions", "symbols")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +67,12 @@ class Outline:
     lengths: Mapping[PartKind, int]
     levels: int = 0
     target: int | None = None
+    coder: Coder = "plain"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
 
     @property
     def stored_bytes(self) -> int:
@@ -69,7 +95,31 @@ class Outline:
             parts=parts,
             levels=self.levels,
             target=self.target,
+            coder=self.coder,
         )
+
+
+def outline_of(tensor: CodedTensor) -> Outline:
+    """Return what the header tells of a coded tensor."""
+    return Outline(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        encoding=tensor.encoding,
+        storage=tensor.storage,
+        lengths={kind: len(part) for kind, part in tensor.parts.items()},
+        levels=tensor.levels,
+        target=tensor.target,
+        coder=tensor.coder,
+    )
+
+
+def _digest(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
+    """Return the first bytes of the SHA-256 of all names and shapes."""
+    digest = hashlib.sha256()
+    for name, shape in shapes:
+        digest.update(_pack_string(name) + varint(len(shape)) + b"".join(map(varint, shape)))
+    return digest.digest()[:_DIGEST]
 
 
 def _pack_string(text: str) -> bytes:
@@ -80,26 +130,25 @@ def _pack_string(text: str) -> bytes:
     return varint(len(raw)) + raw
 
 
-def pack_header(tensors: Sequence[CodedTensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of sound tensors (see `tensors.defect`), not yet Huffman-coded."""
+def pack_header(
+    tensors: Sequence[Outline], metadata: Mapping[str, str], *, bare: bool = False
+) -> bytes:
+    """Return the header of sound tensors (see `tensors.defect`), not yet Huffman-coded.
+
+    With ``bare`` a digest stands for names and shapes.
+    """
     out = [varint(len(metadata))]
     for key, text in sorted(metadata.items()):
         out += [_pack_string(key), _pack_string(text)]
     out.append(varint(len(tensors)))
-    words: dict[str, int] = {}
+    if bare:
+        out.append(_digest((tensor.name, tensor.shape) for tensor in tensors))
+    names = _NameWriter()
     kinds: dict[bytes, int] = {}
     shapes: dict[tuple[int, ...], int] = {}
-    previous: list[str] = []
     for tensor in tensors:
-        components = tensor.name.split(".")
-        shared = _shared_count(previous, components)
-        out += [varint(shared), varint(len(components) - shared)]
-        for word in components[shared:]:
-            out.append(varint(words.get(word, len(words))))
-            if word not in words:
-                words[word] = len(words)
-                out.append(_pack_string(word))
-        previous = components
+        if not bare:
+            out.append(names.write(tensor.name))
         kind = _kind(tensor)
         out.append(varint(kinds.get(kind, len(kinds))))
         if kind not in kinds:
@@ -108,33 +157,58 @@ def pack_header(tensors: Sequence[CodedTensor], metadata: Mapping[str, str]) -> 
         if tensor.target is not None:
             out.append(varint(tensor.target))
             continue
-        out.append(varint(shapes.get(tensor.shape, len(shapes))))
-        if tensor.shape not in shapes:
-            shapes[tensor.shape] = len(shapes)
-            out += map(varint, (len(tensor.shape), *tensor.shape))
+        if not bare:
+            out.append(varint(shapes.get(tensor.shape, len(shapes))))
+            if tensor.shape not in shapes:
+                shapes[tensor.shape] = len(shapes)
+                out += map(varint, (len(tensor.shape), *tensor.shape))
         if tensor.encoding == "shared":
             out.append(varint(tensor.levels))
-            out += (varint(len(tensor.parts[part])) for part in _SHARED_LENGTHS)
+            out += (varint(tensor.lengths[part]) for part in _lengths_told(tensor.coder))
+        elif tensor.coder == "planes":
+            out.append(varint(tensor.lengths["dense"]))
     return b"".join(out)
 
 
-def _shared_count(previous: list[str], components: list[str]) -> int:
-    count = 0
-    for before, now in zip(previous, components, strict=False):
-        if before != now:
-            break
-        count += 1
-    return count
+class _NameWriter:
+    """Front-coded names, of words that are written out once."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        self.previous: list[str] = []
+
+    def write(self, name: str) -> bytes:
+        components = name.split(".")
+        shared = 0
+        for before, now in zip(self.previous, components, strict=False):
+            if before != now:
+                break
+            shared += 1
+        out = [varint(shared), varint(len(components) - shared)]
+        for word in components[shared:]:
+            out.append(varint(self.words.get(word, len(self.words))))
+            if word not in self.words:
+                self.words[word] = len(self.words)
+                out.append(_pack_string(word))
+        self.previous = components
+        return b"".join(out)
 
 
-def _kind(tensor: CodedTensor) -> bytes:
-    number = _ENCODINGS.index(tensor.encoding)
-    if tensor.encoding == "constant" and not tensor.parts["dense"]:
+def _lengths_told(coder: Coder) -> tuple[PartKind, ...]:
+    """Return the parts of a shared tensor whose lengths stand in the header."""
+    return ("tables", "positions", "symbols") if coder == "plain" else ("tables", "symbols")
+
+
+def _kind(tensor: Outline) -> bytes:
+    number = _FORMS.index((tensor.encoding, tensor.coder))
+    if tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = _ZERO_CONSTANT
     return bytes([number, DTYPES.index(tensor.dtype), DTYPES.index(tensor.storage)])
 
 
-def unpack_header(raw: bytes) -> tuple[list[Outline], dict[str, str]]:
+def unpack_header(
+    raw: bytes, skeleton: Skeleton | None = None, *, bare: bool = False
+) -> tuple[list[Outline], dict[str, str]]:
     """Return the outlines and the metadata that `pack_header` stored; allocates no tensor."""
     reader = ByteReader(raw, "the header")
     metadata: dict[str, str] = {}
@@ -143,48 +217,74 @@ def unpack_header(raw: bytes) -> tuple[list[Outline], dict[str, str]]:
         if metadata and key <= next(reversed(metadata)):
             raise FormatError(f"the metadata key {key!r} is repeated or out of order.")
         metadata[key] = reader.string()
+    count = _count(reader, "tensors", 1 if bare else 4)
+    known = _known_shapes(reader, metadata, skeleton, count) if bare else None
     outlines: list[Outline] = []
     names = _NameReader()
     kinds: list[tuple[int, str, str]] = []
     shapes: list[tuple[int, ...]] = []
-    for _ in range(_count(reader, "tensors", 4)):
-        name = names.read(reader)
+    for place in range(count):
+        name = names.read(reader) if known is None else known[place][0]
         index = _known(reader, len(kinds), "kind")
         if index == len(kinds):
             kinds.append(_read_kind(reader))
         number, dtype, storage = kinds[index]
-        if _ENCODINGS[number] == "alias":
+        encoding, coder = _FORMS[number]
+        if encoding == "alias":
             outlines.append(_read_alias(reader, name, outlines, dtype))
             continue
-        index = _known(reader, len(shapes), "shape")
-        if index == len(shapes):
-            shapes.append(_read_shape(reader))
-        shape = shapes[index]
-        item = carrier(storage).itemsize
-        levels = 0
-        lengths: dict[PartKind, int]
-        if _ENCODINGS[number] == "shared":
-            levels = reader.varint()
-            lengths = {part: reader.varint() for part in _SHARED_LENGTHS}
-            lengths["codebook"] = levels * item
-        elif _ENCODINGS[number] == "dense":
-            lengths = {"dense": prod(shape) * item}
+        if known is None:
+            index = _known(reader, len(shapes), "shape")
+            if index == len(shapes):
+                shapes.append(_read_shape(reader))
+            shape = shapes[index]
         else:
-            lengths = {"dense": 0 if number == _ZERO_CONSTANT else item}
+            shape = known[place][1]
+        levels = reader.varint() if encoding == "shared" else 0
         outlines.append(
             Outline(
                 name=name,
                 shape=shape,
                 dtype=dtype,
-                encoding=_ENCODINGS[number],
+                encoding=encoding,
                 storage=storage,
-                lengths=lengths,
+                lengths=_read_lengths(reader, number, shape, storage, levels),
                 levels=levels,
+                coder=coder,
             )
         )
     if reader.position != len(raw):
         raise FormatError(f"the header has {len(raw) - reader.position} bytes too many.")
     return outlines, metadata
+
+
+def _known_shapes(
+    reader: ByteReader, metadata: Mapping[str, str], skeleton: Skeleton | None, count: int
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the names and shapes of the architecture, if its digest is that of the file."""
+    digest = reader.take(_DIGEST)
+    if skeleton is None:
+        raise FormatError("the file leaves names and shapes to its architecture; give that.")
+    shapes = list(skeleton(metadata).items())
+    if len(shapes) != count or _digest(shapes) != digest:
+        raise FormatError("the names and shapes of the file are those of another architecture.")
+    return shapes
+
+
+def _read_lengths(
+    reader: ByteReader, number: int, shape: tuple[int, ...], storage: str, levels: int
+) -> dict[PartKind, int]:
+    """Return the length of each part, read or known from what is there."""
+    encoding, coder = _FORMS[number]
+    item = carrier(storage).itemsize
+    if encoding == "shared":
+        lengths: dict[PartKind, int] = {"positions": 0, "codebook": levels * item}
+        return lengths | {part: reader.varint() for part in _lengths_told(coder)}
+    if coder == "planes":
+        return {"dense": reader.varint()}
+    if encoding == "dense":
+        return {"dense": prod(shape) * item}
+    return {"dense": 0 if number == _ZERO_CONSTANT else item}
 
 
 def _count(reader: ByteReader, what: str, least: int) -> int:
@@ -238,7 +338,7 @@ class _NameReader:
 
 def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     number, dtype, storage = reader.take(3)
-    if number >= len(_ENCODINGS):
+    if number >= len(_FORMS):
         raise FormatError(f"the header names the encoding {number}, which is unknown.")
     if max(dtype, storage) >= len(DTYPES):
         raise FormatError(f"the header names the dtype {max(dtype, storage)}, which is unknown.")

@@ -16,7 +16,12 @@ Initialization = Literal["linear", "density"]
 
 
 def kmeans_1d(
-    values: Tensor, clusters: int, *, init: Initialization = "linear", iterations: int = 300
+    values: Tensor,
+    clusters: int,
+    *,
+    init: Initialization = "linear",
+    iterations: int = 300,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Lloyd's algorithm on a line: the centroids, ascending, at most ``clusters`` of them.
 
@@ -24,7 +29,8 @@ def kmeans_1d(
     cluster is an interval, so that a round costs O(clusters · log n). ``init`` "linear" spreads
     the first centroids evenly from the least to the largest value, "density" puts them at evenly
     spaced quantiles. A centroid that loses all its values moves to the value farthest from its
-    own. With no more distinct values than clusters, the distinct values are returned.
+    own. With no more distinct values than clusters, the distinct values are returned. ``weights``
+    says how often each value counts (n numbers above 0; None: once).
 
     Raises ModelError for fewer than one cluster, no values, or values that are not finite.
 
@@ -38,28 +44,31 @@ def kmeans_1d(
         raise ModelError(f"k-means needs at least one cluster; {clusters} were asked for")
     if values.numel() == 0:
         raise ModelError("k-means was given no values; every weight of the tensor is zero")
-    ordered = values.detach().flatten().double().sort().values
+    ordered, order = values.detach().flatten().double().sort()
     if not bool(torch.isfinite(ordered).all()):
         raise ModelError("weights hold NaN or infinity and cannot be clustered")
     distinct: Tensor = torch.unique_consecutive(ordered)
     if distinct.numel() <= clusters:
         return distinct.to(values.dtype)
 
-    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    counted = torch.ones_like(ordered) if weights is None else weights.flatten().double()[order]
+    start = ordered.new_zeros(1)
+    totals = torch.cat([start, counted.cumsum(0)])
+    sums = torch.cat([start, (ordered * counted).cumsum(0)])
     if init == "linear":
         share_of_range = torch.linspace(0, 1, clusters, dtype=torch.float64, device=values.device)
         centroids = ordered[0] + share_of_range * (ordered[-1] - ordered[0])
     elif init == "density":
-        places = (torch.arange(clusters, device=values.device) * 2 + 1) * ordered.numel()
-        centroids = ordered[places // (2 * clusters)]
+        quantiles = (torch.arange(clusters, device=values.device) * 2 + 1) / (2 * clusters)
+        places = torch.searchsorted(totals[1:], quantiles.double() * totals[-1], right=True)
+        centroids = ordered[places.clamp(max=ordered.numel() - 1)]
     else:
         raise ModelError(f"init {init!r} is unknown; choose 'linear' or 'density'")
     for _ in range(iterations):
         edges = _edges(ordered, centroids)
-        counts = edges.diff()
-        updated = torch.where(
-            counts > 0, (sums[edges[1:]] - sums[edges[:-1]]) / counts.clamp(min=1), centroids
-        )
+        counts = totals[edges[1:]] - totals[edges[:-1]]
+        means = (sums[edges[1:]] - sums[edges[:-1]]) / counts
+        updated = torch.where(counts > 0, means, centroids)
         if bool((counts == 0).any()):
             updated = _refill(ordered, updated, counts)
         if torch.equal(updated, centroids):

@@ -1,0 +1,547 @@
+"""Machine-code kernels of `interleaved` and `planes`, compiled by Numba when first called.
+
+Nothing imports this module but `interleaved.kernels_for`, and only where the work is worth the
+start of a compiler. Numba checks no bounds: each kernel says what its caller has to make sure
+of, and reads and writes nothing outside it. Unaligned words are little-endian.
+
+Source: Giesen 2018, "Reading bits in far too many ways" (refills); Collet, Huff0 (four streams).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit, types  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from numba.extending import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    intrinsic,
+)
+from numpy.typing import NDArray
+
+__all__ = [
+    "build_tables",
+    "count_bytes",
+    "count_symbols",
+    "decode_alone",
+    "decode_four",
+    "encode_one",
+    "encode_pairs",
+    "fill_pairs",
+    "join",
+    "split",
+]
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+Word = np.uint64
+_BLOCK = 4096  # words that stay in the nearest cache while their planes are passed over
+
+
+def _kernel(function: _Kernel) -> _Kernel:
+    """Compile without the GIL, keeping the result in the cache folder if there is a usable one."""
+    compiled: Any = njit(nogil=True)(function)
+    try:
+        compiled.enable_caching()
+    except (OSError, RuntimeError):
+        pass
+    return compiled  # type: ignore[no-any-return]
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, kind: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    place = builder.gep(array.data, [arguments[1]])
+    return builder.bitcast(place, context.get_value_type(kind).as_pointer())
+
+
+def _load(typing: Any, data: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature, arguments, types.uint64)
+        return builder.load(place, align=1)
+
+    return types.uint64(data, at), generate
+
+
+def _store(typing: Any, data: Any, at: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature, arguments, types.uint64)
+        builder.store(arguments[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.none(data, at, types.uint64), generate
+
+
+def _leading_zeros(typing: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], context.get_constant(types.boolean, True))
+
+    return types.uint64(types.uint64), generate
+
+
+leading_zeros: Any = intrinsic(_leading_zeros)  # of a word that is not 0
+load: Any = intrinsic(_load)  # load(bytes, index): the eight bytes from there
+store: Any = intrinsic(_store)  # store(bytes, index, word)
+
+
+@_kernel
+def count_bytes(data: NDArray[np.uint8], first: int, last: int, counts: NDArray[np.int64]) -> None:
+    """Add to ``counts``, shape (256,), how often each byte occurs in data[first:last]."""
+    parts = np.zeros((8, 256), dtype=np.uint32)  # apart, so that equal neighbours do not wait
+    whole = first + (last - first) // 8 * 8
+    for at in range(first, whole, 8):
+        word = load(data, at)
+        for part in range(8):
+            parts[part, (word >> Word(8 * part)) & Word(255)] += np.uint32(1)
+    for at in range(whole, last):
+        parts[0, data[at]] += np.uint32(1)
+    for part in range(8):
+        for symbol in range(256):
+            counts[symbol] += parts[part, symbol]
+
+
+@_kernel
+def count_symbols(
+    data: NDArray[np.uint16], first: int, last: int, counts: NDArray[np.int64]
+) -> None:
+    """Add to ``counts`` how often each symbol occurs in data[first:last]; all must lie in it."""
+    for at in range(first, last):
+        counts[data[at]] += 1
+
+
+@_kernel
+def _finish(
+    symbols: NDArray[Any],
+    index: np.uint64,
+    last: int,
+    codes: NDArray[np.uint32],
+    out: NDArray[np.uint8],
+    at: np.uint64,
+    bits: np.uint64,
+    held: np.uint64,
+) -> None:
+    eight = Word(8)
+    one = Word(1)
+    while index < Word(last):
+        code = Word(codes[symbols[index]])
+        bits |= (code >> eight) << held
+        held += code & Word(63)
+        while held >= eight:
+            out[at] = np.uint8(bits & Word(0xFF))
+            at += one
+            bits >>= eight
+            held -= eight
+        index += one
+    if held > Word(0):
+        out[at] = np.uint8(bits & Word(0xFF))
+
+
+@_kernel
+def encode_one(
+    symbols: NDArray[Any],
+    first: int,
+    last: int,
+    codes: NDArray[np.uint32],
+    out: NDArray[np.uint8],
+    begin: int,
+    end: int,
+) -> None:
+    """Write the codewords of symbols[first:last] to out[begin:end], exactly their bytes.
+
+    ``codes`` holds codeword << 8 | length of each symbol, of at most 14 bits, the codeword's
+    first bit lowest.
+    """
+    bits = Word(0)
+    held = Word(0)
+    low = Word(63)
+    eight = Word(8)
+    at = Word(begin)
+    index = Word(first)
+    while True:
+        rounds = min((last - np.int64(index)) // 4, (end - np.int64(at) - 1) // 7)
+        if rounds <= 0:
+            break
+        for _ in range(rounds):
+            a = Word(codes[symbols[index]])
+            b = Word(codes[symbols[index + Word(1)]])
+            c = Word(codes[symbols[index + Word(2)]])
+            d = Word(codes[symbols[index + Word(3)]])
+            ab = (a >> eight) | ((b >> eight) << (a & low))
+            cd = (c >> eight) | ((d >> eight) << (c & low))
+            length = a + b
+            bits |= (ab | (cd << (length & low))) << held
+            held += (length + c + d) & low
+            store(out, at, bits)
+            at += held >> Word(3)
+            bits >>= held & Word(56)
+            held &= Word(7)
+            index += Word(4)
+    _finish(symbols, index, last, codes, out, at, bits, held)
+
+
+@_kernel
+def fill_pairs(
+    codes: NDArray[np.uint32], used: NDArray[np.int64], pairs: NDArray[np.uint32]
+) -> None:
+    """Fill ``pairs``, shape (65536,), at a | b << 8 with the codes of bytes a and b as one code.
+
+    Other entries than of ``used`` bytes are left as they are. Codes are of at most 12 bits.
+    """
+    for low in used:
+        for high in used:
+            a = Word(codes[low])
+            b = Word(codes[high])
+            length = a & Word(63)
+            word = (a >> Word(8)) | ((b >> Word(8)) << length)
+            pairs[low | high << 8] = np.uint32(word << Word(8) | (length + (b & Word(63))))
+
+
+@_kernel
+def encode_pairs(
+    symbols: NDArray[np.uint8],
+    first: int,
+    last: int,
+    codes: NDArray[np.uint32],
+    pairs: NDArray[np.uint32],
+    out: NDArray[np.uint8],
+    begin: int,
+    end: int,
+) -> None:
+    """Do what `encode_one` does, for bytes, with the table of `fill_pairs`."""
+    bits = Word(0)
+    held = Word(0)
+    low = Word(63)
+    pair = Word(0xFFFF)
+    eight = Word(8)
+    at = Word(begin)
+    index = Word(first)
+    while True:
+        rounds = min((last - np.int64(index)) // 8, (end - np.int64(at) - 8) // 14)
+        if rounds <= 0:
+            break
+        for _ in range(rounds):
+            word = load(symbols, index)
+            for half in range(2):
+                a = Word(pairs[(word >> Word(32 * half)) & pair])
+                b = Word(pairs[(word >> Word(32 * half + 16)) & pair])
+                bits |= ((a >> eight) | ((b >> eight) << (a & low))) << held
+                held += (a + b) & low
+                store(out, at, bits)
+                at += held >> Word(3)
+                bits >>= held & Word(56)
+                held &= Word(7)
+            index += eight
+    _finish(symbols, index, last, codes, out, at, bits, held)
+
+
+@_kernel
+def build_tables(
+    lengths: NDArray[np.uint8],
+    width: int,
+    item: int,
+    single: NDArray[np.uint32],
+    table: NDArray[np.uint64],
+) -> int:
+    """Fill the tables of `decode_four`, of 2**width entries, from the lengths of a whole code.
+
+    Returns ``most``, the bytes of symbols in the fullest entry of ``table``.
+    """
+    codeword = 0
+    for length in range(1, width + 1):
+        step = 1 << length
+        for symbol in range(lengths.size):
+            if lengths[symbol] == length:
+                window = 0
+                for place in range(length):
+                    window |= (codeword >> place & 1) << (length - 1 - place)
+                while window < single.size:
+                    single[window] = np.uint32(symbol << 8 | length)
+                    window += step
+                codeword += 1
+        codeword <<= 1
+    fullest = 0
+    for window in range(single.size):
+        taken = np.int64(single[window] & np.uint32(0xFF))
+        entry = Word(single[window] >> np.uint32(8)) << Word(8)
+        held = item
+        while held + item <= 6:
+            code = single[window >> taken]
+            length = np.int64(code & np.uint32(0xFF))
+            if taken + length > width:
+                break
+            entry |= Word(code >> np.uint32(8)) << Word(8 + 8 * held)
+            taken += length
+            held += item
+        table[window] = entry | Word(taken) | Word(held) << Word(56)
+        fullest = max(fullest, held)
+    return fullest
+
+
+@_kernel
+def decode_one(
+    data: NDArray[np.uint8],
+    place: int,
+    end: int,
+    out: NDArray[np.uint8],
+    first: int,
+    last: int,
+    table: NDArray[Any],
+    single: NDArray[np.uint32],
+    most: int,
+    item: int,
+) -> int:
+    """Decode one stream from bit ``place`` into out[first:last]; see `decode_four`.
+
+    Returns 0 if the stream ends at byte ``end``, padded with zeros, else 1 or 2.
+    """
+    low = Word(63)
+    sentinel = Word(1 << 63)
+    mask = Word(table.size - 1)
+    top = Word(56)
+    p = Word(place)
+    q = Word(first)
+    while True:
+        rounds = min(
+            (data.size - 8 - np.int64(p >> Word(3))) // 7, (last - 8 - np.int64(q)) // (4 * most)
+        )
+        if rounds <= 0:
+            break
+        for _ in range(rounds):
+            w = load(data, p >> Word(3)) >> (p & Word(7)) | sentinel
+            for _ in range(4):
+                e = Word(table[w & mask])
+                store(out, q, e >> Word(8))
+                w >>= e & low
+                q += e >> top
+            p += leading_zeros(w)
+    at = np.int64(q)
+    while at < last:
+        byte = np.int64(p >> Word(3))
+        if byte >= end:
+            return 1
+        w = Word(data[byte])
+        if byte + 1 < end:
+            w |= Word(data[byte + 1]) << Word(8)
+        if byte + 2 < end:
+            w |= Word(data[byte + 2]) << Word(16)
+        e = Word(single[(w >> (p & Word(7))) & mask])
+        p += e & low
+        out[at] = np.uint8((e >> Word(8)) & Word(255))
+        if item == 2:
+            out[at + 1] = np.uint8((e >> Word(16)) & Word(255))
+        at += item
+    if np.int64((p + Word(7)) >> Word(3)) != end:
+        return 1
+    if p & Word(7) and data[end - 1] >> (p & Word(7)):
+        return 2
+    return 0
+
+
+@_kernel
+def decode_four(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    firsts: NDArray[np.int64],
+    table: NDArray[Any],
+    single: NDArray[np.uint32],
+    most: int,
+    item: int,
+) -> int:
+    """Decode four streams side by side; returns 0, 1 (wrong length) or 2 (wrong padding).
+
+    Arguments:
+        data: all bytes; stream k is data[begins[k]:begins[k + 1]], with begins within ``data``.
+        begins: shape (5,), ascending.
+        out: the symbols as bytes; stream k fills out[firsts[k]:firsts[k + 1]].
+        firsts: shape (5,), ascending, within ``out``, multiples of ``item``.
+        table: for each window of 2**width bits (a power of two, width at most 14): the bits
+            taken (byte 0), symbols (``most`` bytes from byte 1), bytes of symbols (last byte).
+        single: symbol << 8 | length of the first codeword of each window.
+        most: bytes of symbols in the fullest entry of ``table``.
+        item: bytes of a symbol, 1 or 2.
+    """
+    low = Word(63)
+    sentinel = Word(1 << 63)
+    mask = Word(table.size - 1)
+    top = Word(56)
+    three = Word(3)
+    seven = Word(7)
+    eight = Word(8)
+    p0, p1 = Word(begins[0]) << three, Word(begins[1]) << three
+    p2, p3 = Word(begins[2]) << three, Word(begins[3]) << three
+    q0, q1, q2, q3 = Word(firsts[0]), Word(firsts[1]), Word(firsts[2]), Word(firsts[3])
+    while True:
+        # A round reads at most 7 bytes a stream, the streams lie in order: p3 is the last.
+        furthest = max(max(p0, p1), max(p2, p3))
+        rounds = (data.size - 8 - np.int64(furthest >> three)) // 7
+        room = min(
+            min(firsts[1] - np.int64(q0), firsts[2] - np.int64(q1)),
+            min(firsts[3] - np.int64(q2), firsts[4] - np.int64(q3)),
+        )
+        rounds = min(rounds, (room - 8) // (4 * most))
+        if rounds <= 0:
+            break
+        for _ in range(rounds):
+            w0 = load(data, p0 >> three) >> (p0 & seven) | sentinel
+            w1 = load(data, p1 >> three) >> (p1 & seven) | sentinel
+            w2 = load(data, p2 >> three) >> (p2 & seven) | sentinel
+            w3 = load(data, p3 >> three) >> (p3 & seven) | sentinel
+            for _ in range(4):
+                e = Word(table[w0 & mask])
+                store(out, q0, e >> eight)
+                w0 >>= e & low
+                q0 += e >> top
+                e = Word(table[w1 & mask])
+                store(out, q1, e >> eight)
+                w1 >>= e & low
+                q1 += e >> top
+                e = Word(table[w2 & mask])
+                store(out, q2, e >> eight)
+                w2 >>= e & low
+                q2 += e >> top
+                e = Word(table[w3 & mask])
+                store(out, q3, e >> eight)
+                w3 >>= e & low
+                q3 += e >> top
+            p0 += leading_zeros(w0)
+            p1 += leading_zeros(w1)
+            p2 += leading_zeros(w2)
+            p3 += leading_zeros(w3)
+    worst = decode_one(
+        data, np.int64(p0), begins[1], out, np.int64(q0), firsts[1], table, single, most, item
+    )
+    worst = max(
+        worst,
+        decode_one(
+            data, np.int64(p1), begins[2], out, np.int64(q1), firsts[2], table, single, most, item
+        ),
+    )
+    worst = max(
+        worst,
+        decode_one(
+            data, np.int64(p2), begins[3], out, np.int64(q2), firsts[3], table, single, most, item
+        ),
+    )
+    return max(
+        worst,
+        decode_one(
+            data, np.int64(p3), begins[4], out, np.int64(q3), firsts[4], table, single, most, item
+        ),
+    )
+
+
+@_kernel
+def decode_alone(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    firsts: NDArray[np.int64],
+    table: NDArray[Any],
+    single: NDArray[np.uint32],
+    most: int,
+    item: int,
+) -> int:
+    """Decode a chunk of one stream, as `decode_four` one of four."""
+    return decode_one(
+        data, 8 * begins[0], begins[1], out, firsts[0], firsts[1], table, single, most, item
+    )
+
+
+# The loops below begin at 0, so that no index can be negative, and shift by constants: both are
+# needed for vector instructions.
+
+
+@_kernel
+def _take(words: NDArray[Any], place: int, row: NDArray[np.uint8]) -> None:
+    for at in range(row.size):
+        row[at] = np.uint8((words[at] >> Word(place)) & Word(0xFF))
+
+
+@_kernel
+def split(words: NDArray[Any], rotation: int, planes: NDArray[np.uint8]) -> None:
+    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
+    width = planes.shape[0]
+    block = np.empty(_BLOCK, dtype=words.dtype)
+    for first in range(0, words.size, _BLOCK):
+        part = words[first : first + _BLOCK]
+        last = first + part.size
+        if rotation == 0:
+            for at in range(part.size):
+                block[at] = part[at]
+        elif width == 2:
+            for at in range(part.size):
+                block[at] = part[at] << Word(1) | part[at] >> Word(15)
+        elif width == 4:
+            for at in range(part.size):
+                block[at] = part[at] << Word(1) | part[at] >> Word(31)
+        else:
+            for at in range(part.size):
+                block[at] = part[at] << Word(1) | part[at] >> Word(63)
+        _take(block, 0, planes[0, first:last])
+        _take(block, 8, planes[1, first:last])
+        if width > 2:
+            _take(block, 16, planes[2, first:last])
+            _take(block, 24, planes[3, first:last])
+        if width > 4:
+            _take(block, 32, planes[4, first:last])
+            _take(block, 40, planes[5, first:last])
+            _take(block, 48, planes[6, first:last])
+            _take(block, 56, planes[7, first:last])
+
+
+@_kernel
+def _add(plane: NDArray[np.uint8], place: int, words: NDArray[Any]) -> None:
+    for at in range(words.size):
+        words[at] |= Word(plane[at]) << Word(place)
+
+
+@_kernel
+def join(
+    words: NDArray[Any],
+    rotation: int,
+    width: int,
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    c: NDArray[np.uint8],
+    d: NDArray[np.uint8],
+    e: NDArray[np.uint8],
+    f: NDArray[np.uint8],
+    g: NDArray[np.uint8],
+    h: NDArray[np.uint8],
+) -> None:
+    """Fill ``words`` from their byte planes, of equal size, the first ``width`` of a..h."""
+    size = words.size
+    if width == 2:
+        if rotation == 1:
+            for at in range(size):
+                word = Word(a[at]) | Word(b[at]) << Word(8)
+                words[at] = word >> Word(1) | word << Word(15)
+        else:
+            for at in range(size):
+                words[at] = Word(a[at]) | Word(b[at]) << Word(8)
+    elif width == 4:
+        if rotation == 1:
+            for at in range(size):
+                word = Word(a[at]) | Word(b[at]) << Word(8)
+                word |= Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
+                words[at] = word >> Word(1) | word << Word(31)
+        else:
+            for at in range(size):
+                word = Word(a[at]) | Word(b[at]) << Word(8)
+                words[at] = word | Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
+    else:
+        for first in range(0, size, _BLOCK):  # eight planes at once are too many for the compiler
+            part = words[first : first + _BLOCK]
+            last = first + part.size
+            low = a[first:last]
+            for at in range(part.size):
+                part[at] = low[at]
+            _add(b[first:last], 8, part)
+            _add(c[first:last], 16, part)
+            _add(d[first:last], 24, part)
+            _add(e[first:last], 32, part)
+            _add(f[first:last], 40, part)
+            _add(g[first:last], 48, part)
+            _add(h[first:last], 56, part)
+            if rotation == 1:
+                for at in range(part.size):
+                    part[at] = part[at] >> Word(1) | part[at] << Word(63)
