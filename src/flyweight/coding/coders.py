@@ -92,4 +92,4 @@ def _decode_context(
     values = decode_context(payload, shape)
     if int(values.min()) < -negatives or int(values.max()) >= alphabet - negatives:
         raise FormatError(f"a context-coded stream leaves its alphabet of {alphabet}.")
-    return symbols_of(values, negatives)
+    return symbols_of(values, negatives).astype(np.uint16)

@@ -5,13 +5,13 @@ Exp-Golomb tree), and each is coded at the cost of its estimated probability by 
 The estimates are learned while coding, apart for each *context*: what the values coded before
 make likely. Nothing about the distribution is stored, so even small tensors pay little.
 
-A tensor of rank 3 or more whose last dimensions are a small kernel takes its context from the
-value that its left, upper and upper-left neighbours in the kernel predict. Any other takes it
-from the mean magnitude of the row (the index of dimension 0) and of the column so far.
+A tensor of rank 3 or more whose last dimensions are a small kernel takes its contexts from the
+value that left, upper and upper-left neighbours in the kernel predict. Any other takes them
+from the mean magnitudes of the row (the index of dimension 0) and of the column so far.
 
-Cost: one multiplication and two estimates a decision; two to six decisions a value. Loops
-compiled by Numba code 20 to 100 million values a second, plain Python some 200,000; both give
-the same bytes. Tensors above 2**22 elements are coded in chunks, on threads.
+Cost: one multiplication and two estimates a decision, one to seven decisions a value. Loops
+compiled by Numba code 15 to 60 million values a second on one core, plain Python 100,000 to
+300,000; both give the same bytes. Tensors above 2**22 elements are coded in chunks, on threads.
 
 Example:
 
@@ -31,6 +31,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from types import ModuleType
 from typing import Literal, TypeVar
@@ -54,20 +55,31 @@ _WITHOUT_NUMBA = 20_000  # up to here plain Python is done before Numba is loade
 
 _SPATIAL = 1
 _HAS_ZEROS = 2
-_LARGEST_KERNEL = 1024
+_LARGEST_KERNEL = 256
+_MAX_SHIFT = 27
 _MAX_THRESHOLDS = 7
 _THRESHOLDS_FROM = 4096  # elements; below, more contexts cost more than they save
-_SAMPLES = 1 << 16
+_SAMPLED = 1 << 18  # values at the start whose energies give the thresholds
 
 _SLOWEST, _FASTEST, _ENERGY_SLOWEST = 64, 512, 512  # least rates, in 1/65536
 _CONTEXTS = 10
 _UNSEEN = 1 << 53 | 1 << 31  # a state: slow and fast estimate, 22 bits each, and 10 of count
-_IS_KEPT = 992
+_GROUPS = 31
+_SMALL = 62  # the largest magnitude that is told by modelled decisions alone
+_IS_KEPT = 992  # nodes: see `_tree`
 _SIGN = 993
 
 
 def _rates(length: int, least: int) -> NDArray[np.int64]:
     return np.maximum(131_072 // (2 * np.arange(length) + 3), least).astype(np.int64)
+
+
+def _energy_rates() -> NDArray[np.int64]:
+    """Return the rates of energies: a row's at place x is number x, a column's number y + 1.
+
+    A row lags by one value, so that the next context need not wait for the value before it.
+    """
+    return np.concatenate([[_ENERGY_SLOWEST], _rates(128, _ENERGY_SLOWEST)])
 
 
 @dataclass(frozen=True)
@@ -135,13 +147,14 @@ def encode_context(
     flat = np.ascontiguousarray(array, dtype=np.int32).ravel()
     kernels = _kernels(engine, flat.size)
     has_zeros = bool((flat == 0).any())
-    spatial, height, width = _extents(array.shape)
-    if spatial:
+    height, width = _kernel_extents(array.shape)
+    if 1 < height * width <= _LARGEST_KERNEL:
         shift = max(0, max(-least, most).bit_length() - 5)
         layout = _Layout(has_zeros, height, width, shift)
         header = bytes([_SPATIAL | _HAS_ZEROS * has_zeros, shift])
     else:
-        thresholds = _thresholds(flat[:_CHUNK], width, kernels)
+        width = _row_length(array.shape)
+        thresholds = _thresholds(flat[:_SAMPLED], width, kernels)
         layout = _Layout(has_zeros, 0, width, 0, thresholds)
         steps = np.diff(thresholds, prepend=0).tolist()
         header = bytes([_HAS_ZEROS * has_zeros, len(steps)]) + b"".join(map(varint, steps))
@@ -179,13 +192,12 @@ def decode_context(
     return values.reshape(shape)
 
 
-def _extents(shape: tuple[int, ...]) -> tuple[bool, int, int]:
-    """Return whether there are kernels, and height and width of a kernel or of a row."""
-    rank = len(shape)
-    height, width = (shape[-2] if rank > 3 else 1), (shape[-1] if rank > 2 else 1)
-    if 1 < height * width <= _LARGEST_KERNEL:
-        return True, height, width
-    return False, 0, prod(shape[1:] if rank > 1 else shape)
+def _kernel_extents(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[-2] if len(shape) > 3 else 1), (shape[-1] if len(shape) > 2 else 1)
+
+
+def _row_length(shape: tuple[int, ...]) -> int:
+    return prod(shape[1:] if len(shape) > 1 else shape)
 
 
 def _thresholds(
@@ -194,13 +206,13 @@ def _thresholds(
     """Return energies that part the values into equally large contexts."""
     if values.size < _THRESHOLDS_FROM:
         return ()
-    step = -(-values.size // _SAMPLES) | 1  # odd: not the same few columns again and again
+    step = 5  # odd: not the same few columns again and again
     sample = np.zeros(-(-values.size // step), dtype=np.int64)
     if kernels is None:
         _sample_energies(values, width, step, sample)
     else:
-        columns = np.zeros(width, dtype=np.int64)
-        kernels.sample_energies(values, width, step, _tables(), columns, sample)
+        columns = np.zeros(min(width, values.size), dtype=np.int64)
+        kernels.sample_energies(values, width, step, _energy_rates(), columns, sample)
     ranks = np.arange(1, _MAX_THRESHOLDS + 1) * sample.size // (_MAX_THRESHOLDS + 1)
     return tuple(sorted(set(np.partition(sample, ranks)[ranks].tolist())))
 
@@ -209,18 +221,19 @@ def _read_layout(reader: ByteReader, shape: tuple[int, ...]) -> _Layout:
     flags, number = reader.take(2)
     if flags > _SPATIAL | _HAS_ZEROS:
         raise FormatError(f"a context-coded stream has flags that are unknown ({flags}).")
-    spatial, height, width = _extents(shape)
-    if spatial != bool(flags & _SPATIAL):
-        raise FormatError(f"a context-coded stream has the wrong kind of contexts for {shape}.")
-    if number > (27 if spatial else _MAX_THRESHOLDS):
+    spatial = bool(flags & _SPATIAL)
+    if spatial and len(shape) < 3:
+        raise FormatError(f"a context-coded stream takes a tensor of shape {shape} for kernels.")
+    if number > (_MAX_SHIFT if spatial else _MAX_THRESHOLDS):
         raise FormatError(f"a context-coded stream has a header out of range ({number}).")
     if spatial:
+        height, width = _kernel_extents(shape)
         return _Layout(bool(flags & _HAS_ZEROS), height, width, number)
     steps = [reader.varint() for _ in range(number)]
     thresholds = [sum(steps[: index + 1]) for index in range(number)]
     if 0 in steps[1:] or max(thresholds, default=0) >= 1 << 40:
         raise FormatError("a context-coded stream has thresholds that do not ascend.")
-    return _Layout(bool(flags & _HAS_ZEROS), 0, width, 0, tuple(thresholds))
+    return _Layout(bool(flags & _HAS_ZEROS), 0, _row_length(shape), 0, tuple(thresholds))
 
 
 def _kernels(engine: Engine, count: int) -> ModuleType | None:
@@ -247,8 +260,69 @@ def _in_threads(
         return list(pool.map(work, jobs))
 
 
-def _tables() -> NDArray[np.int64]:
-    return np.stack([_rates(1024, least) for least in (_SLOWEST, _FASTEST, _ENERGY_SLOWEST)])
+@cache
+def _tree() -> NDArray[np.int32]:
+    """Return what follows node n after bit b, at 2 n + b: a node, or below zero a leaf.
+
+    A leaf is ``-1 - (negative | bits << 1 | top << 6)``: the magnitude plus one begins with the
+    bits of ``top``, and that many more bits follow, coded without a model.
+    """
+    tree = np.full(1 << 12, -1 - (1 << 6), dtype=np.int32)
+    tree[2 * _IS_KEPT + 1] = _SIGN
+    for negative in (0, 1):
+        tree[2 * _SIGN + negative] = negative << 10
+        for group in range(_GROUPS):
+            node = negative << 10 | group << 5
+            last = group == _GROUPS - 1
+            if not last:
+                tree[2 * node] = node + 1
+                tree[2 * node + 1] = node + 32 + (group == _GROUPS - 2)
+            depth = min(group + 1, 5)
+            for branch in range(1, 1 << depth):
+                for top in (2 * branch, 2 * branch + 1):
+                    leaf = negative | (group + 1 - depth) << 1 | top << 6
+                    inner = not top >> depth
+                    tree[2 * node + top] = node + top if inner else -1 - leaf
+    return tree
+
+
+def _path(value: int, has_zeros: bool) -> list[int]:
+    """Return the decisions that tell a value by the tree, each as 2 node + bit."""
+    path = [2 * _IS_KEPT + (value != 0)] if has_zeros else []
+    if value:
+        negative = int(value < 0)
+        total = abs(value) + 1
+        group = total.bit_length() - 2
+        first = negative << 10
+        path.append(2 * _SIGN + negative)
+        path += [2 * (first + 32 * index) + 1 for index in range(group)]
+        first += 32 * group
+        if group < _GROUPS - 1:
+            path.append(2 * first)
+        path += [2 * first + (total >> left) for left in range(group, max(group - 5, -1), -1)]
+    return path
+
+
+@cache
+def _paths(has_zeros: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the paths of all small values end to end, and where each begins."""
+    paths = [_path(value, has_zeros) for value in range(-_SMALL, _SMALL + 1)]
+    starts = np.cumsum([0, *map(len, paths)], dtype=np.int64)
+    return np.array([step for path in paths for step in path], dtype=np.int32), starts
+
+
+def _tables(layout: _Layout, size: int) -> tuple[NDArray[np.int64], ...]:
+    """Return what both compiled loops take: thresholds, rates, states and columns."""
+    thresholds = np.full(_MAX_THRESHOLDS, 1 << 62, dtype=np.int64)
+    thresholds[: len(layout.thresholds)] = layout.thresholds
+    return (
+        thresholds,
+        _rates(1024, _SLOWEST),
+        _rates(1024, _FASTEST),
+        _energy_rates(),
+        np.zeros(_CONTEXTS << 11, dtype=np.int64),
+        np.zeros(1 if layout.height else min(layout.width, size), dtype=np.int64),
+    )
 
 
 def _last_words(low: int, size: int) -> int:
@@ -267,31 +341,29 @@ def _trimmed(last: int) -> bytes:
 def _encode_chunk(values: NDArray[np.int32], layout: _Layout, kernels: ModuleType | None) -> bytes:
     if kernels is None:
         words, low, size = _encode_plainly(values, layout)
-        out = np.array([0, *words], dtype=np.uint16)
-        at = len(words)
+        words_before = np.array(words, dtype=np.uint16)
     else:
+        paths, starts = _paths(layout.has_zeros)
+        room = np.concatenate([paths, np.zeros(64, dtype=np.int32)])
         capacity = values.size // 2 + 1024
-        while True:
+        at = -1
+        while at < 0:
             out = np.zeros(capacity, dtype=np.uint16)
             low, size, at = kernels.encode_chunk(
-                values, layout.has_zeros, layout.height, layout.width, layout.shift,
-                np.array(layout.thresholds, dtype=np.int64), _tables(),
-                np.zeros(_CONTEXTS << 11, dtype=np.int64),
-                np.zeros(1 if layout.height else layout.width, dtype=np.int64), out[1:],
+                values, room, starts, layout.has_zeros, layout.height, layout.width,
+                layout.shift, *_tables(layout, values.size), out,
             )  # fmt: skip
-            if at >= 0:
-                break
             capacity *= 4
+        words_before = out[:at]
     last = _last_words(low, size)
-    words_before = out[1 : at + 1]
     if last >> 48:
         _carry(words_before)
     return words_before.astype(">u2").tobytes() + _trimmed(last)
 
 
-def _carry(words: NDArray[np.uint16]) -> None:
+def _carry(words: NDArray[np.uint16] | list[int]) -> None:
     """Add one to the number that 16-bit words make up."""
-    at = words.size - 1
+    at = len(words) - 1
     while words[at] == 0xFFFF:
         words[at] = 0
         at -= 1
@@ -306,10 +378,8 @@ def _decode_chunk(
         offset, size, at = _decode_plainly(words.tolist(), values, layout)
     else:
         offset, size, at = kernels.decode_chunk(
-            words, layout.has_zeros, layout.height, layout.width, layout.shift,
-            np.array(layout.thresholds, dtype=np.int64), _tables(),
-            np.zeros(_CONTEXTS << 11, dtype=np.int64),
-            np.zeros(1 if layout.height else layout.width, dtype=np.int64), values,
+            words, _tree(), layout.has_zeros, layout.height, layout.width, layout.shift,
+            *_tables(layout, values.size), values,
         )  # fmt: skip
     if at == -2:
         raise FormatError("a context-coded stream holds a value outside int32.")
@@ -340,10 +410,10 @@ def _contexts_plainly(
     ``values`` holds the values before; who calls puts the new one there.
     """
     height, width, shift = layout.height, layout.width, layout.shift
-    x = y = row = 0
+    x = y = row = late = 0
     columns = [0] * (1 if height else width)
     thresholds = layout.thresholds
-    rates = _rates(128, _ENERGY_SLOWEST).tolist()
+    rates = _energy_rates().tolist()
 
     def spatial_context() -> int:
         left = values[-1] if x else 0
@@ -359,11 +429,12 @@ def _contexts_plainly(
         return context
 
     def advance(value: int) -> None:
-        nonlocal x, y, row
+        nonlocal x, y, row, late
         if not height:
             scaled = min(abs(value), 65_535) << 16
-            row += ((scaled - row) * rates[min(x, 127)]) >> 16
-            columns[x] += ((scaled - columns[x]) * rates[min(y, 127)]) >> 16
+            row += (late - row) * rates[min(x, 128)] >> 16
+            late = scaled
+            columns[x] += (scaled - columns[x]) * rates[min(y + 1, 128)] >> 16
         x += 1
         if x == width:
             x = 0
@@ -377,109 +448,88 @@ def _contexts_plainly(
 def _sample_energies(
     values: NDArray[np.int32], width: int, step: int, out: NDArray[np.int64]
 ) -> None:
-    rates = _rates(128, _ENERGY_SLOWEST).tolist()
+    rates = _energy_rates().tolist()
     columns = [0] * width
-    x = y = row = 0
+    x = y = row = late = 0
     for place, value in enumerate(values.tolist()):
         if place % step == 0:
             out[place // step] = (row + columns[x]) >> 8
         scaled = min(abs(value), 65_535) << 16
-        row += ((scaled - row) * rates[min(x, 127)]) >> 16
-        columns[x] += ((scaled - columns[x]) * rates[min(y, 127)]) >> 16
+        row += (late - row) * rates[min(x, 128)] >> 16
+        late = scaled
+        columns[x] += (scaled - columns[x]) * rates[min(y + 1, 128)] >> 16
         x += 1
         if x == width:
             x = 0
             y += 1
 
 
-def _states_plainly() -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
-    """Return what opens a state and tells the chance of a 1 (of 65,536), and what teaches it."""
+def _states_plainly() -> tuple[Callable[[int, int], int], Callable[[int, int, int, int], None]]:
+    """Return what opens a state, and what teaches it the bit that was coded."""
     slow_rates = _rates(1024, _SLOWEST).tolist()
     fast_rates = _rates(1024, _FASTEST).tolist()
     states = [0] * (_CONTEXTS << 11)
 
-    def adapted(word: int, bit: int) -> int:
+    def opened(base: int, node: int) -> int:
+        word = states[base + node]
+        if not word:
+            word = states[node] or _UNSEEN
+            if word & 1023 > 4:
+                word = word & ~1023 | 4
+        return word
+
+    def teach(word: int, base: int, node: int, bit: int) -> None:
         count = word & 1023
         fast = word >> 10 & 0x3FFFFF
         slow = word >> 32
         target = bit << 22
         slow += (target - slow) * slow_rates[count] >> 16
         fast += (target - fast) * fast_rates[count] >> 16
-        return slow << 32 | fast << 10 | (count + 1 if count < 1023 else count)
+        states[base + node] = slow << 32 | fast << 10 | (count + 1 if count < 1023 else count)
+        if base and count < 32:
+            teach(states[node] or _UNSEEN, 0, node, bit)
 
-    def chance(base: int, node: int) -> int:
-        word = states[base + node]
-        if not word:
-            word = states[node] or _UNSEEN
-            if word & 1023 > 4:
-                word = word & ~1023 | 4
-            states[base + node] = word
-        either = (word >> 32) + (word >> 10 & 0x3FFFFF) >> 7
-        return 96 if either < 96 else 65_440 if either > 65_440 else either
+    return opened, teach
 
-    def teach(base: int, node: int, bit: int) -> None:
-        word = states[base + node]
-        states[base + node] = adapted(word, bit)
-        if word & 1023 < 32:
-            states[node] = adapted(states[node] or _UNSEEN, bit)
 
-    return chance, teach
+def _chance(word: int) -> int:
+    """Return the estimate that a state makes of a 1, of 65,536."""
+    chance = (word >> 32) + (word >> 10 & 0x3FFFFF) >> 7
+    return 96 if chance < 96 else 65_440 if chance > 65_440 else chance
 
 
 def _encode_plainly(values: NDArray[np.int32], layout: _Layout) -> tuple[list[int], int, int]:
     """Return the words of a chunk, and low end and size of the interval that is left."""
     before: list[int] = []
     context_of, advance = _contexts_plainly(layout, before)
-    chance, teach = _states_plainly()
+    opened, teach = _states_plainly()
     words: list[int] = []
     low, size = 0, 1 << 48
 
-    def put(bit: int, likely: int) -> None:
+    def put(bit: int, chance: int) -> None:
         nonlocal low, size
-        bound = (size >> 16) * likely
+        bound = (size >> 16) * chance
         if bit:
             size = bound
         else:
             low += bound
             size -= bound
         if size < 1 << 32:
-            word = low >> 32
-            if word >> 16:
-                at = len(words) - 1
-                while words[at] == 0xFFFF:
-                    words[at] = 0
-                    at -= 1
-                words[at] += 1
-            words.append(word & 0xFFFF)
+            if low >> 48:
+                _carry(words)
+            words.append(low >> 32 & 0xFFFF)
             low = (low & 0xFFFFFFFF) << 16
             size <<= 16
 
-    def put_at(base: int, node: int, bit: int) -> None:
-        put(bit, chance(base, node))
-        teach(base, node, bit)
-
     for value in values.tolist():
         base = context_of() << 11
-        if layout.has_zeros:
-            put_at(base, _IS_KEPT, int(value != 0))
-        if value:
-            negative = int(value < 0)
-            put_at(base, _SIGN, negative)
-            total = abs(value) + 1
-            group = total.bit_length() - 2
-            for index in range(group):
-                put_at(base, negative << 10 | index << 5, 1)
-            node = negative << 10 | group << 5
-            if group < 30:
-                put_at(base, node, 0)
-            branch = 1
-            for place in range(group, -1, -1):
-                bit = total >> place & 1
-                if branch < 32:
-                    put_at(base, node + branch, bit)
-                    branch = 2 * branch + bit
-                else:
-                    put(bit, 1 << 15)
+        for step in _path(value, layout.has_zeros):
+            word = opened(base, step >> 1)
+            put(step & 1, _chance(word))
+            teach(word, base, step >> 1, step & 1)
+        total = abs(value) + 1
+        for left in range(total.bit_length() - 7, -1, -1):
+            put(total >> left & 1, 1 << 15)
         before.append(value)
         advance(value)
     return words, low, size
@@ -494,16 +544,18 @@ def _decode_plainly(
     """
     before: list[int] = []
     context_of, advance = _contexts_plainly(layout, before)
-    chance, teach = _states_plainly()
+    opened, teach = _states_plainly()
+    tree = _tree().tolist()
+    root = _IS_KEPT if layout.has_zeros else _SIGN
     number = len(words)
-    words = [*words, 0, 0, 0]
-    offset = words[0] << 32 | words[1] << 16 | words[2]
+    first = [*words[:3], 0, 0, 0]
+    offset = first[0] << 32 | first[1] << 16 | first[2]
     size = 1 << 48
     at = 3
 
-    def get(likely: int) -> int:
+    def get(chance: int) -> int:
         nonlocal offset, size, at
-        bound = (size >> 16) * likely
+        bound = (size >> 16) * chance
         bit = 1
         if offset < bound:
             size = bound
@@ -517,31 +569,23 @@ def _decode_plainly(
             at += 1
         return bit
 
-    def get_at(base: int, node: int) -> int:
-        bit = get(chance(base, node))
-        teach(base, node, bit)
-        return bit
-
-    has_zeros = layout.has_zeros
     for _ in range(values.size):
         if at - 3 > number:
             return offset, size, -1
         base = context_of() << 11
-        value = 0
-        if not has_zeros or get_at(base, _IS_KEPT):
-            negative = get_at(base, _SIGN)
-            node = negative << 10
-            group = 0
-            while group < 30 and get_at(base, node):
-                group += 1
-                node += 32
-            branch = 1
-            for _ in range(group + 1):
-                bit = get_at(base, node + branch) if branch < 32 else get(1 << 15)
-                branch = 2 * branch + bit
-            if branch - 1 > 0x7FFFFFFF + negative:
-                return offset, size, -2
-            value = 1 - branch if negative else branch - 1
+        node = root
+        while node >= 0:
+            word = opened(base, node)
+            bit = get(_chance(word))
+            teach(word, base, node, bit)
+            node = tree[2 * node + bit]
+        leaf = -1 - node
+        total = leaf >> 6
+        for _ in range(leaf >> 1 & 31):
+            total = 2 * total + get(1 << 15)
+        if total - 1 > 0x7FFFFFFF + (leaf & 1):
+            return offset, size, -2
+        value = 1 - total if leaf & 1 else total - 1
         before.append(value)
         advance(value)
     values[:] = before

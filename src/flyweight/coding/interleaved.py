@@ -6,9 +6,9 @@ as a stream of its own, and a decoder follows all four at once. Codewords are at
 long where that many tell the symbols apart, which costs about 0.1 %, so that a table of 2**12
 entries tells, for the next 12 bits, all the whole codewords in them.
 
-Cost: with Numba, more than a thousand million symbols a second on one core, either way, and
-chunks run on threads. Without it, or for few symbols (a compiler takes longer to start), NumPy
-does the same, tens of times slower. The bytes are the same whoever writes them.
+Cost: with Numba, each way as fast as or faster than the Huffman coder in zstd's fastest level,
+on one core, and chunks run on threads. Without it, or for few symbols (a compiler takes longer
+to start), NumPy does the same, about a hundred times slower. The bytes are the same either way.
 
 Example:
 
@@ -30,6 +30,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -64,6 +65,7 @@ _PAIRED_WIDTH = 12
 _PAIRED_SYMBOLS = 64  # that occur: at most so many, and their pairs stay in the nearest cache
 _WORTH_STARTING = 2_000_000  # symbols, from which starting Numba pays
 _WORTH_CALLING = 50_000  # symbols, from which it pays if it has been started anyway
+_SHORT = 1 << 17  # symbols, up to which a smaller table is filled sooner than it is missed
 _BYTES_PER_PASS = 1 << 13
 _SEVERAL_FROM = 1 << 15  # symbols, from which a larger table pays for itself in NumPy
 
@@ -105,10 +107,10 @@ def in_threads(
         return list(pool.map(work, todo))
 
 
-def limited_lengths(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return codeword lengths of at most 12 bits, or two more than the least possible."""
+def limited_lengths(counts: NDArray[np.int64], limit: int = _WIDTH) -> NDArray[np.uint8]:
+    """Return codeword lengths of at most ``limit`` bits, or two more than the least possible."""
     used = int(np.count_nonzero(counts))
-    return code_lengths(counts, min(_LONGEST, max(_WIDTH, (used - 1).bit_length() + 2)))
+    return code_lengths(counts, min(_LONGEST, max(limit, (used - 1).bit_length() + 2)))
 
 
 def _chunks(count: int) -> list[_Task]:
@@ -238,7 +240,7 @@ def pack_streams(
 
     def write(task: _Task) -> None:
         stream, chunk = task
-        for first, last in zip(chunk[:-1], chunk[1:], strict=True):
+        for first, last in pairwise(chunk):
             encode(flat, first, last, out, places[stream], places[stream + 1])
             stream += 1
 
@@ -285,11 +287,12 @@ def decode_interleaved(
         return np.zeros(0, dtype=np.uint16)
     lengths = unpack_lengths(table, alphabet)
     used = np.flatnonzero(lengths)
-    if used.size == 1:
-        if payload:
-            raise FormatError("a Huffman stream of one repeated symbol has a payload.")
+    if used.size > 1 or count < 0:
+        refuse_count(count, len(payload))
+    elif payload:
+        raise FormatError("a Huffman stream of one repeated symbol has a payload.")
+    else:
         return np.full(count, used[0], dtype=np.uint16)
-    refuse_count(count, len(payload))
     out = np.empty(count, dtype=np.uint16)
     unpack_streams(payload, out, run_decoder(lengths, out, kernels_for(count, compiled)), threads)
     return out
@@ -343,7 +346,7 @@ def run_decoder(
     longest = int(lengths.max())
     if kernels is None or longest > _WIDEST_COMPILED:
         return _numpy_decoder(lengths, out)
-    width = max(_WIDTH, longest)
+    width = max(_WIDTH if out.size > _SHORT else _WIDTH - 1, longest)
     item = out.dtype.itemsize
     single = np.empty(1 << width, dtype=np.uint32)
     entries = np.empty(1 << width, dtype=np.uint64)

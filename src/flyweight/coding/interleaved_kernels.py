@@ -10,6 +10,7 @@ Source: Giesen 2018, "Reading bits in far too many ways" (refills); Collet, Huff
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,8 +29,12 @@ __all__ = [
     "encode_one",
     "encode_pairs",
     "fill_pairs",
-    "join",
-    "split",
+    "join_eight",
+    "join_four",
+    "join_two",
+    "split_eight",
+    "split_four",
+    "split_two",
 ]
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
@@ -40,10 +45,8 @@ _BLOCK = 4096  # words that stay in the nearest cache while their planes are pas
 def _kernel(function: _Kernel) -> _Kernel:
     """Compile without the GIL, keeping the result in the cache folder if there is a usable one."""
     compiled: Any = njit(nogil=True)(function)
-    try:
+    with suppress(OSError, RuntimeError):
         compiled.enable_caching()
-    except (OSError, RuntimeError):
-        pass
     return compiled  # type: ignore[no-any-return]
 
 
@@ -259,12 +262,12 @@ def build_tables(
         codeword <<= 1
     fullest = 0
     for window in range(single.size):
-        taken = np.int64(single[window] & np.uint32(0xFF))
+        taken = int(single[window] & np.uint32(0xFF))
         entry = Word(single[window] >> np.uint32(8)) << Word(8)
         held = item
         while held + item <= 6:
             code = single[window >> taken]
-            length = np.int64(code & np.uint32(0xFF))
+            length = int(code & np.uint32(0xFF))
             if taken + length > width:
                 break
             entry |= Word(code >> np.uint32(8)) << Word(8 + 8 * held)
@@ -278,10 +281,10 @@ def build_tables(
 @_kernel
 def decode_one(
     data: NDArray[np.uint8],
-    place: int,
+    place: np.int64,
     end: int,
     out: NDArray[np.uint8],
-    first: int,
+    first: np.int64,
     last: int,
     table: NDArray[Any],
     single: NDArray[np.uint32],
@@ -457,48 +460,109 @@ def _take(words: NDArray[Any], place: int, row: NDArray[np.uint8]) -> None:
 
 
 @_kernel
-def split(words: NDArray[Any], rotation: int, planes: NDArray[np.uint8]) -> None:
+def split_two(words: NDArray[np.uint16], rotation: int, planes: NDArray[np.uint8]) -> None:
     """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
-    width = planes.shape[0]
-    block = np.empty(_BLOCK, dtype=words.dtype)
+    block = np.empty(_BLOCK, dtype=np.uint16)
     for first in range(0, words.size, _BLOCK):
         part = words[first : first + _BLOCK]
         last = first + part.size
-        if rotation == 0:
-            for at in range(part.size):
-                block[at] = part[at]
-        elif width == 2:
+        if rotation == 1:
             for at in range(part.size):
                 block[at] = part[at] << Word(1) | part[at] >> Word(15)
-        elif width == 4:
+        else:
+            for at in range(part.size):
+                block[at] = part[at]
+        _take(block, 0, planes[0, first:last])
+        _take(block, 8, planes[1, first:last])
+
+
+@_kernel
+def split_four(words: NDArray[np.uint32], rotation: int, planes: NDArray[np.uint8]) -> None:
+    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
+    block = np.empty(_BLOCK, dtype=np.uint32)
+    for first in range(0, words.size, _BLOCK):
+        part = words[first : first + _BLOCK]
+        last = first + part.size
+        if rotation == 1:
             for at in range(part.size):
                 block[at] = part[at] << Word(1) | part[at] >> Word(31)
         else:
             for at in range(part.size):
-                block[at] = part[at] << Word(1) | part[at] >> Word(63)
+                block[at] = part[at]
         _take(block, 0, planes[0, first:last])
         _take(block, 8, planes[1, first:last])
-        if width > 2:
-            _take(block, 16, planes[2, first:last])
-            _take(block, 24, planes[3, first:last])
-        if width > 4:
-            _take(block, 32, planes[4, first:last])
-            _take(block, 40, planes[5, first:last])
-            _take(block, 48, planes[6, first:last])
-            _take(block, 56, planes[7, first:last])
+        _take(block, 16, planes[2, first:last])
+        _take(block, 24, planes[3, first:last])
 
 
 @_kernel
-def _add(plane: NDArray[np.uint8], place: int, words: NDArray[Any]) -> None:
+def split_eight(words: NDArray[np.uint64], rotation: int, planes: NDArray[np.uint8]) -> None:
+    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
+    block = np.empty(_BLOCK, dtype=np.uint64)
+    for first in range(0, words.size, _BLOCK):
+        part = words[first : first + _BLOCK]
+        last = first + part.size
+        if rotation == 1:
+            for at in range(part.size):
+                block[at] = part[at] << Word(1) | part[at] >> Word(63)
+        else:
+            for at in range(part.size):
+                block[at] = part[at]
+        _take(block, 0, planes[0, first:last])
+        _take(block, 8, planes[1, first:last])
+        _take(block, 16, planes[2, first:last])
+        _take(block, 24, planes[3, first:last])
+        _take(block, 32, planes[4, first:last])
+        _take(block, 40, planes[5, first:last])
+        _take(block, 48, planes[6, first:last])
+        _take(block, 56, planes[7, first:last])
+
+
+@_kernel
+def join_two(
+    words: NDArray[np.uint16], rotation: int, a: NDArray[np.uint8], b: NDArray[np.uint8]
+) -> None:
+    """Fill ``words`` from their byte planes, of equal size, and rotate them back."""
+    if rotation == 1:
+        for at in range(words.size):
+            word = Word(a[at]) | Word(b[at]) << Word(8)
+            words[at] = word >> Word(1) | word << Word(15)
+    else:
+        for at in range(words.size):
+            words[at] = Word(a[at]) | Word(b[at]) << Word(8)
+
+
+@_kernel
+def join_four(
+    words: NDArray[np.uint32],
+    rotation: int,
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    c: NDArray[np.uint8],
+    d: NDArray[np.uint8],
+) -> None:
+    """Do what `join_two` does, with four planes."""
+    if rotation == 1:
+        for at in range(words.size):
+            word = Word(a[at]) | Word(b[at]) << Word(8)
+            word |= Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
+            words[at] = word >> Word(1) | word << Word(31)
+    else:
+        for at in range(words.size):
+            word = Word(a[at]) | Word(b[at]) << Word(8)
+            words[at] = word | Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
+
+
+@_kernel
+def _add(plane: NDArray[np.uint8], place: int, words: NDArray[np.uint64]) -> None:
     for at in range(words.size):
         words[at] |= Word(plane[at]) << Word(place)
 
 
 @_kernel
-def join(
-    words: NDArray[Any],
+def join_eight(
+    words: NDArray[np.uint64],
     rotation: int,
-    width: int,
     a: NDArray[np.uint8],
     b: NDArray[np.uint8],
     c: NDArray[np.uint8],
@@ -508,40 +572,20 @@ def join(
     g: NDArray[np.uint8],
     h: NDArray[np.uint8],
 ) -> None:
-    """Fill ``words`` from their byte planes, of equal size, the first ``width`` of a..h."""
-    size = words.size
-    if width == 2:
+    """Do what `join_two` does, with eight planes, which the compiler wants one by one."""
+    for first in range(0, words.size, _BLOCK):
+        part = words[first : first + _BLOCK]
+        last = first + part.size
+        low = a[first:last]
+        for at in range(part.size):
+            part[at] = low[at]
+        _add(b[first:last], 8, part)
+        _add(c[first:last], 16, part)
+        _add(d[first:last], 24, part)
+        _add(e[first:last], 32, part)
+        _add(f[first:last], 40, part)
+        _add(g[first:last], 48, part)
+        _add(h[first:last], 56, part)
         if rotation == 1:
-            for at in range(size):
-                word = Word(a[at]) | Word(b[at]) << Word(8)
-                words[at] = word >> Word(1) | word << Word(15)
-        else:
-            for at in range(size):
-                words[at] = Word(a[at]) | Word(b[at]) << Word(8)
-    elif width == 4:
-        if rotation == 1:
-            for at in range(size):
-                word = Word(a[at]) | Word(b[at]) << Word(8)
-                word |= Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
-                words[at] = word >> Word(1) | word << Word(31)
-        else:
-            for at in range(size):
-                word = Word(a[at]) | Word(b[at]) << Word(8)
-                words[at] = word | Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
-    else:
-        for first in range(0, size, _BLOCK):  # eight planes at once are too many for the compiler
-            part = words[first : first + _BLOCK]
-            last = first + part.size
-            low = a[first:last]
             for at in range(part.size):
-                part[at] = low[at]
-            _add(b[first:last], 8, part)
-            _add(c[first:last], 16, part)
-            _add(d[first:last], 24, part)
-            _add(e[first:last], 32, part)
-            _add(f[first:last], 40, part)
-            _add(g[first:last], 48, part)
-            _add(h[first:last], 56, part)
-            if rotation == 1:
-                for at in range(part.size):
-                    part[at] = part[at] >> Word(1) | part[at] << Word(63)
+                part[at] = part[at] >> Word(1) | part[at] << Word(63)

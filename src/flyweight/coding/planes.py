@@ -57,6 +57,7 @@ _CHUNK = 1 << 20  # words, in which tables may be used again; part of the format
 _BLOCK = 1 << 16  # words, a divisor of _CHUNK; part of the format
 _RAW, _CONSTANT, _HUFFMAN, _AGAIN = range(4)
 _BITS = _AGAIN  # what form 3 means for booleans
+_LONGEST = 11  # bits of a codeword: less to look up in a short block
 _WORTH = 64  # a plane is coded if that saves one byte in so many: it takes time to decode
 _SLACK = 256  # and with the table before it if that costs at most one bit in so many
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -83,9 +84,9 @@ def encode_planes(
         threads: how many to run on, None for one a core. The bytes are the same.
         compiled: whether to use Numba; None where it is faster. The bytes are the same.
 
-    At most two bytes longer than the values for every 2**20 of them.
+    At most two bytes longer than the values for every 2**16 of them (four if complex).
     """
-    word, number, rotation = _word(dtype)
+    word, _, rotation = _word(dtype)
     flat = np.asarray(values).ravel()
     if flat.dtype.newbyteorder("=") != carrier(dtype).newbyteorder("="):
         raise ModelError(
@@ -119,7 +120,8 @@ def _split(words: NDArray[Any], rotation: int, kernels: ModuleType | None) -> ND
         planes = words.view(np.uint8)[None]
     elif kernels is not None:
         planes = np.empty((width, words.size), dtype=np.uint8)
-        kernels.split(frozen(words), rotation, planes)
+        split = {2: kernels.split_two, 4: kernels.split_four, 8: kernels.split_eight}[width]
+        split(frozen(words), rotation, planes)
     else:
         if rotation:
             words = words << 1 | words >> (8 * width - 1)
@@ -167,16 +169,17 @@ def _encode_runs(
     before is kept unless one of these saves more than it costs.
     """
     counts = [count_streams(run, 256, kernels, 1) for run in runs]
-    totals = [count.sum(axis=0) for count in counts]
-    skewed = [_is_skewed(total) for total in totals]
-    common = _Table(sum((t for t, s in zip(totals, skewed, strict=True) if s), totals[0] * 0))
+    totals = np.stack([count.sum(axis=0) for count in counts])
+    constant = totals.max(axis=1) == totals.sum(axis=1)
+    skewed = _skewed(totals) & ~constant
+    common = _Table(totals[skewed].sum(axis=0))
     before: _Table | None = None
     coded: list[tuple[int, list[Any]]] = []
-    for run, count, total, worth in zip(runs, counts, totals, skewed, strict=True):
-        if int(total[run[0]]) == run.size:
+    for block, (run, count, total) in enumerate(zip(runs, counts, totals, strict=True)):
+        if constant[block]:
             coded.append((_CONSTANT, [run[:1]]))
             continue
-        if worth:
+        if skewed[block]:
             table = common
             own = _Table(total)
             if own.cost(total) + own.cost(total) // _SLACK < common.cost(total):
@@ -201,21 +204,22 @@ def _encode_runs(
     return coded
 
 
-def _is_skewed(total: NDArray[np.int64]) -> bool:
-    """Tell whether some code might save an eighth of a bit, of 8, in bytes so often each.
+def _skewed(totals: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell, for each row of counts, whether some code might save an eighth of a bit, of 8.
 
     None saves more than log2(256 sum p**2), as Rényi's entropy of order 2 is below Shannon's,
-    and 2**(1/8) > 1.0905.
+    and 2**(1/8) > 1.0905. Blocks are short enough for 64 bits.
     """
-    size = int(total.sum())
-    return 256 * 10_000 * int(total @ total) > 10_905 * size**2
+    squares: NDArray[np.int64] = (totals**2).sum(axis=1)
+    sizes: NDArray[np.int64] = totals.sum(axis=1)
+    return np.greater(256 * 10_000 * squares, 10_905 * sizes**2)
 
 
 class _Table:
     """A Huffman code made for some counts, what it costs, and a coder made when needed."""
 
     def __init__(self, total: NDArray[np.int64]) -> None:
-        self.lengths = limited_lengths(total)
+        self.lengths = limited_lengths(total, _LONGEST)
         self.stored = pack_lengths(self.lengths)
         self._write: RunEncoder | None = None
 
@@ -358,7 +362,8 @@ def _join(
     if width == 1:
         words[:] = planes[0]
     elif kernels is not None:
-        kernels.join(words, rotation, width, *(frozen(planes[k % width]) for k in range(8)))
+        join = {2: kernels.join_two, 4: kernels.join_four, 8: kernels.join_eight}[width]
+        join(words, rotation, *map(frozen, planes))
     else:
         raw = words.view(np.uint8).reshape(-1, width)
         for index, plane in enumerate(planes):
