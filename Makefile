@@ -17,6 +17,8 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 
 bench: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench
+	taskset -c 0 $(VENV)/bin/python -m benchmarks.coders
 	$(VENV)/bin/python -m benchmarks.training
 
 # pip learned --group in 25.1; what comes with Python may be older.
