@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flyweight.coding import carrier, code_alias, code_lossless, code_shared
-from flyweight.container import Container, write
+from flyweight.container import Container, dumps
 
 FOLDER = Path(__file__).parent
 
@@ -79,20 +79,85 @@ def container():
     return Container(tensors=tuple(tensors), metadata={"made by": "flyweight", "用": "golden"})
 
 
-def expected():
-    """Return what ``v1.fly`` must decode to: dtype, shape and little-endian bytes.
+def weights(size, seed):
+    """Return sums of noise: bell-shaped, between -2 and 2."""
+    four = sum(noise(size, seed + 7 * part) for part in range(4))
+    return (four - 2 * 65536) / 65536
+
+
+def coded_arrays():
+    """Return name -> (dtype, array, coder) for every coder but the plain one."""
+    table = {}
+    for coder in ("interleaved", "rans", "context"):
+        for name, shape in {
+            "kernels": (24, 16, 3, 3),
+            "rows": (64, 80),
+            "line": (300,),
+            "few": (3, 2),
+            "none": (0, 5),
+        }.items():
+            size = int(np.prod(shape))
+            kept = noise(size, 50) % 5 > 0
+            values = np.rint(weights(size, len(table)) * 4) * kept / 8 + 0.0  # no zero below zero
+            table[f"{coder}.{name}"] = ("float32", values.astype("f4").reshape(shape), coder)
+        table[f"{coder}.one"] = ("float16", np.full((40, 3), -0.5, dtype="f2"), coder)
+    bell = weights(3000, 90)
+    table |= {
+        "planes.float32": ("float32", bell.astype("f4") * np.float32(0.37), "planes"),
+        "planes.float16": ("float16", bell.astype("f2"), "planes"),
+        "planes.bfloat16": ("bfloat16", bell.astype("f4").view("u4") >> 16, "planes"),
+        "planes.int64": ("int64", noise(3000, 91) - 40_000 + (1 << 40), "planes"),
+        "planes.bool": ("bool", noise(3000, 92) % 2 == 1, "planes"),
+        "planes.two blocks": ("int16", noise(70_000, 93) % 11 - 3, "planes"),
+    }
+    return table
+
+
+def coded_container():
+    """Return the content of ``v1-coders.fly``."""
+    tensors = []
+    for name, (dtype, array, coder) in coded_arrays().items():
+        values = np.asarray(array).astype(carrier(dtype))
+        if coder == "planes":
+            tensors.append(code_lossless(name, values, dtype=dtype, storage=dtype))
+        else:
+            levels = np.unique(values[values != 0])
+            symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
+            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype, coder=coder))
+    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
+
+
+def shapes(_):
+    """Return the names and shapes that ``v1-bare.fly`` leaves to its architecture."""
+    return {name: np.shape(values) for name, (_, values, _) in coded_arrays().items()}
+
+
+def expected(table):
+    """Return what a file must decode to: dtype, shape and little-endian bytes.
 
     Up to 256 bytes stand in hex, of more their SHA-256.
     """
-    table = {}
-    for name, (dtype, values, _) in arrays().items():
+    told = {}
+    for name, (dtype, values, _) in table.items():
         raw = np.asarray(values).astype(carrier(dtype)).tobytes()
         content = {"hex": raw.hex()} if len(raw) <= 256 else {"sha256": sha256(raw).hexdigest()}
-        table[name] = {"dtype": dtype, "shape": list(np.shape(values))} | content
-    return table | {"tied.weight": table["layer1.0.conv1.weight"]}
+        told[name] = {"dtype": dtype, "shape": list(np.shape(values))} | content
+    return told
+
+
+def make():
+    """Return stem -> (bytes of the file, what it decodes to)."""
+    first = expected(arrays())
+    coded = expected(coded_arrays())
+    return {
+        "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
+        "v1-coders": (dumps(coded_container()), coded),
+        "v1-bare": (dumps(coded_container(), bare=True), coded),
+    }
 
 
 if __name__ == "__main__":
-    write(container(), FOLDER / "v1.fly")
-    text = json.dumps(expected(), indent=1, ensure_ascii=False)
-    (FOLDER / "v1.json").write_text(text + "\n", encoding="utf-8")
+    for stem, (data, told) in make().items():
+        (FOLDER / f"{stem}.fly").write_bytes(data)
+        text = json.dumps(told, indent=1, ensure_ascii=False)
+        (FOLDER / f"{stem}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,3 +1,5 @@
+"""Version-1 files load for ever, to the same bits; coding the same content gives the same bytes."""
+
 from __future__ import annotations
 
 import json
@@ -11,46 +13,66 @@ from flyweight.coding import carrier, decode_tensor
 from flyweight.container import dumps, read
 
 FOLDER = Path(__file__).parent
-EXPECTED = json.loads((FOLDER / "v1.json").read_text(encoding="utf-8"))
+MAKER = runpy.run_path(str(FOLDER / "make_golden.py"))
+EXPECTED = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(FOLDER.glob("*.json"))
+}
+
+
+def opened(stem):
+    return read(FOLDER / f"{stem}.fly", skeleton=MAKER["shapes"])
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return read(FOLDER / "v1.fly")
+    return opened("v1")
 
 
 @pytest.fixture(scope="module")
 def made():
-    return runpy.run_path(str(FOLDER / "make_golden.py"))["container"]()
+    return MAKER["make"]()
+
+
+def test_all_files_are_here():
+    assert {"v1", "v1-bare", "v1-coders"} <= set(EXPECTED)
+    assert set(EXPECTED) == {path.stem for path in FOLDER.glob("*.fly")}
 
 
 def test_it_holds_what_it_held_when_it_was_made(golden):
     assert golden.metadata == {"made by": "flyweight", "用": "golden"}
-    assert [tensor.name for tensor in golden.tensors] == list(EXPECTED)
+    assert [tensor.name for tensor in golden.tensors] == list(EXPECTED["v1"])
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_each_tensor_decodes_to_the_same_bits(golden, name):
-    tensor = next(tensor for tensor in golden.tensors if tensor.name == name)
-    assert tensor.dtype == EXPECTED[name]["dtype"]
+@pytest.mark.parametrize(
+    ("stem", "name"), [(stem, name) for stem, table in EXPECTED.items() for name in table]
+)
+def test_each_tensor_decodes_to_the_same_bits(stem, name):
+    container, expected = opened(stem), EXPECTED[stem][name]
+    tensor = next(tensor for tensor in container.tensors if tensor.name == name)
+    assert tensor.dtype == expected["dtype"]
     if tensor.target is not None:
-        tensor = golden.tensors[tensor.target]
+        tensor = container.tensors[tensor.target]
     values = decode_tensor(tensor)
-    assert values.dtype == carrier(EXPECTED[name]["dtype"])
-    assert list(values.shape) == EXPECTED[name]["shape"]
+    assert values.dtype == carrier(expected["dtype"])
+    assert list(values.shape) == expected["shape"]
     raw = values.tobytes()
-    if "hex" in EXPECTED[name]:
-        assert raw.hex() == EXPECTED[name]["hex"]
+    if "hex" in expected:
+        assert raw.hex() == expected["hex"]
     else:
-        assert sha256(raw).hexdigest() == EXPECTED[name]["sha256"]
+        assert sha256(raw).hexdigest() == expected["sha256"]
 
 
-def test_writing_what_was_read_gives_the_same_bytes(golden):
-    assert dumps(golden) == (FOLDER / "v1.fly").read_bytes()
+@pytest.mark.parametrize("stem", EXPECTED)
+def test_writing_what_was_read_gives_the_same_bytes(stem):
+    data = (FOLDER / f"{stem}.fly").read_bytes()
+    assert dumps(opened(stem), bare="bare" in stem) == data
 
 
-def test_coding_the_same_content_gives_the_same_bytes(made):
-    assert dumps(made) == (FOLDER / "v1.fly").read_bytes()
+@pytest.mark.parametrize("stem", EXPECTED)
+def test_coding_the_same_content_gives_the_same_bytes(made, stem):
+    assert made[stem][0] == (FOLDER / f"{stem}.fly").read_bytes()
+    assert made[stem][1] == EXPECTED[stem]
 
 
 def test_every_form_of_the_format_occurs(golden):
@@ -67,3 +89,6 @@ def test_every_form_of_the_format_occurs(golden):
     }
     assert any(tensor.stored_bytes >= 1024 for tensor in golden.tensors)
     assert (FOLDER / "v1.fly").read_bytes()[5] == 1, "the header is not Huffman-coded"
+    assert (FOLDER / "v1-bare.fly").read_bytes()[5] & 2, "the header is not bare"
+    coders = {tensor.coder for tensor in opened("v1-coders").tensors}
+    assert coders >= {"interleaved", "rans", "context", "planes"}
