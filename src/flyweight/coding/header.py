@@ -231,7 +231,10 @@ def unpack_header(
         number, dtype, storage = kinds[index]
         encoding, coder = _FORMS[number]
         if encoding == "alias":
-            outlines.append(_read_alias(reader, name, outlines, dtype))
+            alias = _read_alias(reader, name, outlines, dtype)
+            if known is not None and known[place][1] != alias.shape:
+                raise FormatError(f"tensor {name!r} differs in shape from what it aliases.")
+            outlines.append(alias)
             continue
         if known is None:
             index = _known(reader, len(shapes), "shape")
