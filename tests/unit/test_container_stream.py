@@ -186,3 +186,13 @@ def test_dense_values_go_by_planes_where_that_is_smaller():
     assert np.array_equal(decode_tensor(got), weights)
     noise = np.random.default_rng(0).integers(0, 256, 4000).astype("u1")
     assert code_lossless("n", noise, dtype="uint8").coder == "plain"
+
+
+def test_an_alias_whose_shape_is_not_that_of_its_target_is_refused():
+    data = bytes.fromhex(
+        "464c5957010226010102c3a900056e39c4e44bae338000040c0c01030c0b0002080a0a0303030c0900040809"
+        "0903fbf2c4e7d235c8350500000500002e3b8cb5"
+    )
+    shapes = {".c.b": (0,), "a.weight": (0, 1), "é.b": (), "weight.d": (0,), "c.weight": ()}
+    with pytest.raises(FormatError, match="differs in shape from what it aliases"):
+        loads(data, skeleton=lambda metadata: shapes)
