@@ -37,7 +37,7 @@ Effort = Literal["fast", "balanced", "smallest"]
 def coders_to_try(symbols: NDArray[Any], effort: Effort) -> tuple[SymbolCoder, ...]:
     """The coders among which an effort takes the one that gives fewest bytes."""
     if effort == "smallest":
-        return ("rans", "context")
+        return ("interleaved", "rans", "context")
     if effort == "balanced" or not symbols.size:
         return ("rans",)
     sample = symbols.ravel()[:: max(1, symbols.size >> 16)]
