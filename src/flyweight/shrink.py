@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from flyweight.checkpoints import Checkpoint, TensorEntry, open_checkpoint, read_values
 from flyweight.coding import CodedTensor, Effort, code_alias, code_lossless, code_shared
+from flyweight.coding.threads import cores
 from flyweight.container import check_target, open_writer
 from flyweight.errors import ModelError
 from flyweight.quantization import kmeans_1d
@@ -100,7 +101,7 @@ def shrink(
     targets = _duplicates(checkpoint)
     places = {entry.name: place for place, entry in enumerate(checkpoint.entries)}
     done = quantized = 0
-    workers = threads or min(len(os.sched_getaffinity(0)), 4)
+    workers = threads or min(cores(), 4)
 
     def code(entry: TensorEntry) -> CodedTensor:
         return _code(entry, bits, cast(Grid, grid), cast(Effort, effort))

@@ -26,20 +26,19 @@ Sapiro 2000 (prediction from neighbours).
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.positions import bounded_size
+from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 
@@ -47,8 +46,6 @@ __all__ = ["Engine", "decode_context", "encode_context", "signed_values", "symbo
 
 Engine = Literal["auto", "python", "numba"]
 
-_Job = TypeVar("_Job")
-_Result = TypeVar("_Result")
 
 _CHUNK = 1 << 22
 _WITHOUT_NUMBA = 20_000  # up to here plain Python is done before Numba is loaded
@@ -159,7 +156,7 @@ def encode_context(
         steps = np.diff(thresholds, prepend=0).tolist()
         header = bytes([_HAS_ZEROS * has_zeros, len(steps)]) + b"".join(map(varint, steps))
     pieces = [flat[begin:end] for begin, end in layout.chunks(flat.size)]
-    coded = _in_threads(lambda piece: _encode_chunk(piece, layout, kernels), pieces, threads)
+    coded = in_threads(lambda piece: _encode_chunk(piece, layout, kernels), pieces, threads)
     return header + b"".join(varint(len(chunk)) for chunk in coded[:-1]) + b"".join(coded)
 
 
@@ -188,7 +185,7 @@ def decode_context(
     kernels = _kernels(engine, count)
     values = np.zeros(count, dtype=np.int32)
     jobs = [(chunk, values[begin:end]) for chunk, (begin, end) in zip(coded, chunks, strict=True)]
-    _in_threads(lambda job: _decode_chunk(*job, layout, kernels), jobs, threads)
+    in_threads(lambda job: _decode_chunk(*job, layout, kernels), jobs, threads)
     return values.reshape(shape)
 
 
@@ -248,16 +245,6 @@ def _kernels(engine: Engine, count: int) -> ModuleType | None:
             raise
         return None
     return context_kernels
-
-
-def _in_threads(
-    work: Callable[[_Job], _Result], jobs: Sequence[_Job], threads: int | None
-) -> list[_Result]:
-    workers = min(len(jobs), threads or os.cpu_count() or 1)
-    if workers == 1:
-        return [work(job) for job in jobs]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, jobs))
 
 
 @cache

@@ -25,14 +25,12 @@ highest).
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,13 +42,12 @@ from flyweight.coding.huffman import (
     pack_lengths,
     unpack_lengths,
 )
+from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
 __all__ = ["decode_interleaved", "encode_interleaved"]
 
-_Piece = TypeVar("_Piece")
-_Result = TypeVar("_Result")
 
 _Task = tuple[int, NDArray[np.int64]]
 RunEncoder = Callable[[NDArray[Any], int, int, NDArray[np.uint8], int, int], None]
@@ -90,21 +87,6 @@ def kernels_for(count: int, compiled: bool | None) -> ModuleType | None:
             raise
         return None
     return interleaved_kernels
-
-
-def in_threads(
-    work: Callable[[_Piece], _Result], pieces: Iterable[_Piece], threads: int | None
-) -> list[_Result]:
-    """Return ``work`` of each piece, in order, done by so many threads (None: one a core)."""
-    todo = list(pieces)
-    if threads is None:
-        own = getattr(os, "sched_getaffinity", None)
-        threads = len(own(0)) if own else os.cpu_count() or 1
-    threads = min(threads, len(todo))
-    if threads < 2:
-        return [work(piece) for piece in todo]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, todo))
 
 
 def limited_lengths(counts: NDArray[np.int64], limit: int = _WIDTH) -> NDArray[np.uint8]:

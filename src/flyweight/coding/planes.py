@@ -37,7 +37,6 @@ from flyweight.coding.interleaved import (
     RunEncoder,
     count_streams,
     frozen,
-    in_threads,
     kernels_for,
     limited_lengths,
     pack_streams,
@@ -48,6 +47,7 @@ from flyweight.coding.interleaved import (
 )
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.scalars import DTYPES, carrier
+from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 

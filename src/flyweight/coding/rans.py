@@ -27,20 +27,18 @@ Sources: Duda 2013, "Asymmetric numeral systems"; Giesen 2014, "Interleaved entr
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.positions import FREE_SIZE, bounded_size
+from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
@@ -67,9 +65,6 @@ _CHUNK = 1 << 21
 _LANES_FOR_NUMPY = 32  # with fewer, plain integers are faster
 _COMPILE_ABOVE = 2_000_000
 _USE_COMPILED_ABOVE = 50_000
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -398,7 +393,7 @@ def encode_rans(
         counts: NDArray[np.int64] = kernels.count_symbols(piece, alphabet)
         return counts
 
-    model, table = _chosen_model(np.sum(_each(count, pieces, workers), axis=0), len(pieces))
+    model, table = _chosen_model(np.sum(in_threads(count, pieces, workers), axis=0), len(pieces))
     entries = _encoder_entries(model, alphabet)
 
     def encode(piece: NDArray[np.uint16]) -> bytes:
@@ -410,7 +405,7 @@ def encode_rans(
             words = _encode_lanes(piece, entries, model.bits, states)
         return _pack_states(states) + words.astype("<u2", copy=False).tobytes()
 
-    chunks = _each(encode, pieces, workers)
+    chunks = in_threads(encode, pieces, workers)
     return table, b"".join([varint(len(chunk)) for chunk in chunks[:-1]] + chunks)
 
 
@@ -452,7 +447,7 @@ def decode_rans(
         taken = loop(words, slots, model.bits, states, piece)
         return bool(taken == words.size and (states == model.start).all())
 
-    if not all(_each(decode, range(len(chunks)), threads if kernels is not None else 1)):
+    if not all(in_threads(decode, range(len(chunks)), threads if kernels is not None else 1)):
         raise FormatError(f"{count} rANS symbols do not end at {len(payload)} bytes.")
     return out
 
@@ -501,17 +496,6 @@ def _unpack_states(chunk: bytes, lanes: int) -> tuple[NDArray[np.uint32], NDArra
         if int(states.min()) < _LOW:
             raise FormatError(f"an rANS state is {states.min()}, below {_LOW}.")
     return states, np.frombuffer(chunk, dtype="<u2", offset=length).astype(np.uint16)
-
-
-def _each(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None
-) -> list[_Result]:
-    items = list(items)
-    workers = min(len(items), threads or os.cpu_count() or 1)
-    if workers < 2:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
 
 
 def _kernels(engine: Engine, count: int) -> ModuleType | None:
