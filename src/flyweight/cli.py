@@ -230,6 +230,9 @@ def decompress(
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .fly file.")],
     architecture: ArchitectureName = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside it, the same tensors as fp32, fp16, zstd, xz.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -237,7 +240,7 @@ def inspect(
     from flyweight.console import ledger_table, print_table
     from flyweight.proof import ledger
 
-    account = ledger(file, architecture=architecture)
+    account = ledger(file, architecture=architecture, peers=peers)
     if as_json:
         print(json.dumps(account.to_dict()))
         return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flyweight.ledger import Ledger
+from flyweight.ledger import Ledger, Row
 from flyweight.training import Progress
 
 __all__ = ["ledger_table", "print_rows", "print_table", "progress_bar"]
@@ -41,7 +41,9 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
 def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row of text per tensor, per overhead and for the total."""
     parts = ("symbols", "positions", "codebook", "tables", "dense")
-    columns = ["tensor", "values", "non-zero", *parts, "header", "bytes", "bound", "bits/value"]
+    peers = list(ledger.peer_bytes)
+    columns = ["tensor", "values", "non-zero", *parts, "header", "bytes", "bound", "over"]
+    columns += ["bits/value", *peers]
     rows: list[list[str]] = []
     for row in ledger.rows:
         sizes = [row.part_bytes.get(part, 0) for part in parts]  # type: ignore[call-overload]
@@ -50,34 +52,29 @@ def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
             f"{size} ({bound:.0f})" if row.encoding == "shared" and part in parts[:2] else str(size)
             for part, size, bound in zip(parts, sizes, bounds, strict=True)
         ]
-        rows.append(
-            [
-                row.name,
-                str(row.parameters),
-                str(row.nonzeros),
-                *cells,
-                "",
-                str(row.total_bytes),
-                f"{row.total_bound_bytes:.0f}",
-                f"{row.bits_per_weight:.3f}",
-            ]
-        )
+        rows.append([row.name, *_counts(row), *cells, "", *_totals(row, row.peer_bytes, peers)])
     for name, size in ledger.overhead.items():
-        rows.append([f"({name})", *[""] * 7, str(size), str(size), str(size), ""])
-    totals = [str(ledger.part_bytes.get(part, 0)) for part in parts]  # type: ignore[call-overload]
-    rows.append(
-        [
-            "total",
-            str(ledger.parameters),
-            str(ledger.nonzeros),
-            *totals,
-            str(ledger.overhead_bytes),
-            str(ledger.total_bytes),
-            f"{ledger.total_bound_bytes:.0f}",
-            f"{ledger.bits_per_weight:.3f}",
-        ]
-    )
+        blank = [""] * (2 + len(peers))
+        rows.append([f"({name})", *[""] * 7, str(size), str(size), str(size), *blank])
+    sizes = [ledger.part_bytes.get(part, 0) for part in parts]  # type: ignore[call-overload]
+    header = str(ledger.overhead_bytes)
+    totals = _totals(ledger, ledger.peer_bytes, peers)
+    rows.append(["total", *_counts(ledger), *map(str, sizes), header, *totals])
     return columns, rows
+
+
+def _counts(account: Row | Ledger) -> list[str]:
+    return [str(account.parameters), str(account.nonzeros)]
+
+
+def _totals(account: Row | Ledger, sizes: Mapping[str, int], peers: list[str]) -> list[str]:
+    return [
+        str(account.total_bytes),
+        f"{account.total_bound_bytes:.0f}",
+        f"{account.over_bound_percent:+.1f}%",
+        f"{account.bits_per_weight:.3f}",
+        *(str(sizes[peer]) for peer in peers),
+    ]
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -17,9 +17,11 @@ Example:
 
 from __future__ import annotations
 
+import lzma
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ class Row:
         nonzeros: how many of them are not zero.
         part_bytes: bytes of each part.
         bound_bytes: entropy bound of each part, in bytes; a fraction is kept.
+        peer_bytes: what others make of the same values, where that was asked for: see `ledger`.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Row:
     nonzeros: int
     part_bytes: Mapping[PartKind, int]
     bound_bytes: Mapping[PartKind, float]
+    peer_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:
@@ -66,6 +70,12 @@ class Row:
         return sum(self.bound_bytes.values())
 
     @property
+    def over_bound_percent(self) -> float:
+        """What is stored beyond the bound, in per cent of the bound; 0 if that is 0."""
+        bound = self.total_bound_bytes
+        return 100 * (self.total_bytes / bound - 1) if bound else 0.0
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits in the file for each element; 0 if there is none."""
         return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
@@ -76,6 +86,7 @@ class Row:
             "shape": list(self.shape),
             "total_bytes": self.total_bytes,
             "total_bound_bytes": self.total_bound_bytes,
+            "over_bound_percent": self.over_bound_percent,
             "bits_per_weight": self.bits_per_weight,
         }
 
@@ -84,11 +95,13 @@ class Row:
 class Ledger:
     """All tensors of a file, and what the file spends beside them.
 
-    ``overhead`` maps "header" (preamble included) and "checksums" to bytes.
+    ``overhead`` maps "header" (preamble included) and "checksums" to bytes. ``peer_bytes`` is of
+    all tensors in one piece, which is kinder to the others than the sum over the rows.
     """
 
     rows: tuple[Row, ...]
     overhead: Mapping[str, int]
+    peer_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tensor_bytes(self) -> int:
@@ -109,6 +122,12 @@ class Ledger:
     def total_bound_bytes(self) -> float:
         """Entropy bound of all tensors, plus the overhead."""
         return sum(row.total_bound_bytes for row in self.rows) + self.overhead_bytes
+
+    @property
+    def over_bound_percent(self) -> float:
+        """What the file has beyond the bound, in per cent of the bound; 0 if that is 0."""
+        bound = self.total_bound_bytes
+        return 100 * (self.total_bytes / bound - 1) if bound else 0.0
 
     @property
     def parameters(self) -> int:
@@ -144,6 +163,8 @@ class Ledger:
             "overhead_bytes": self.overhead_bytes,
             "total_bytes": self.total_bytes,
             "total_bound_bytes": self.total_bound_bytes,
+            "over_bound_percent": self.over_bound_percent,
+            "peer_bytes": dict(self.peer_bytes),
             "parameters": self.parameters,
             "nonzeros": self.nonzeros,
             "bits_per_weight": self.bits_per_weight,
@@ -151,12 +172,19 @@ class Ledger:
 
 
 def ledger(
-    source: Container | bytes | str | os.PathLike[str], *, skeleton: Skeleton | None = None
+    source: Container | bytes | str | os.PathLike[str],
+    *,
+    skeleton: Skeleton | None = None,
+    peers: bool = False,
 ) -> Ledger:
     """Return the account of a container, of the bytes of a file, or of the file at a path.
 
     Every tensor is decoded. ``skeleton`` gives names and shapes where the file leaves them to
-    its architecture. Raises `FormatError` if the file is damaged.
+    its architecture. With ``peers`` the account also says what the same tensors take elsewhere:
+    as "fp32" and "fp16" values, and their symbols (a byte each, or two), codebooks and dense
+    values as coded by "xz -9e" and, where the package zstandard is installed, by "zstd -19".
+
+    Raises `FormatError` if the file is damaged.
     """
     if isinstance(source, Container):
         data = dumps(source)
@@ -164,18 +192,49 @@ def ledger(
         data = source
     else:
         data = Path(source).read_bytes()
+    coders = _peer_coders() if peers else {}
+    raw: list[bytes] = []
     try:
-        rows = tuple(_row(tensor) for tensor in loads(data, skeleton=skeleton).tensors)
-        return Ledger(rows=rows, overhead=overhead(data, skeleton=skeleton))
+        tensors = loads(data, skeleton=skeleton).tensors
+        rows = tuple(_row(tensor, coders, raw) for tensor in tensors)
+        beside = overhead(data, skeleton=skeleton)
     except FormatError as error:
         if isinstance(source, (Container, bytes)):
             raise
         raise FormatError(f"{os.fspath(source)}: {error}") from error
+    values = sum(row.parameters for row in rows)
+    return Ledger(rows, beside, _peer_bytes(coders, values, b"".join(raw)))
 
 
-def _row(tensor: CodedTensor) -> Row:
+_PeerCoder = Callable[[bytes], bytes]
+
+
+def _peer_coders() -> dict[str, _PeerCoder]:
+    """Return general compressors of bytes, without the frame of a file around their output."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    coders: dict[str, _PeerCoder] = {
+        "xz -9e": lambda raw: lzma.compress(raw, format=lzma.FORMAT_RAW, filters=filters)
+    }
+    try:
+        import zstandard
+    except ImportError:
+        warnings.warn("zstd is left out: pip install zstandard to see it", stacklevel=3)
+        return coders
+    frame = zstandard.ZstdCompressor(level=19, write_checksum=False, write_content_size=False)
+    return {"zstd -19": frame.compress} | coders
+
+
+def _peer_bytes(coders: Mapping[str, _PeerCoder], values: int, raw: bytes) -> dict[str, int]:
+    if not coders:
+        return {}
+    coded = {name: len(coder(raw)) if raw else 0 for name, coder in coders.items()}
+    return {"fp32": 4 * values, "fp16": 2 * values} | coded
+
+
+def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]) -> Row:
+    """Return the row of a tensor; add its values, as the peers get them, to ``raw``."""
     bounds: dict[PartKind, float] = {kind: len(part) for kind, part in tensor.parts.items()}
-    nonzeros = 0
+    nonzeros, own = 0, b""
     if tensor.encoding == "shared":
         symbols, levels = decode_shared(tensor)
         counts = np.bincount(symbols.ravel(), minlength=tensor.levels + 1)
@@ -187,15 +246,26 @@ def _row(tensor: CodedTensor) -> Row:
         bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
         if zeros_apart:
             bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8
+        if coders:
+            narrow = symbols.astype("u1" if tensor.levels < 256 else "<u2")
+            own = tensor.parts["codebook"] + narrow.tobytes()
     elif tensor.encoding != "alias":
-        nonzeros = nonzero_count(decode_dense(tensor), tensor.dtype)
+        values = decode_dense(tensor)
+        nonzeros = nonzero_count(values, tensor.dtype)
+        own = tensor.parts["dense"]
+        if coders and tensor.coder == "planes":
+            own = decode_dense(replace(tensor, dtype=tensor.storage)).tobytes()
+    parameters = 0 if tensor.encoding == "alias" else tensor.size
+    if coders:
+        raw.append(own)
     return Row(
         name=tensor.name,
         shape=tensor.shape,
         dtype=tensor.dtype,
         encoding=tensor.encoding,
-        parameters=0 if tensor.encoding == "alias" else tensor.size,
+        parameters=parameters,
         nonzeros=nonzeros,
         part_bytes={kind: len(part) for kind, part in tensor.parts.items()},
         bound_bytes=bounds,
+        peer_bytes=_peer_bytes(coders, parameters, own),
     )

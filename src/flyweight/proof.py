@@ -218,14 +218,21 @@ def decompress_to_file(
     return {"path": str(target), "tensors": len(outlines), "bytes": target.stat().st_size}
 
 
-def ledger(path: str | os.PathLike[str], *, architecture: Architecture | None = None) -> Ledger:
+def ledger(
+    path: str | os.PathLike[str],
+    *,
+    architecture: Architecture | None = None,
+    peers: bool = False,
+) -> Ledger:
     """Where every byte of a ``.fly`` file went, beside the least that the entropy allows.
 
     Every tensor is decoded. ``architecture`` as for `load`; it is needed only for a file that
-    leaves names and shapes to one that flyweight does not know. Raises FormatError if the file is
-    damaged.
+    leaves names and shapes to one that flyweight does not know. With ``peers`` it also says what
+    the same tensors take as fp32 and fp16, and what zstd and xz make of the same symbols. Raises
+    FormatError if the file is damaged.
     """
-    return account(path, skeleton=functools.partial(skeleton, architecture=architecture))
+    find = functools.partial(skeleton, architecture=architecture)
+    return account(path, skeleton=find, peers=peers)
 
 
 def _is_fly_file(path: Path) -> bool:

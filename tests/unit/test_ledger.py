@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import json
+import lzma
+import sys
 
 import numpy as np
 import pytest
 
-from flyweight.coding import code_alias, code_constant, code_dense, code_shared, entropy
+from flyweight.coding import (
+    code_alias,
+    code_constant,
+    code_dense,
+    code_lossless,
+    code_shared,
+    entropy,
+)
 from flyweight.container import Container, dumps, write
 from flyweight.errors import FormatError
 from flyweight.ledger import ledger
@@ -115,3 +124,39 @@ def test_a_damaged_file_is_named(tmp_path):
         ledger(path)
     with pytest.raises(FormatError, match="FLYW"):
         ledger(b"")
+
+
+def test_peers_get_the_same_values_and_are_left_out_unless_asked_for():
+    symbols, container = example()
+    assert ledger(container).peer_bytes == {}
+    assert ledger(container).rows[0].peer_bytes == {}
+    account = ledger(container, peers=True)
+    rows = {row.name: row for row in account.rows}
+    conv = rows["conv.weight"].peer_bytes
+    assert list(conv) == ["fp32", "fp16", "zstd -19", "xz -9e"]
+    assert (conv["fp32"], conv["fp16"]) == (4 * symbols.size, 2 * symbols.size)
+    codebook = np.float16([-1, 0.5, 2]).tobytes()
+    raw = codebook + symbols.astype("u1").tobytes()
+    own = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    assert conv["xz -9e"] == len(lzma.compress(raw, format=lzma.FORMAT_RAW, filters=own))
+    assert rows["conv.weight"].total_bytes < conv["zstd -19"] < conv["fp16"]
+    assert set(rows["tied.weight"].peer_bytes.values()) == {0}
+    assert account.peer_bytes["fp32"] == 4 * account.parameters
+    assert account.peer_bytes["xz -9e"] < sum(row.peer_bytes["xz -9e"] for row in account.rows)
+    assert json.loads(json.dumps(account.to_dict()))["peer_bytes"] == account.peer_bytes
+
+
+def test_without_zstandard_the_others_are_still_compared(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    _, container = example()
+    with pytest.warns(UserWarning, match="pip install zstandard"):
+        assert list(ledger(container, peers=True).peer_bytes) == ["fp32", "fp16", "xz -9e"]
+
+
+def test_planes_are_compared_as_what_is_stored():
+    values = np.random.default_rng(0).normal(size=5000).astype("f2")
+    tensor = code_lossless("w", values.astype("f4"), dtype="float32")
+    assert (tensor.coder, tensor.storage) == ("planes", "float16")
+    (row,) = ledger(Container((tensor,)), peers=True).rows
+    assert row.total_bytes < row.peer_bytes["xz -9e"] <= 10_020
+    assert row.over_bound_percent == 0
