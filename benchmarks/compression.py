@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flyweight.models import pretrained_card
 from flyweight.proof import compress_to_file
+from flyweight.training import keep_freed_memory
 
 ARCHITECTURE = "resnet20"
 RESULTS = Path(__file__).parent / "results" / "compression.csv"
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    keep_freed_memory()
     for recipe in options.recipes:
         for seed in options.seeds:
             row = run(recipe, seed, options.device)

@@ -68,9 +68,10 @@ def train(
 ) -> None:
     """Train a network known by name on CIFAR-10; writes weights and a card into a folder."""
     from flyweight.console import print_rows, progress_bar
-    from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig
+    from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, keep_freed_memory
     from flyweight.training import train as run
 
+    keep_freed_memory()
     sizes = PROGRESSIVE_SIZES if progressive else ((32, 1.0),)
     folder = output or Path("runs") / f"{architecture}-seed{seed}"
     with progress_bar(quiet=quiet) as progress:
@@ -132,6 +133,7 @@ def compress(
     """
     from flyweight.console import print_rows, progress_bar
     from flyweight.proof import compress_to_file
+    from flyweight.training import keep_freed_memory
 
     if bits is not None or lossless:
         if recipe is not None or architecture is not None or (lossless and bits is not None):
@@ -140,6 +142,7 @@ def compress(
             )
         _shrink(model, output, bits, grid, effort, as_json=as_json, quiet=quiet)
         return
+    keep_freed_memory()
     with progress_bar(quiet=quiet) as progress:
         report = compress_to_file(
             model,

@@ -18,6 +18,7 @@ from flyweight.coding import (
     code_shared,
     decode_dense,
     decode_shared,
+    join,
 )
 from flyweight.container import Container
 from flyweight.errors import FormatError, ModelError
@@ -123,7 +124,7 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
         for name, target in self.aliases.items():
             place = places[target]
             coded.append(code_alias(name, coded[place], target=place))
-        return Container(tensors=tuple(coded), metadata=dict(self.metadata))
+        return Container(tensors=tuple(join(coded)), metadata=dict(self.metadata))
 
     @staticmethod
     def from_container(container: Container) -> CompressedModel:

@@ -52,7 +52,8 @@ def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
             f"{size} ({bound:.0f})" if row.encoding == "shared" and part in parts[:2] else str(size)
             for part, size, bound in zip(parts, sizes, bounds, strict=True)
         ]
-        rows.append([row.name, *_counts(row), *cells, "", *_totals(row, row.peer_bytes, peers)])
+        name = row.name if row.joined_to is None else f"{row.name} (with {row.joined_to})"
+        rows.append([name, *_counts(row), *cells, "", *_totals(row, row.peer_bytes, peers)])
     for name, size in ledger.overhead.items():
         blank = [""] * (2 + len(peers))
         rows.append([f"({name})", *[""] * 7, str(size), str(size), str(size), *blank])

@@ -20,7 +20,7 @@ from __future__ import annotations
 import lzma
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ class Row:
         part_bytes: bytes of each part.
         bound_bytes: entropy bound of each part, in bytes; a fraction is kept.
         peer_bytes: what others make of the same values, where that was asked for: see `ledger`.
+        joined_to: name of the tensor with which it is coded as one and which holds the values of
+            both, bytes and bounds; None if the tensor holds its own.
+        joined: number of elements of such tensors that this one holds beside its own.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Row:
     part_bytes: Mapping[PartKind, int]
     bound_bytes: Mapping[PartKind, float]
     peer_bytes: Mapping[str, int] = field(default_factory=dict)
+    joined_to: str | None = None
+    joined: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -77,8 +82,9 @@ class Row:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits in the file for each element; 0 if there is none."""
-        return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
+        """Bits in the file for each element whose values are here; 0 if there is none."""
+        held = 0 if self.joined_to is not None else self.parameters + self.joined
+        return 8 * self.total_bytes / held if held else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and totals as plain JSON types."""
@@ -196,7 +202,7 @@ def ledger(
     raw: list[bytes] = []
     try:
         tensors = loads(data, skeleton=skeleton).tensors
-        rows = tuple(_row(tensor, coders, raw) for tensor in tensors)
+        rows = _with_their_heads(tensors, [_row(tensor, coders, raw) for tensor in tensors])
         beside = overhead(data, skeleton=skeleton)
     except FormatError as error:
         if isinstance(source, (Container, bytes)):
@@ -242,7 +248,8 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
             nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
         ]
         nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
-        zeros_apart = tensor.coder == "plain" and tensor.parts["tables"][:1] != b"\0"
+        tables = (tensor.joint or tensor).parts["tables"]
+        zeros_apart = tensor.coder == "plain" and tables[:1] != b"\0"
         bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
         if zeros_apart:
             bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8
@@ -252,9 +259,10 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
     elif tensor.encoding != "alias":
         values = decode_dense(tensor)
         nonzeros = nonzero_count(values, tensor.dtype)
-        own = tensor.parts["dense"]
-        if coders and tensor.coder == "planes":
+        if coders and tensor.encoding == "dense":
             own = decode_dense(replace(tensor, dtype=tensor.storage)).tobytes()
+        elif coders:
+            own = tensor.parts.get("dense", b"")
     parameters = 0 if tensor.encoding == "alias" else tensor.size
     if coders:
         raw.append(own)
@@ -269,3 +277,22 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
         bound_bytes=bounds,
         peer_bytes=_peer_bytes(coders, parameters, own),
     )
+
+
+def _with_their_heads(tensors: Sequence[CodedTensor], rows: list[Row]) -> tuple[Row, ...]:
+    """Move the bounds of joined tensors to the row that has their bytes."""
+    heads: dict[int, int] = {}
+    for place, (tensor, row) in enumerate(zip(tensors, rows, strict=True)):
+        if tensor.joint is None:
+            continue
+        head = heads.setdefault(id(tensor.joint), place)
+        if head == place:
+            continue
+        own = {kind: row.bound_bytes[kind] for kind in tensor.parts}
+        bounds = dict(rows[head].bound_bytes)
+        for kind in row.bound_bytes.keys() - own:
+            bounds[kind] += row.bound_bytes[kind]
+        joined = rows[head].joined + row.parameters
+        rows[head] = replace(rows[head], bound_bytes=bounds, joined=joined)
+        rows[place] = replace(row, bound_bytes=own, joined_to=rows[head].name)
+    return tuple(rows)

@@ -5,7 +5,7 @@ It shares no code with the package and aims to be easy to compare with the text,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from math import prod
@@ -69,9 +69,13 @@ class Cursor:
                 return number
         raise ValueError("a varint has more than nine bytes")
 
+    def text(self, length: int) -> str:
+        """Read so many bytes of UTF-8."""
+        return self.take(length).decode()
+
     def string(self) -> str:
         """Read a string."""
-        return self.take(self.varint()).decode()
+        return self.text(self.varint())
 
     def crc(self, start: int) -> None:
         """Read a CRC and compare it with the bytes from start to here."""
@@ -570,19 +574,6 @@ def energy_chunk(decoder: ValueDecoder, size: int, width: int, thresholds: list[
     return values
 
 
-def context_symbols(tables: bytes, payload: bytes, shape: tuple[int, ...], levels: int) -> Symbols:
-    """Decode the symbols of form 7 (*Shared tensors*)."""
-    values = np.array(context_coded(payload, shape), np.int64)
-    if not len(values):
-        check(not tables, "a tensor without elements has a table")
-        return values
-    cursor = Cursor(tables)
-    negative = cursor.varint()
-    check(negative <= levels and not cursor.rest(), "the number of negative levels is wrong")
-    check(values.min() >= -negative and values.max() <= levels - negative, "there is no such level")
-    return np.where(values == 0, 0, values + negative + (values < 0))
-
-
 # Byte planes
 
 
@@ -645,16 +636,35 @@ class Entry:
     target: int | None = None
     levels: int = 0
     lengths: tuple[int, ...] = ()
+    joined: bool = False
+    members: list[Entry] = field(default_factory=list)
+
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """The shape of this tensor and those joined to it, one on another."""
+        if not self.members:
+            return self.shape
+        return sum(entry.shape[0] for entry in (self, *self.members)), *self.shape[1:]
+
+    @property
+    def most_levels(self) -> int:
+        """The largest number of levels of this tensor and those joined to it."""
+        return max(entry.levels for entry in (self, *self.members))
 
 
-def read_kind(cursor: Cursor) -> tuple[int, str, str]:
-    """Read three bytes: form, dtype and storage."""
+def read_kind(cursor: Cursor) -> tuple[int, bool, str, str]:
+    """Read three bytes: form, whether it is joined, dtype and storage."""
     form, dtype, storage = cursor.take(3)
+    joined = 16 <= form < 32
+    form -= 16 * joined
     check(form <= PLANES, "there is no such form")
+    check(
+        not joined or form in (SHARED, CONSTANT, INTERLEAVED, RANS, CONTEXT, PLANES), "cannot join"
+    )
     check(max(dtype, storage) < len(DTYPES), "there is no such dtype")
     names = DTYPES[dtype], DTYPES[storage]
     check(dtype == storage or names[1] in STORAGES.get(names[0], ()), "there is no such storage")
-    return form, *names
+    return form, joined, *names
 
 
 def read_name(cursor: Cursor, previous: list[str], components: list[str]) -> list[str]:
@@ -702,7 +712,9 @@ def read_header(
     cursor = Cursor(header)
     metadata: dict[str, str] = {}
     for _ in range(cursor.varint()):
-        key, value = cursor.string(), cursor.string()
+        number = cursor.varint()
+        key = ("architecture", "recipe")[number] if number < 2 else cursor.text(number - 2)
+        value = cursor.string()
         check(not metadata or key > max(metadata), "keys of the metadata do not ascend")
         metadata[key] = value
     entries: list[Entry] = []
@@ -713,19 +725,31 @@ def read_header(
         check(cursor.take(8) == fingerprint(known or {}), "a bare file is of other shapes")
         check(count == len(architecture), "a bare file has another number of tensors")
     components: list[str] = []
-    kinds: list[tuple[int, str, str]] = []
+    kinds: list[tuple[int, bool, str, str]] = []
     shapes: list[tuple[int, ...]] = []
     parts: list[str] = []
+    numbers: list[int] = []
+    period = repeated = 0
+    heads: dict[tuple[object, ...], Entry] = {}
     for place in range(count):
         if not bare:
             parts = read_name(cursor, parts, components)
         name = architecture[place][0] if bare else ".".join(parts)
         check(len(name.encode()) <= 1024, "a name is too long")
-        number = cursor.varint()
-        if number == len(kinds):
+        number = 0 if repeated else cursor.varint()
+        if not repeated and number == len(kinds) + 1:
+            period, repeated = cursor.varint(), cursor.varint()
+            check(1 <= period <= place and 1 <= repeated <= count - place, "a wrong repetition")
+        again = repeated > 0
+        if again:
+            repeated -= 1
+            number = numbers[place - period]
+        elif number == len(kinds):
             kinds.append(read_kind(cursor))
         check(number < len(kinds), "there is no such kind")
-        entry = Entry(name, *kinds[number])
+        numbers.append(number)
+        form, joined, dtype, storage = kinds[number]
+        entry = Entry(name, form, dtype, storage, joined=joined)
         entries.append(entry)
         if entry.form == ALIAS:
             entry.target = cursor.varint()
@@ -748,8 +772,19 @@ def read_header(
         check(prod(max(extent, 1) for extent in entry.shape) <= 1 << 40, "a shape is too large")
         item = NUMPY[entry.storage].itemsize
         if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
-            entry.levels = cursor.varint()
+            entry.levels = entries[place - period].levels if again else cursor.varint()
             check(entry.levels <= 65535, "there are too many levels")
+        kind = entry.form, entry.dtype, entry.storage, len(entry.shape), entry.shape[1:]
+        if joined:
+            check(kind in heads and len(entry.shape) > 0, "a tensor is joined to nothing")
+            together = (heads[kind], *heads[kind].members, entry)
+            check(all(prod(one.shape) for one in together), "a joined tensor has no elements")
+            check(sum(prod(one.shape) for one in together) <= 1 << 20, "too much is joined")
+            heads[kind].members.append(entry)
+            entry.lengths = (entry.levels * item,) if entry.form not in (CONSTANT, PLANES) else ()
+            continue
+        heads[kind] = entry
+        if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
             tables = cursor.varint()
             kept = cursor.varint() if entry.form == SHARED else 0
             entry.lengths = tables, entry.levels * item, kept, cursor.varint()
@@ -763,31 +798,69 @@ def read_header(
     return entries, metadata
 
 
-def decode(entry: Entry, parts: list[bytes]) -> bytes:
-    """Decode the values of a tensor from its parts."""
-    count = prod(entry.shape)
-    storage = NUMPY[entry.storage]
-    if entry.form == DENSE:
-        raw = told = parts[0]
-    elif entry.form == CONSTANT:
-        told = parts[0]
-        raw = told * count
-    elif entry.form == ZERO:
-        told = b""
-        raw = bytes(count * storage.itemsize)
-    elif entry.form == PLANES:
-        raw = told = byte_planes(parts[0], entry.storage, count)
+def stacked_symbols(entry: Entry, parts: list[bytes]) -> list[Symbols]:
+    """Decode the symbols of a shared tensor, and of those joined to it."""
+    tables, _, kept, payload = parts
+    together = (entry, *entry.members)
+    count = prod(entry.stacked)
+    if entry.form == CONTEXT and not count:
+        check(not tables, "a tensor without elements has a table")
+    if entry.form == CONTEXT:
+        values = np.array(context_coded(payload, entry.stacked), np.int64)
+    elif entry.form == SHARED:
+        values = plain_symbols(tables, kept, payload, count, entry.most_levels)
     else:
-        tables, told, kept, payload = parts
-        if entry.form == SHARED:
-            symbols = plain_symbols(tables, kept, payload, count, entry.levels)
-        elif entry.form == CONTEXT:
-            symbols = context_symbols(tables, payload, entry.shape, entry.levels)
-        else:
-            stream = interleaved if entry.form == INTERLEAVED else rans
-            symbols = stream(tables, payload, count, entry.levels + 1)
-        items = np.frombuffer(bytes(storage.itemsize) + told, f"V{storage.itemsize}")
-        raw = items[symbols].tobytes()
+        stream = interleaved if entry.form == INTERLEAVED else rans
+        values = stream(tables, payload, count, entry.most_levels + 1)
+    cursor = Cursor(tables)
+    own = []
+    for one in together:
+        size = prod(one.shape)
+        symbols, values = values[:size], values[size:]
+        if entry.form == CONTEXT and size:
+            negative = cursor.varint()
+            check(negative <= one.levels, "the number of negative levels is wrong")
+            least, most = -negative, one.levels - negative
+            check(least <= symbols.min() and symbols.max() <= most, "there is no such level")
+            symbols = np.where(symbols == 0, 0, symbols + negative + (symbols < 0))
+        check(not size or symbols.max() <= one.levels, "there is no such level")
+        own.append(symbols)
+    check(entry.form != CONTEXT or not cursor.rest(), "there are bytes after a table")
+    return own
+
+
+def decode(entry: Entry, parts: dict[str, list[bytes]]) -> dict[str, bytes]:
+    """Decode the values of a tensor, and of those joined to it, from their parts."""
+    together = (entry, *entry.members)
+    storage = NUMPY[entry.storage]
+    first = parts[entry.name]
+    if entry.form == DENSE:
+        stored = [(first[0], first[0])]
+    elif entry.form == CONSTANT:
+        stored = [(first[0], first[0] * prod(one.shape)) for one in together]
+    elif entry.form == ZERO:
+        stored = [(b"", bytes(prod(entry.shape) * storage.itemsize))]
+    elif entry.form == PLANES:
+        raw = byte_planes(first[0], entry.storage, prod(entry.stacked))
+        stored = []
+        for one in together:
+            length = prod(one.shape) * storage.itemsize
+            stored.append((raw[:length], raw[:length]))
+            raw = raw[length:]
+    else:
+        stored = []
+        for one, symbols in zip(together, stacked_symbols(entry, first), strict=True):
+            told = parts[one.name][0 if one.joined else 1]
+            items = np.frombuffer(bytes(storage.itemsize) + told, f"V{storage.itemsize}")
+            stored.append((told, items[symbols].tobytes()))
+    return {
+        one.name: converted(entry, told, raw)
+        for one, (told, raw) in zip(together, stored, strict=True)
+    }
+
+
+def converted(entry: Entry, told: bytes, raw: bytes) -> bytes:
+    """Convert stored values to the dtype; ``told`` are those that stand in the file."""
     if entry.storage == "bool":
         check(not told.strip(b"\0\1"), "a boolean is neither 0 nor 1")
     if entry.storage == entry.dtype:
@@ -795,7 +868,7 @@ def decode(entry: Entry, parts: list[bytes]) -> bytes:
     if entry.storage == "bfloat16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).tobytes()
     with np.errstate(invalid="ignore"):
-        return np.frombuffer(raw, storage).astype(NUMPY[entry.dtype]).tobytes()
+        return np.frombuffer(raw, NUMPY[entry.storage]).astype(NUMPY[entry.dtype]).tobytes()
 
 
 def read_fly(
@@ -828,9 +901,17 @@ def read_fly(
     check(len(data) == cursor.at + stored + 4, "a file is shorter or longer than its header says")
 
     # *Order of the payload, and groups*
-    groups = [[entry for entry in entries if sum(entry.lengths) < 1024]]
-    groups += [[entry] for entry in entries if sum(entry.lengths) >= 1024]
-    parts: dict[str, list[bytes]] = {}
+    groups: list[list[Entry]] = []
+    length = 1 << 16
+    for entry in entries:
+        size = sum(entry.lengths)
+        if size and (length >= 1 << 16 or size >= 1 << 16):
+            groups.append([])
+            length = 0
+        length += size
+        if groups:
+            groups[-1].append(entry)
+    parts = {entry.name: [b""] * len(entry.lengths) for entry in entries}
     for group in groups:
         start = cursor.at
         for entry in group:
@@ -841,10 +922,12 @@ def read_fly(
     check(not sums.rest(), "there are CRCs of more groups than there are")
     cursor.crc(0)
 
+    values: dict[str, bytes] = {}
+    for entry in entries:
+        if entry.target is None and not entry.joined:
+            values |= decode(entry, parts)
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for entry in entries:
-        if entry.target is None:
-            tensors[entry.name] = entry.dtype, entry.shape, decode(entry, parts[entry.name])
-        else:
-            tensors[entry.name] = tensors[entries[entry.target].name]
+        source = entry if entry.target is None else entries[entry.target]
+        tensors[entry.name] = entry.dtype, entry.shape, values[source.name]
     return tensors, metadata

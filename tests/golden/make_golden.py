@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flyweight.coding import carrier, code_alias, code_lossless, code_shared
+from flyweight.coding import carrier, code_alias, code_lossless, code_shared, join
 from flyweight.container import Container, dumps
 
 FOLDER = Path(__file__).parent
@@ -113,23 +113,66 @@ def coded_arrays():
     return table
 
 
-def coded_container():
-    """Return the content of ``v1-coders.fly``."""
+def coded(table, storage=None):
+    """Return the tensors of name -> (dtype, array, coder)."""
     tensors = []
-    for name, (dtype, array, coder) in coded_arrays().items():
+    for name, (dtype, array, coder) in table.items():
         values = np.asarray(array).astype(carrier(dtype))
         if coder == "planes":
-            tensors.append(code_lossless(name, values, dtype=dtype, storage=dtype))
+            own = dtype if storage == "own" else None
+            tensors.append(code_lossless(name, values, dtype=dtype, storage=own))
         else:
             levels = np.unique(values[values != 0])
             symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
             tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype, coder=coder))
+    return tensors
+
+
+def coded_container():
+    """Return the content of ``v1-coders.fly``."""
+    tensors = coded(coded_arrays(), storage="own")
     return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
 
 
 def shapes(_):
     """Return the names and shapes that ``v1-bare.fly`` leaves to its architecture."""
     return {name: np.shape(values) for name, (_, values, _) in coded_arrays().items()}
+
+
+def joined_arrays():
+    """Return name -> (dtype, array, coder): tensors that are alike, others between them."""
+    table = {}
+    for coder in ("plain", "interleaved", "rans", "context"):
+        for number, rows in enumerate((16, 3, 8)):
+            shape = (rows, 4, 3, 3) if coder == "context" else (rows, 60)
+            size = int(np.prod(shape))
+            kept = noise(size, 70 + number) % 4 > 0
+            step = 8 + number  # codebooks of different lengths
+            values = np.rint(weights(size, 300 + number + len(table)) * step) * kept / 8 + 0.0
+            table[f"{coder}.{number}.weight"] = (
+                "float32",
+                values.astype("f4").reshape(shape),
+                coder,
+            )
+            bell = weights(40 * rows, 400 + len(table)).astype("f2")
+            table[f"{coder}.{number}.bias"] = ("float32", bell.astype("f4"), "planes")
+            table[f"{coder}.{number}.scale"] = ("float32", np.full(rows, 1.5, "f4"), "planes")
+            table[f"{coder}.{number}.steps"] = ("int64", np.int64(0), "planes")
+    return table
+
+
+def joined_container():
+    """Return the content of ``v1-joined.fly``."""
+    tensors = coded(joined_arrays())
+    for coder in ("plain", "interleaved", "rans", "context"):
+        names = [f"{coder}.{number}.weight" for number in range(3)]
+        places = [place for place, tensor in enumerate(tensors) if tensor.name in names]
+        joined = join([tensors[place] for place in places], coder=coder)
+        for place, tensor in zip(places, joined, strict=True):
+            tensors[place] = tensor
+    others = iter(join([tensor for tensor in tensors if tensor.encoding != "shared"]))
+    tensors = [tensor if tensor.encoding == "shared" else next(others) for tensor in tensors]
+    return Container(tensors=tuple(tensors), metadata={"architecture": "none", "recipe": "golden"})
 
 
 def expected(table):
@@ -152,6 +195,7 @@ def make():
     return {
         "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
         "v1-coders": (dumps(coded_container()), coded),
+        "v1-joined": (dumps(joined_container()), expected(joined_arrays())),
         "v1-bare": (dumps(coded_container(), bare=True), coded),
     }
 

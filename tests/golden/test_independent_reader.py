@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from flyweight.coding import code_lossless, code_shared, decode_tensor
+from flyweight.coding import code_lossless, code_shared, decode_tensor, join
 from flyweight.container import Container, dumps, loads
 from flyweight.errors import FormatError
 
@@ -186,6 +186,23 @@ def many():
 @pytest.mark.parametrize("bare", [False, True])
 def test_many_tensors_and_metadata(bare):
     agree(*many(), bare=bare, architecture="none", 用="ü", a="")
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("coder", CODERS)
+def test_joined_tensors(coder, bare):
+    tensors = []
+    for layer in range(5):
+        rows, rest = 3 + 2 * layer, (4, 3, 3) if layer < 4 else (4, 3, 2)
+        symbols = symbols_of((rows, *rest), 0.6, 3 + layer, layer)
+        tensors.append(code_shared(f"{layer}.w", symbols, levels=levels_of(3 + layer)))
+        values = weights((60 + layer,), layer).astype("f2").astype("f4")
+        tensors.append(code_lossless(f"{layer}.b", values, dtype="float32"))
+        one = np.full(rows, 1 if layer < 3 else 2, "f4")
+        tensors.append(code_lossless(f"{layer}.s", one, dtype="float32"))
+    joined = join(tensors, coder=coder)
+    assert [t.member for t in joined if t.encoding == "shared"] == [0, 1, 2, 3, 0]
+    agree(*joined, bare=bare, architecture="a", recipe="b", z="c")
 
 
 def test_no_tensors():

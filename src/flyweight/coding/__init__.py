@@ -9,18 +9,18 @@ from __future__ import annotations
 from flyweight.coding.arrays import decode, encode
 from flyweight.coding.coders import Effort
 from flyweight.coding.entropy import entropy
+from flyweight.coding.forms import CodedTensor, Encoding
 from flyweight.coding.huffman import (
     canonical_codewords,
     code_lengths,
     decode_symbols,
     encode_symbols,
 )
+from flyweight.coding.join import join
 from flyweight.coding.positions import decode_positions, encode_positions
 from flyweight.coding.scalars import DTYPES, carrier, pack_scalars, unpack_scalars
+from flyweight.coding.symbols import PartKind
 from flyweight.coding.tensors import (
-    CodedTensor,
-    Encoding,
-    PartKind,
     code_alias,
     code_constant,
     code_dense,
@@ -55,6 +55,7 @@ __all__ = [
     "encode_positions",
     "encode_symbols",
     "entropy",
+    "join",
     "pack_scalars",
     "unpack_scalars",
 ]

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from flyweight.coding.scalars import DTYPES, carrier, may_store
-from flyweight.coding.tensors import (
+from flyweight.coding.forms import (
     MAX_ELEMENTS,
+    MAX_JOINED,
     MAX_NAME_BYTES,
     MAX_RANK,
     PART_KINDS,
     CodedTensor,
-    Coder,
     Encoding,
-    PartKind,
 )
+from flyweight.coding.scalars import DTYPES, carrier, may_store
+from flyweight.coding.symbols import Coder, PartKind
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 
@@ -39,6 +39,8 @@ Skeleton = Callable[[Mapping[str, str]], Shapes]
 """Gives the names and shapes of the architecture that the metadata of a file tells of."""
 
 _DIGEST = 8  # bytes
+_USUAL_KEYS = ("architecture", "recipe")  # of the metadata; the place is the number in the file
+_LONGEST_PERIOD = 64  # the writer looks no further back for tensors to repeat
 
 # The place is the number in the file. The fifth form is a constant whose bits are all zero.
 _FORMS: tuple[tuple[Encoding, Coder], ...] = (
@@ -53,11 +55,16 @@ _FORMS: tuple[tuple[Encoding, Coder], ...] = (
     ("dense", "planes"),
 )
 _ZERO_CONSTANT = 4
+_JOINED = 16  # added to the form of a tensor whose values are with an earlier one
+_MAY_JOIN = (0, 2, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """A coded tensor without its bytes: what the header tells, and the length of each part."""
+    """A coded tensor without its bytes: what the header tells, and the length of each part.
+
+    ``head`` is the place of the earlier tensor that holds the values of a joined one.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -68,6 +75,16 @@ class Outline:
     levels: int = 0
     target: int | None = None
     coder: Coder = "plain"
+    head: int | None = None
+
+    @property
+    def alike(self) -> tuple[object, ...] | None:
+        """What tensors that are joined have in common; None for one that cannot be."""
+        number = _FORMS.index((self.encoding, self.coder))
+        zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
+        if number not in _MAY_JOIN or zeros or not self.shape:
+            return None
+        return (number, self.dtype, self.storage, len(self.shape), self.shape[1:])
 
     @property
     def size(self) -> int:
@@ -99,8 +116,8 @@ class Outline:
         )
 
 
-def outline_of(tensor: CodedTensor) -> Outline:
-    """Return what the header tells of a coded tensor."""
+def outline_of(tensor: CodedTensor, head: int | None = None) -> Outline:
+    """Return what the header tells of a coded tensor; ``head`` as in `Outline`."""
     return Outline(
         name=tensor.name,
         shape=tensor.shape,
@@ -111,6 +128,7 @@ def outline_of(tensor: CodedTensor) -> Outline:
         levels=tensor.levels,
         target=tensor.target,
         coder=tensor.coder,
+        head=head,
     )
 
 
@@ -139,21 +157,31 @@ def pack_header(
     """
     out = [varint(len(metadata))]
     for key, text in sorted(metadata.items()):
-        out += [_pack_string(key), _pack_string(text)]
+        out += [_pack_key(key), _pack_string(text)]
     out.append(varint(len(tensors)))
     if bare:
         out.append(_digest((tensor.name, tensor.shape) for tensor in tensors))
     names = _NameWriter()
     kinds: dict[bytes, int] = {}
     shapes: dict[tuple[int, ...], int] = {}
-    for tensor in tensors:
+    told = [(_kind(tensor), tensor.levels) for tensor in tensors]
+    repeated = 0
+    for place, tensor in enumerate(tensors):
         if not bare:
             out.append(names.write(tensor.name))
-        kind = _kind(tensor)
-        out.append(varint(kinds.get(kind, len(kinds))))
-        if kind not in kinds:
-            kinds[kind] = len(kinds)
-            out.append(kind)
+        kind, levels = told[place]
+        if not repeated:
+            period, repeated = _repeats(told, place)
+            if repeated:
+                out += map(varint, (len(kinds) + 1, period, repeated))
+        again = repeated > 0
+        if again:
+            repeated -= 1
+        else:
+            out.append(varint(kinds.get(kind, len(kinds))))
+            if kind not in kinds:
+                kinds[kind] = len(kinds)
+                out.append(kind)
         if tensor.target is not None:
             out.append(varint(tensor.target))
             continue
@@ -162,12 +190,45 @@ def pack_header(
             if tensor.shape not in shapes:
                 shapes[tensor.shape] = len(shapes)
                 out += map(varint, (len(tensor.shape), *tensor.shape))
+        if tensor.encoding == "shared" and not again:
+            out.append(varint(levels))
+        if tensor.head is not None:
+            continue
         if tensor.encoding == "shared":
-            out.append(varint(tensor.levels))
             out += (varint(tensor.lengths[part]) for part in _lengths_told(tensor.coder))
         elif tensor.coder == "planes":
             out.append(varint(tensor.lengths["dense"]))
     return b"".join(out)
+
+
+def _pack_key(key: str) -> bytes:
+    if key in _USUAL_KEYS:
+        return varint(_USUAL_KEYS.index(key))
+    text = _pack_string(key)
+    length = len(key.encode())
+    return varint(len(_USUAL_KEYS) + length) + text[len(varint(length)) :]
+
+
+def _read_key(reader: ByteReader) -> str:
+    number = reader.varint()
+    if number < len(_USUAL_KEYS):
+        return _USUAL_KEYS[number]
+    return reader.text(number - len(_USUAL_KEYS))
+
+
+def _repeats(told: Sequence[tuple[bytes, int]], place: int) -> tuple[int, int]:
+    """Return how far before ``place`` the same kinds and levels stand, and of how many tensors.
+
+    The number is 0 where telling it would take more bytes than it saves.
+    """
+    best = (0, 0)
+    for period in range(1, min(place, _LONGEST_PERIOD) + 1):
+        end = place
+        while end < len(told) and told[end] == told[end - period]:
+            end += 1
+        if end - place > best[1]:
+            best = (period, end - place)
+    return best if best[1] > 3 else (0, 0)
 
 
 class _NameWriter:
@@ -201,7 +262,9 @@ def _lengths_told(coder: Coder) -> tuple[PartKind, ...]:
 
 def _kind(tensor: Outline) -> bytes:
     number = _FORMS.index((tensor.encoding, tensor.coder))
-    if tensor.encoding == "constant" and not tensor.lengths["dense"]:
+    if tensor.head is not None:
+        number += _JOINED
+    elif tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = _ZERO_CONSTANT
     return bytes([number, DTYPES.index(tensor.dtype), DTYPES.index(tensor.storage)])
 
@@ -213,28 +276,27 @@ def unpack_header(
     reader = ByteReader(raw, "the header")
     metadata: dict[str, str] = {}
     for _ in range(_count(reader, "strings of metadata", 2)):
-        key = reader.string()
+        key = _read_key(reader)
         if metadata and key <= next(reversed(metadata)):
             raise FormatError(f"the metadata key {key!r} is repeated or out of order.")
         metadata[key] = reader.string()
-    count = _count(reader, "tensors", 1 if bare else 4)
+    count = reader.varint() if bare else _count(reader, "tensors", 3)
     known = _known_shapes(reader, metadata, skeleton, count) if bare else None
     outlines: list[Outline] = []
     names = _NameReader()
-    kinds: list[tuple[int, str, str]] = []
+    kinds = _KindReader(reader, count)
     shapes: list[tuple[int, ...]] = []
+    joined = _Joined()
     for place in range(count):
         name = names.read(reader) if known is None else known[place][0]
-        index = _known(reader, len(kinds), "kind")
-        if index == len(kinds):
-            kinds.append(_read_kind(reader))
-        number, dtype, storage = kinds[index]
-        encoding, coder = _FORMS[number]
+        (number, dtype, storage), levels = kinds.read()
+        encoding, coder = _FORMS[number % _JOINED]
         if encoding == "alias":
             alias = _read_alias(reader, name, outlines, dtype)
             if known is not None and known[place][1] != alias.shape:
                 raise FormatError(f"tensor {name!r} differs in shape from what it aliases.")
             outlines.append(alias)
+            kinds.levels.append(0)
             continue
         if known is None:
             index = _known(reader, len(shapes), "shape")
@@ -243,22 +305,90 @@ def unpack_header(
             shape = shapes[index]
         else:
             shape = known[place][1]
-        levels = reader.varint() if encoding == "shared" else 0
-        outlines.append(
-            Outline(
-                name=name,
-                shape=shape,
-                dtype=dtype,
-                encoding=encoding,
-                storage=storage,
-                lengths=_read_lengths(reader, number, shape, storage, levels),
-                levels=levels,
-                coder=coder,
-            )
+        if levels is None:
+            levels = reader.varint() if encoding == "shared" else 0
+        kinds.levels.append(levels)
+        outline = Outline(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            encoding=encoding,
+            storage=storage,
+            lengths=_read_lengths(reader, number, shape, storage, levels),
+            levels=levels,
+            coder=coder,
         )
+        if number >= _JOINED:
+            outline = joined.to_its_head(outline)
+        else:
+            joined.open(outline, place)
+        outlines.append(outline)
     if reader.position != len(raw):
         raise FormatError(f"the header has {len(raw) - reader.position} bytes too many.")
     return outlines, metadata
+
+
+class _KindReader:
+    """Kinds of tensors, each told where it first occurs, and repetitions of those before."""
+
+    def __init__(self, reader: ByteReader, count: int) -> None:
+        self.reader = reader
+        self.count = count
+        self.kinds: list[tuple[int, str, str]] = []
+        self.numbers: list[int] = []
+        self.levels: list[int] = []  # of each tensor read so far; whoever reads them adds them
+        self.period, self.repeated = 0, 0
+
+    def read(self) -> tuple[tuple[int, str, str], int | None]:
+        """Return the kind of the next tensor, and how many levels it has if that is repeated."""
+        number, place = 0, len(self.numbers)
+        if not self.repeated:
+            number = self.reader.varint()
+            if number == len(self.kinds) + 1:
+                self.period, self.repeated = self._repetition(place)
+            elif number > len(self.kinds):
+                raise FormatError(
+                    f"the header refers to kind {number} where {len(self.kinds)} are known."
+                )
+            elif number == len(self.kinds):
+                self.kinds.append(_read_kind(self.reader))
+        levels = None
+        if self.repeated:
+            self.repeated -= 1
+            number, levels = self.numbers[place - self.period], self.levels[place - self.period]
+        self.numbers.append(number)
+        return self.kinds[number], levels
+
+    def _repetition(self, place: int) -> tuple[int, int]:
+        period, repeated = self.reader.varint(), self.reader.varint()
+        if not (1 <= period <= place and 1 <= repeated <= self.count - place):
+            raise FormatError(
+                f"the header repeats {repeated} tensors from {period} before number {place}."
+            )
+        return period, repeated
+
+
+class _Joined:
+    """The tensors that others may join: of those that are alike, the last that joins none."""
+
+    def __init__(self) -> None:
+        self.heads: dict[tuple[object, ...] | None, tuple[int, int]] = {None: (0, 0)}
+
+    def open(self, outline: Outline, place: int) -> None:
+        """Take a tensor that joins no other."""
+        if outline.alike is not None:
+            self.heads[outline.alike] = (place, outline.size)
+
+    def to_its_head(self, outline: Outline) -> Outline:
+        """Return the outline of a joined tensor with the place of its head."""
+        place, elements = self.heads.get(outline.alike, (0, 0))
+        if not (outline.size and elements):
+            raise FormatError(f"tensor {outline.name!r} joins no earlier tensor.")
+        elements += outline.size
+        if elements > MAX_JOINED:
+            raise FormatError(f"tensor {outline.name!r} joins too many others.")
+        self.heads[outline.alike] = (place, elements)
+        return replace(outline, head=place)
 
 
 def _known_shapes(
@@ -278,8 +408,10 @@ def _read_lengths(
     reader: ByteReader, number: int, shape: tuple[int, ...], storage: str, levels: int
 ) -> dict[PartKind, int]:
     """Return the length of each part, read or known from what is there."""
-    encoding, coder = _FORMS[number]
+    encoding, coder = _FORMS[number % _JOINED]
     item = carrier(storage).itemsize
+    if number >= _JOINED:
+        return {"codebook": levels * item} if encoding == "shared" else {}
     if encoding == "shared":
         lengths: dict[PartKind, int] = {"positions": 0, "codebook": levels * item}
         return lengths | {part: reader.varint() for part in _lengths_told(coder)}
@@ -341,7 +473,8 @@ class _NameReader:
 
 def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     number, dtype, storage = reader.take(3)
-    if number >= len(_FORMS):
+    joined = _JOINED <= number < 2 * _JOINED
+    if number - _JOINED not in _MAY_JOIN if joined else number >= len(_FORMS):
         raise FormatError(f"the header names the encoding {number}, which is unknown.")
     if max(dtype, storage) >= len(DTYPES):
         raise FormatError(f"the header names the dtype {max(dtype, storage)}, which is unknown.")

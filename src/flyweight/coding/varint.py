@@ -63,7 +63,11 @@ class ByteReader:
 
     def string(self) -> str:
         """Return the next length-prefixed UTF-8 string."""
-        raw = self.take(self.varint())
+        return self.text(self.varint())
+
+    def text(self, length: int) -> str:
+        """Return the UTF-8 string in the next ``length`` bytes."""
+        raw = self.take(length)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:

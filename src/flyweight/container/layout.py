@@ -14,9 +14,9 @@ from flyweight.errors import FormatError
 
 __all__ = [
     "CRC",
+    "GROUP",
     "LONGEST_PREAMBLE",
     "MAGIC",
-    "SMALL",
     "Head",
     "crc",
     "head_length",
@@ -28,7 +28,7 @@ __all__ = [
 MAGIC = b"FLYW"
 VERSION = 1
 CRC = 4  # bytes of a checksum
-SMALL = 1024  # tensors of fewer stored bytes share one checksum
+GROUP = 1 << 16  # bytes: a larger tensor has a checksum of its own, smaller ones share
 LONGEST_PREAMBLE = len(MAGIC) + 2 + 4 * 9
 _CODED_HEADER = 1  # flag: the header is Huffman-coded
 _BARE_HEADER = 2  # flag: names and shapes are left to the architecture
@@ -50,10 +50,7 @@ class Head:
         return self.length + sum(outline.stored_bytes for outline in self.outlines) + CRC
 
     def groups(self) -> Iterator[tuple[int, list[Outline], bytes]]:
-        """Where each group of tensors begins in the file, its tensors, and its checksum.
-
-        The small tensors come first and together; each other one is a group of its own.
-        """
+        """Where each group of tensors begins in the file, its tensors, and its checksum."""
         start = self.length
         for group, check in zip(_groups(self.outlines), self.checks, strict=True):
             yield start, group, check
@@ -66,10 +63,18 @@ def crc(data: bytes, before: int = 0) -> bytes:
 
 
 def _groups(outlines: Sequence[Outline]) -> list[list[Outline]]:
-    stored = [outline for outline in outlines if outline.stored_bytes]
-    small = [outline for outline in stored if outline.stored_bytes < SMALL]
-    large = [[outline] for outline in stored if outline.stored_bytes >= SMALL]
-    return [small, *large] if small else large
+    groups: list[list[Outline]] = []
+    room = 0
+    for outline in outlines:
+        size = outline.stored_bytes
+        if not size:
+            continue
+        if room <= 0 or size >= GROUP:
+            groups.append([])
+            room = GROUP
+        groups[-1].append(outline)
+        room -= size
+    return groups
 
 
 def too_many_elements(outlines: Sequence[Outline], length: int) -> str | None:

@@ -6,13 +6,14 @@ import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from flyweight.coding import CodedTensor
+from flyweight.coding.forms import Joint, defect
 from flyweight.coding.header import Outline, Skeleton
-from flyweight.coding.tensors import defect
 from flyweight.container.layout import (
     CRC,
     LONGEST_PREAMBLE,
@@ -26,6 +27,7 @@ from flyweight.errors import FormatError
 __all__ = ["Reader"]
 
 _BLOCK = 1 << 20
+_JOINTS = 16  # so many sets of joined tensors are kept decoded
 
 
 class _Group(NamedTuple):
@@ -90,7 +92,12 @@ class Reader:
         sentence = too_many_elements(self.outlines, self.file_bytes)
         if sentence:
             raise FormatError(sentence)
-        self._by_name = {outline.name: outline for outline in self.outlines}
+        self._by_name = {outline.name: place for place, outline in enumerate(self.outlines)}
+        self._members: dict[int, list[int]] = {}
+        for place, outline in enumerate(self.outlines):
+            if outline.head is not None:
+                self._members.setdefault(outline.head, [outline.head]).append(place)
+        self._joints: dict[int, Joint] = {}
         self._places: dict[str, tuple[_Group, int]] = {}
         for start, outlines, check in self._head.groups():
             group = _Group(start, sum(o.stored_bytes for o in outlines), len(outlines), check)
@@ -114,24 +121,49 @@ class Reader:
         """The tensor of a name. Raises `FormatError` if it is damaged or not in the file."""
         if name not in self._by_name:
             raise FormatError(f"{self._where}the file holds no tensor {name!r}.")
-        outline = self._by_name[name]
-        data, before = b"", 0
-        if name in self._places:
-            group, before = self._places[name]
-            if self._last[0] != group.start:
-                self._last = (group.start, self._read(group.start, group.length))
-                if crc(self._last[1]) != group.check:
-                    what = f"tensor {name!r}" if group.tensors == 1 else "one of the small tensors"
-                    self._last = (-1, b"")
-                    raise FormatError(
-                        f"{self._where}{what} is damaged: its checksum does not match."
-                    )
-            data = self._last[1]
-        tensor = outline.filled(data, before)
+        place = self._by_name[name]
+        tensor = self._parts_of(place)
+        outline = self.outlines[place]
+        head = place if outline.head is None else outline.head
+        if head in self._members:
+            member = self._members[head].index(place)
+            tensor = replace(tensor, joint=self._joint(head), member=member)
         sentence = defect(tensor)
         if sentence:
             raise FormatError(f"{self._where}{sentence}")
         return tensor
+
+    def _joint(self, head: int) -> Joint:
+        """Return what the joined tensors have in common, and keep it, decoded, for the next."""
+        if head not in self._joints:
+            if len(self._joints) == _JOINTS:
+                self._joints.pop(next(iter(self._joints)))
+            members = [self.outlines[place] for place in self._members[head]]
+            parts = dict(self._parts_of(head).parts)
+            parts.pop("codebook", None)
+            self._joints[head] = Joint(
+                rows=tuple(member.shape[0] for member in members),
+                rest=members[0].shape[1:],
+                coder=members[0].coder,
+                storage=members[0].storage,
+                levels=tuple(member.levels for member in members),
+                parts=parts,
+            )
+        return self._joints[head]
+
+    def _parts_of(self, place: int) -> CodedTensor:
+        """Return a tensor with its own parts alone."""
+        outline = self.outlines[place]
+        if outline.name not in self._places:
+            return outline.filled(b"", 0)
+        group, before = self._places[outline.name]
+        if self._last[0] != group.start:
+            self._last = (group.start, self._read(group.start, group.length))
+            if crc(self._last[1]) != group.check:
+                what = f"tensor {outline.name!r}" if group.tensors == 1 else "a group of tensors"
+                self._last = (-1, b"")
+                raise FormatError(f"{self._where}{what} is damaged: its checksum does not match.")
+        return outline.filled(self._last[1], before)
 
     def tensors(self, names: Iterable[str] | None = None) -> Iterator[CodedTensor]:
         """The tensors named, or all of them, one after another, in the order of the file."""

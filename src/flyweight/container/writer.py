@@ -8,13 +8,14 @@ import secrets
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from flyweight.coding import CodedTensor
+from flyweight.coding.forms import PART_KINDS, Joint, defect
 from flyweight.coding.header import Outline, outline_of
-from flyweight.coding.tensors import PART_KINDS, defect
-from flyweight.container.layout import CRC, SMALL, crc, pack_head, too_many_elements
+from flyweight.container.layout import CRC, GROUP, crc, pack_head, too_many_elements
 from flyweight.errors import CheckpointError, ModelError
 
 __all__ = ["Writer", "check_target", "open_writer", "replacing"]
@@ -22,10 +23,23 @@ __all__ = ["Writer", "check_target", "open_writer", "replacing"]
 _BLOCK = 1 << 20
 
 
-class Writer:
-    """Take tensors one by one, then write them; only small ones are kept in memory.
+@dataclass
+class _Open:
+    """The last tensor of its kind that joins no other, and how many are joined so far."""
 
-    ``spool`` is an empty file that holds the others until then. With ``bare`` the file says
+    place: int
+    joint: Joint | None
+    members: int
+
+    @property
+    def whole(self) -> bool:
+        return self.joint is None or self.members == len(self.joint.rows)
+
+
+class Writer:
+    """Take tensors one by one, then write them; none is kept in memory.
+
+    ``spool`` is an empty file that holds them until then. With ``bare`` the file says
     neither names nor shapes: a reader needs the architecture.
     """
 
@@ -37,8 +51,9 @@ class Writer:
         self._bare = bare
         self._outlines: list[Outline] = []
         self._names: set[str] = set()
-        self._small: list[bytes] = []
         self._checks: list[bytes] = []
+        self._room = 0  # bytes that the last group may still take
+        self._joints: dict[tuple[object, ...] | None, _Open] = {}
 
     def add(self, tensor: CodedTensor) -> None:
         """Take the next tensor. Raises `ModelError` where a file cannot hold it."""
@@ -46,20 +61,39 @@ class Writer:
         if sentence:
             raise ModelError(sentence)
         self._names.add(tensor.name)
-        self._outlines.append(outline_of(tensor))
-        parts = [tensor.parts[kind] for kind in PART_KINDS if kind in tensor.parts]
-        if tensor.stored_bytes < SMALL:
-            self._small += parts
+        self._outlines.append(outline_of(tensor, self._head(tensor)))
+        size = tensor.stored_bytes
+        if not size:
             return
-        check = 0
-        for part in parts:
-            check = zlib.crc32(part, check)
-            self._spool.write(part)
-        self._checks.append(check.to_bytes(CRC, "little"))
+        if self._room <= 0 or size >= GROUP:
+            self._checks.append(crc(b""))
+            self._room = GROUP
+        self._room -= size
+        for part in PART_KINDS:
+            if part in tensor.parts:
+                before = int.from_bytes(self._checks[-1], "little")
+                self._checks[-1] = crc(tensor.parts[part], before)
+                self._spool.write(tensor.parts[part])
+
+    def _head(self, tensor: CodedTensor) -> int | None:
+        """Return the place of the tensor that this one joins, which `_misfit` has found sound."""
+        alike = outline_of(tensor).alike
+        if tensor.member:
+            self._joints[alike].members += 1
+            return self._joints[alike].place
+        if alike is not None:
+            self._joints[alike] = _Open(len(self._outlines), tensor.joint, 1)
+        return None
 
     def _misfit(self, tensor: CodedTensor) -> str | None:
         if tensor.name in self._names:
             return f"two tensors have the name {tensor.name!r}."
+        last = self._joints.get(outline_of(tensor).alike)
+        if tensor.member:
+            if last is None or (last.joint, last.members) != (tensor.joint, tensor.member):
+                return f"tensor {tensor.name!r} does not follow the tensors that it is joined with."
+        elif last is not None and not last.whole:
+            return f"tensor {tensor.name!r} stands between tensors that are joined."
         if tensor.target is not None:
             if not 0 <= tensor.target < len(self._outlines):
                 return f"tensor {tensor.name!r} is an alias of no earlier tensor."
@@ -72,16 +106,16 @@ class Writer:
 
     def finish(self, file: BinaryIO) -> int:
         """Write the whole to ``file`` and return its length in bytes."""
-        small = b"".join(self._small)
-        checks = [crc(small), *self._checks] if small else self._checks
-        head = pack_head(self._outlines, self._metadata, checks, bare=self._bare)
-        length = len(head) + len(small) + self._spool.tell() + CRC
+        if not all(last.whole for last in self._joints.values()):
+            raise ModelError("some of the tensors that are joined are missing.")
+        head = pack_head(self._outlines, self._metadata, self._checks, bare=self._bare)
+        length = len(head) + self._spool.tell() + CRC
         sentence = too_many_elements(self._outlines, length)
         if sentence:
             raise ModelError(sentence)
         value = 0
         self._spool.seek(0)
-        for block in (head, small, *iter(lambda: self._spool.read(_BLOCK), b"")):
+        for block in (head, *iter(lambda: self._spool.read(_BLOCK), b"")):
             value = zlib.crc32(block, value)
             file.write(block)
         file.write(value.to_bytes(CRC, "little"))

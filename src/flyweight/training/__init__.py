@@ -3,6 +3,7 @@
 from flyweight.training.config import PROGRESSIVE_SIZES, TrainingConfig
 from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_
+from flyweight.training.memory import keep_freed_memory
 from flyweight.training.precision import choose_device, describe_device, memory_format_for
 from flyweight.training.run import train
 
@@ -15,6 +16,7 @@ __all__ = [
     "choose_device",
     "describe_device",
     "fit_",
+    "keep_freed_memory",
     "memory_format_for",
     "predict",
     "train",

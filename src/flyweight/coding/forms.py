@@ -1,0 +1,233 @@
+"""What a coded tensor is: its parts, and what makes them unsound.
+
+A *shared* tensor is integers: symbol 0 is an exact zero and symbol k stands for
+``levels[k - 1]``. Its parts are the codebook of levels, the symbols and their tables. A *dense*
+tensor is its values, one by one or by byte planes; a *constant* one is a single value; an
+*alias* is an earlier tensor of the same file. Small tensors can be *joined*: coded as one, the
+parts of which the first of them holds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyweight.coding.context import signed_values, symbols_of
+from flyweight.coding.planes import decode_planes
+from flyweight.coding.scalars import DTYPES, carrier, may_store
+from flyweight.coding.symbols import Coder, PartKind, unpack_symbols
+from flyweight.coding.varint import ByteReader, varint
+from flyweight.errors import FormatError
+
+__all__ = [
+    "MAX_ELEMENTS",
+    "MAX_JOINED",
+    "MAX_LEVELS",
+    "MAX_NAME_BYTES",
+    "MAX_RANK",
+    "PART_KINDS",
+    "CodedTensor",
+    "Encoding",
+    "Joint",
+    "defect",
+]
+
+Encoding = Literal["shared", "dense", "constant", "alias"]
+
+PART_KINDS: tuple[PartKind, ...] = ("tables", "codebook", "positions", "symbols", "dense")
+MAX_LEVELS = 65_535
+MAX_RANK = 32
+MAX_ELEMENTS = 1 << 40
+MAX_JOINED = 1 << 20  # elements of all tensors that are joined
+MAX_NAME_BYTES = 1024
+
+_PARTS: dict[Encoding, tuple[PartKind, ...]] = {
+    "shared": ("tables", "codebook", "positions", "symbols"),
+    "dense": ("dense",),
+    "constant": ("dense",),
+    "alias": (),
+}
+_CODERS: dict[Encoding, tuple[Coder, ...]] = {
+    "shared": ("plain", "interleaved", "rans", "context"),
+    "dense": ("plain", "planes"),
+    "constant": ("plain",),
+    "alias": ("plain",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Tensors that are coded as one, stacked along their first axis.
+
+    Attributes:
+        rows: first extent of each.
+        rest: the other extents, the same for all.
+        coder: of the whole.
+        storage: of the values, where they are dense.
+        levels: length of the codebook of each; zeros unless shared.
+        parts: of the whole, without the codebooks.
+    """
+
+    rows: tuple[int, ...]
+    rest: tuple[int, ...]
+    coder: Coder
+    storage: str
+    levels: tuple[int, ...]
+    parts: Mapping[PartKind, bytes]
+
+    def symbols(self, member: int) -> NDArray[np.uint16]:
+        """Return the symbols of one tensor of few values. Raises `FormatError` if damaged."""
+        values, negatives = self._symbols
+        own = values[self._slice(member)]
+        if negatives:
+            signed = signed_values(own, max(negatives))
+            least, most = -negatives[member], self.levels[member] - negatives[member]
+            if int(signed.min()) < least or int(signed.max()) > most:
+                raise FormatError("one of the joined tensors leaves its alphabet.")
+            return symbols_of(signed, negatives[member]).astype(np.uint16)
+        if int(own.max()) > self.levels[member]:
+            raise FormatError("one of the joined tensors leaves its alphabet.")
+        return own
+
+    def dense(self, member: int) -> bytes:
+        """Return the stored values of one dense tensor. Raises `FormatError` if damaged."""
+        return self._dense[self._slice(member)].tobytes()
+
+    def _slice(self, member: int) -> slice:
+        start = sum(self.rows[:member])
+        return slice(start, start + self.rows[member])
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (sum(self.rows), *self.rest)
+
+    @functools.cached_property
+    def _symbols(self) -> tuple[NDArray[np.uint16], tuple[int, ...]]:
+        """Return the symbols of all, and how many levels of each are below zero: () if untold."""
+        if self.coder != "context":
+            return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), ()
+        reader = ByteReader(self.parts["tables"], "the table of joined tensors")
+        negatives = tuple(reader.varint() for _ in self.rows)
+        if reader.rest() or any(n > k for n, k in zip(negatives, self.levels, strict=True)):
+            raise FormatError("joined tensors have wrong numbers of levels below zero.")
+        below = max(negatives)
+        above = max(k - n for n, k in zip(negatives, self.levels, strict=True))
+        parts = {**self.parts, "tables": varint(below)}
+        return unpack_symbols("context", parts, self._shape, below + above), negatives
+
+    @functools.cached_property
+    def _dense(self) -> NDArray[Any]:
+        raw = decode_planes(self.parts["dense"], prod(self._shape), self.storage)
+        return raw.reshape(self._shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedTensor:
+    """A named tensor in the form in which a file holds it.
+
+    Attributes:
+        name: unique within a file.
+        shape: of the tensor.
+        dtype: what the values are when decoded, one of `coding.DTYPES`.
+        encoding: how ``parts`` hold the values.
+        storage: dtype of the bytes in the codebook or dense part; never loses a bit.
+        parts: the bytes of each part of this encoding, empty ones included.
+        levels: length of the codebook; 0 unless shared.
+        target: place of the earlier tensor that an alias stands for; None unless alias.
+        coder: how the symbols or the dense values became bytes.
+        joint: the tensors that it is coded with as one; None if it is coded alone.
+        member: its place among them; the parts are with the first, whose place is 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: Encoding
+    storage: str
+    parts: Mapping[PartKind, bytes] = field(default_factory=dict)
+    levels: int = 0
+    target: int | None = None
+    coder: Coder = "plain"
+    joint: Joint | None = None
+    member: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Number of bytes in all parts."""
+        return sum(map(len, self.parts.values()))
+
+
+def defect(tensor: CodedTensor) -> str | None:
+    """Return what is wrong with a coded tensor, in one sentence, or None; decodes nothing."""
+    name = f"tensor {tensor.name!r}"
+    try:
+        name_bytes = len(tensor.name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return f"{name} has a name that is not valid Unicode."
+    if name_bytes > MAX_NAME_BYTES:
+        return f"a tensor's name has {name_bytes} bytes; at most {MAX_NAME_BYTES} are allowed."
+    if len(tensor.shape) > MAX_RANK:
+        return f"{name} has {len(tensor.shape)} dimensions; at most {MAX_RANK} are allowed."
+    if min(tensor.shape, default=0) < 0:
+        return f"{name} has a negative dimension."
+    if prod(max(extent, 1) for extent in tensor.shape) > MAX_ELEMENTS:
+        return f"{name} has a shape of more than 2**40 elements: {tensor.shape}."
+    if tensor.encoding not in _PARTS:
+        return f"{name} has the unknown encoding {tensor.encoding!r}."
+    if tensor.coder not in _CODERS[tensor.encoding]:
+        return f"{name} is {tensor.encoding} and has the coder {tensor.coder!r}."
+    if tensor.dtype not in DTYPES or not may_store(tensor.dtype, tensor.storage):
+        return f"{name} of dtype {tensor.dtype!r} cannot be stored as {tensor.storage!r}."
+    wanted = set(_PARTS[tensor.encoding])
+    if set(tensor.parts) != (wanted & {"codebook"} if tensor.member else wanted):
+        return f"{name} does not have the parts of a {tensor.encoding} tensor."
+    if (tensor.target is None) == (tensor.encoding == "alias"):
+        return f"{name} names a target without being an alias, or is an alias without one."
+    return _wrong_length(tensor, name) or _wrong_joint(tensor, name)
+
+
+def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
+    item = carrier(tensor.storage).itemsize
+    most = MAX_LEVELS if tensor.encoding == "shared" else 0
+    if not 0 <= tensor.levels <= most:
+        return f"{name} has {tensor.levels} levels; at most {most} are allowed."
+    if tensor.encoding == "shared" and len(tensor.parts["codebook"]) != item * tensor.levels:
+        return f"{name} has a codebook that is not {tensor.levels} values of {tensor.storage}."
+    if tensor.coder == "planes":
+        return None  # as long as its values take
+    if tensor.member:
+        return None  # its values are with the first
+    if tensor.encoding == "dense" and len(tensor.parts["dense"]) != item * tensor.size:
+        return f"{name} does not have the bytes of {tensor.size} values of {tensor.storage}."
+    if tensor.encoding == "constant" and len(tensor.parts["dense"]) not in (0, item):
+        return f"{name} is a constant that is not one value of {tensor.storage}."
+    return None
+
+
+def _wrong_joint(tensor: CodedTensor, name: str) -> str | None:
+    joint = tensor.joint
+    if joint is None:
+        return f"{name} is joined to nothing." if tensor.member else None
+    rows, rest = tensor.shape[:1], tensor.shape[1:]
+    if not 0 <= tensor.member < len(joint.rows) or len(joint.levels) != len(joint.rows):
+        return f"{name} has no place among the tensors it is joined with."
+    told = (joint.rows[tensor.member], joint.levels[tensor.member], joint.rest, joint.coder)
+    if (*rows, tensor.levels, rest, tensor.coder) != told or tensor.storage != joint.storage:
+        return f"{name} is unlike the tensors it is joined with."
+    elements = sum(joint.rows) * prod(joint.rest)
+    if not tensor.size or elements > MAX_JOINED:
+        return f"{name} is joined with {elements} elements; 1 to {MAX_JOINED} are allowed."
+    if tensor.encoding == "dense" and tensor.coder != "planes":
+        return f"{name} is joined and yet its values are one by one."
+    return None
