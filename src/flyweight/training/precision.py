@@ -71,7 +71,8 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         model = _cpu_fact("model name") or "CPU"
-        return f"{model}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)
 
 
