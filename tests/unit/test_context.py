@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -289,33 +287,10 @@ def test_without_numba_all_goes_on(monkeypatch):
     monkeypatch.setattr(stream, "_WITHOUT_NUMBA", 0)
     monkeypatch.delitem(sys.modules, "flyweight.coding.context.kernels", raising=False)
     monkeypatch.delattr(context, "kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "flyweight.coding.compiling", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     values = laplacian((20, 20), 3)
     payload = encode_context(values)
     assert np.array_equal(decode_context(payload, values.shape), values)
     with pytest.raises(ImportError):
         encode_context(values, engine="numba")
-
-
-@pytest.mark.parametrize("refuse_at", ["decoration", "call"])
-def test_an_unusable_cache_folder_is_no_error(monkeypatch, refuse_at):
-    pytest.importorskip("numba")
-    from flyweight.coding.context import kernels
-
-    def double(number: int) -> int:
-        return 2 * number
-
-    def njit(*, nogil: bool, cache: bool = False) -> Callable[[Any], Any]:
-        if cache and refuse_at == "decoration":
-            raise RuntimeError("cannot cache function: no locator available")
-
-        def compiled(number: int) -> int:
-            if cache:
-                raise PermissionError("the folder of the cache")
-            return double(number)
-
-        return lambda loop: compiled
-
-    monkeypatch.setattr(kernels, "njit", njit)
-    run = kernels._compiled(double)
-    assert [run(3), run(4)] == [6, 8]

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from numpy.typing import NDArray
 
+from flyweight.coding.compiling import compiled
 from flyweight.coding.context import model
 
 __all__ = ["decode_chunk", "encode_chunk", "sampled_energies"]
@@ -30,6 +31,14 @@ _UNSEEN = (1 << 53) | (1 << 31)  # both estimates one half, nothing counted
 _BOUNDS = 8
 _PADDING = 40  # words: more than one value can take
 _NEVER = (1 << 62) - 1  # no guess is above it
+
+
+_COMMON = "boolean, int64, int64" + ", int64[::1]" * 6  # has_zeros, height, width, tables
+_ENCODE = (
+    f"Tuple((int64, int64, int64))(int32[::1], int32[::1], int64[::1], {_COMMON}, uint16[::1])"
+)
+_DECODE = f"Tuple((int64, int64, int64))(uint16[::1], int32[::1], {_COMMON}, int32[::1])"
+_SAMPLE = "void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])"
 
 
 def _helper(function: _Loop) -> _Loop:
@@ -324,32 +333,6 @@ def _sample(values: Any, width: int, step: int, energy_rates: Any, columns: Any,
             y += 1
 
 
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with a cache on disk, and without one where the cache folder cannot be used."""
-    plain: Callable[..., Any] = njit(nogil=True)(loop)
-    try:
-        kept = njit(nogil=True, cache=True)(loop)
-    except RuntimeError:  # Numba found no folder to write to
-        return plain
-
-    usable = [True]
-
-    def run(*arguments: Any) -> Any:
-        if usable[0]:
-            try:
-                return kept(*arguments)
-            except Exception:  # the loops raise nothing: the cache could not be read or written
-                usable[0] = False
-        return plain(*arguments)
-
-    return run
-
-
-_encode_loop = _compiled(_encode)
-_decode_loop = _compiled(_decode)
-_sample_loop = _compiled(_sample)
-
-
 def _tables(height: int, width: int, bounds: tuple[int, ...], size: int) -> tuple[Any, ...]:
     """Return what both loops take: bounds, rates, states and columns."""
     padded = np.full(_BOUNDS, _NEVER, dtype=np.int64)
@@ -367,10 +350,11 @@ def encode_chunk(
     paths, starts = model.paths(has_zeros)
     room = np.concatenate([paths, np.zeros(64, dtype=np.int32)])
     capacity = values.size // 2 + 1024
+    loop = compiled(_encode, _ENCODE)
     while True:
         out = np.empty(capacity, dtype=np.uint16)
         tables = _tables(height, width, bounds, values.size)
-        low, size, at = _encode_loop(values, room, starts, has_zeros, height, width, *tables, out)
+        low, size, at = loop(values, room, starts, has_zeros, height, width, *tables, out)
         if at >= 0:
             return out[:at], low, size
         capacity *= 4
@@ -387,7 +371,8 @@ def decode_chunk(
     """Fill ``values``; return the rest of what `plain.decode_chunk` does."""
     tables = _tables(height, width, bounds, values.size)
     padded = np.concatenate([words, np.zeros(_PADDING, dtype=np.uint16)])
-    offset, size, at = _decode_loop(padded, model.tree(), has_zeros, height, width, *tables, values)
+    loop = compiled(_decode, _DECODE)
+    offset, size, at = loop(padded, model.tree(), has_zeros, height, width, *tables, values)
     return offset, size, at
 
 
@@ -395,5 +380,5 @@ def sampled_energies(values: NDArray[np.int32], width: int, step: int) -> NDArra
     """Return what `plain.sampled_energies` does."""
     out = np.zeros(-(-values.size // step), dtype=np.int64)
     columns = np.zeros(min(width, values.size), dtype=np.int64)
-    _sample_loop(values, width, step, model.energy_rates(), columns, out)
+    compiled(_sample, _SAMPLE)(values, width, step, model.energy_rates(), columns, out)
     return out

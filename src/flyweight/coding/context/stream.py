@@ -46,7 +46,7 @@ def encode_context(
     least, most = int(array.min()), int(array.max())
     if least < -(1 << 31) or most >= 1 << 31:
         raise ModelError(f"context coding takes values of int32; {least} to {most} were given.")
-    flat = np.ascontiguousarray(array, dtype=np.int32).ravel()
+    flat = np.require(array.ravel(), np.int32, ["C", "A", "W"])
     kernels = _kernels(engine, flat.size)
     sampled = _sampled_plainly if kernels is None else kernels.sampled_energies
     layout = chosen_layout(flat, array.shape, max(-least, most), sampled)
