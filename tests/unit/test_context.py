@@ -277,14 +277,24 @@ def test_only_what_the_encoder_writes_is_accepted(engine):
     assert accepted < 60
 
 
-def test_small_streams_do_not_load_numba(monkeypatch):
-    monkeypatch.delitem(sys.modules, "numba", raising=False)
+def test_numba_is_started_only_where_it_pays(monkeypatch):
+    pytest.importorskip("numba")
+    from flyweight.coding.context import kernels
+
+    monkeypatch.setattr(stream, "_coded_plainly", [0])
+    monkeypatch.delitem(sys.modules, "flyweight.coding.context.kernels")
+    most = stream._WORTH_STARTING
+    assert stream._kernels("auto", most - 100) is None
     assert stream._kernels("auto", 100) is None
     assert stream._kernels("python", 1 << 30) is None
+    assert "flyweight.coding.context.kernels" not in sys.modules
+    assert stream._kernels("auto", 1) is kernels
+    monkeypatch.setitem(sys.modules, "flyweight.coding.context.kernels", kernels)
+    assert stream._kernels("auto", 1) is kernels
 
 
 def test_without_numba_all_goes_on(monkeypatch):
-    monkeypatch.setattr(stream, "_WITHOUT_NUMBA", 0)
+    monkeypatch.setattr(stream, "_WORTH_STARTING", 0)
     monkeypatch.delitem(sys.modules, "flyweight.coding.context.kernels", raising=False)
     monkeypatch.delattr(context, "kernels", raising=False)
     monkeypatch.delitem(sys.modules, "flyweight.coding.compiling", raising=False)

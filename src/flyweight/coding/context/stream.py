@@ -22,7 +22,9 @@ __all__ = ["Engine", "decode_context", "encode_context"]
 Engine = Literal["auto", "python", "numba"]
 
 _CHUNK = 1 << 22  # elements; part of the format
-_WITHOUT_NUMBA = 20_000  # up to here plain Python is done before Numba is loaded
+_WORTH_STARTING = 300_000  # values: in plain Python they take as long as Numba takes to start
+
+_coded_plainly = [0]  # values, in this process
 
 
 def encode_context(
@@ -86,10 +88,18 @@ def decode_context(
 
 
 def _kernels(engine: Engine, count: int) -> ModuleType | None:
+    """Return the compiled loops if they are asked for, have been loaded, or pay.
+
+    A file is many small tensors, and how many are to come is not known here. So Numba is started
+    when as much has been coded without it as starting it costs: that is never more than twice
+    what the better choice would have cost.
+    """
     if engine == "python":
         return None
-    if engine == "auto" and count < _WITHOUT_NUMBA and "numba" not in sys.modules:
-        return None
+    if engine == "auto" and f"{__package__}.kernels" not in sys.modules:
+        _coded_plainly[0] += count
+        if _coded_plainly[0] <= _WORTH_STARTING:
+            return None
     try:
         from flyweight.coding.context import kernels
     except ImportError:
