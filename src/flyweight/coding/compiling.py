@@ -1,14 +1,17 @@
-"""Compile a loop with Numba, once a process, and keep the machine code on disk where that works."""
+"""Compile with Numba, and keep the machine code on disk where that works."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numba  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "kernel"]
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
 _machines: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -35,3 +38,11 @@ def _compile(loop: Callable[..., Any], signature: str) -> Callable[..., Any]:
     except Exception:  # no folder to cache in, or a damaged cache: neither is worth failing for
         machine = numba.njit(signature, nogil=True)(loop)
     return machine
+
+
+def kernel(function: _Kernel) -> _Kernel:
+    """Compile a function at its first call with arguments of each type, without the GIL."""
+    machine: Any = numba.njit(nogil=True)(function)
+    with suppress(OSError, RuntimeError):
+        machine.enable_caching()
+    return machine  # type: ignore[no-any-return]
