@@ -54,29 +54,31 @@ def encode_rans(
         raise ValueError(f"symbols must lie in 0..{alphabet - 1}, not {low}..{high}")
     if low == high:
         return low.to_bytes((low.bit_length() + 7) // 8, "little"), b""
-    flat = np.require(flat, np.uint16, ["C", "A", "W"])
     kernels = _kernels(engine, flat.size)
     workers = threads if kernels is not None else 1
-    pieces = [flat[first:last] for first, last in pairwise(_chunk_bounds(flat.size))]
+    bounds = list(pairwise(_chunk_bounds(flat.size)))
+    narrow = np.empty(flat.size, dtype=np.uint16)
 
-    def count(piece: NDArray[np.uint16]) -> NDArray[np.int64]:
+    def count(bound: tuple[int, int]) -> NDArray[np.int64]:
+        piece = narrow[slice(*bound)]
+        piece[:] = flat[slice(*bound)]
         if kernels is None:
             return np.bincount(piece, minlength=alphabet)
         counts: NDArray[np.int64] = kernels.count_symbols(piece, alphabet)
         return counts
 
-    model, table = chosen_model(np.sum(in_threads(count, pieces, workers), axis=0), len(pieces))
+    model, table = chosen_model(np.sum(in_threads(count, bounds, workers), axis=0), len(bounds))
     entries = plain.encoder_entries(model, alphabet)
-
     encode_lanes = (kernels or plain).encode_lanes
 
-    def encode(piece: NDArray[np.uint16]) -> bytes:
+    def encode(bound: tuple[int, int]) -> tuple[bytes, memoryview]:
         states = np.full(model.lanes, model.start, dtype=np.uint32)
-        words: NDArray[np.uint16] = encode_lanes(piece, entries, model.bits, states)
-        return _pack_states(states) + words.astype("<u2", copy=False).tobytes()
+        words = encode_lanes(narrow[slice(*bound)], entries, model.bits, states)
+        return _pack_states(states), memoryview(words.astype("<u2", copy=False))
 
-    chunks = in_threads(encode, pieces, workers)
-    return table, b"".join([varint(len(chunk)) for chunk in chunks[:-1]] + chunks)
+    chunks = in_threads(encode, bounds, workers)
+    lengths = [varint(len(states) + words.nbytes) for states, words in chunks[:-1]]
+    return table, b"".join([*lengths, *(part for chunk in chunks for part in chunk)])
 
 
 def decode_rans(
