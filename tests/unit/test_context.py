@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flyweight.coding import context, entropy
-from flyweight.coding.context import decode_context, encode_context, signed_values, symbols_of
+from flyweight.coding.context import (
+    decode_context,
+    encode_context,
+    model,
+    plain,
+    signed_values,
+    stream,
+    symbols_of,
+)
+from flyweight.coding.context.layout import Layout
 from flyweight.coding.positions import bounded_size
 from flyweight.errors import FormatError, ModelError
 
@@ -135,6 +142,30 @@ def test_signed_values_and_symbols():
     assert signed_values([1, 2], 2).tolist() == [-2, -1]
 
 
+def test_bounds_part_kernel_guesses_as_the_format_says():
+    for shift in (0, 1, 5, 27):
+        bounds = Layout(True, 3, 3, shift).bounds
+        for guess in [*range(-700, 701), -(1 << 33), 1 << 33, 17 << shift, -17 << shift]:
+            steps = sum(bound < abs(guess) >> shift for bound in (0, 4, 9, 16))
+            assert 1 + sum(bound < guess for bound in bounds) == 5 + (
+                steps if guess > 0 else -steps
+            )
+
+
+def test_the_rates_reach_their_least_values_where_counting_ends():
+    assert model.rates()[:, -1].tolist() == [1 << 6, 1 << 9]  # the compiled loops shift instead
+
+
+def test_energies_are_sampled_alike():
+    pytest.importorskip("numba")
+    from flyweight.coding.context import kernels
+
+    values = laplacian((5000,), 3, 0.5)
+    for width in (1, 7, 127, 128, 129, 300, 5000, 9000):
+        sample = kernels.sampled_energies(values, width, 3)
+        assert sample.tolist() == plain.sampled_energies(values.tolist(), width, 3)
+
+
 def test_structure_is_used():
     kernels = smooth_kernels()
     assert len(encode_context(kernels)) < 0.85 * bound_in_bytes(kernels)
@@ -154,12 +185,12 @@ def test_noise_costs_its_entropy(scale, zeros):
 
 @pytest.mark.parametrize("shape", [(1001,), (13, 77), (11, 13, 7), (12, 10, 3, 3)])
 def test_chunks_on_threads_are_the_same_bytes(monkeypatch, engine, shape):
-    monkeypatch.setattr(context, "_CHUNK", 100)
+    monkeypatch.setattr(stream, "_CHUNK", 100)
     values = laplacian(shape, 3, 0.3)
     payload = roundtrip(values, engine, threads=1)
     assert roundtrip(values, engine, threads=2) == payload
     assert encode_context(values, engine="python") == payload
-    monkeypatch.setattr(context, "_CHUNK", 1 << 22)
+    monkeypatch.setattr(stream, "_CHUNK", 1 << 22)
     assert len(encode_context(values)) < len(payload)
 
 
@@ -195,11 +226,11 @@ def test_damaged_streams_are_refused(engine):
 
 
 def test_a_value_outside_int32_is_refused(engine):
-    streams = [b"\0\0" + bytes([first]) * 40 for first in range(256)]
+    payloads = [b"\0\0" + bytes([first]) * 40 for first in range(256)]
     refused = 0
-    for stream in streams:
+    for payload in payloads:
         try:
-            decode_context(stream, (3,), engine=engine)
+            decode_context(payload, (3,), engine=engine)
         except FormatError as error:
             refused += "outside int32" in str(error)
     assert refused
@@ -227,9 +258,9 @@ def test_damage_never_does_worse_than_a_wrong_array(engine):
 
 def test_only_what_the_encoder_writes_is_accepted(engine):
     # a chunk cut short can be the chunk of other values, but never a second one of the same
-    kernels = context._kernels(engine, 360)
-    layout = context._Layout(True, 3, 3)
-    chunk = context._encode_chunk(laplacian((360,), 3, 0.5), layout, kernels)
+    kernels = stream._kernels(engine, 360)
+    layout = Layout(True, 3, 3)
+    chunk = stream._encode_chunk(laplacian((360,), 3, 0.5), layout, kernels)
     rng = np.random.default_rng(3)
     damaged = [chunk[:length] for length in range(len(chunk))]
     damaged += [chunk + bytes([last]) for last in range(256)]
@@ -238,51 +269,38 @@ def test_only_what_the_encoder_writes_is_accepted(engine):
     for bad in damaged:
         values = np.zeros(360, dtype=np.int32)
         try:
-            context._decode_chunk(bad, values, layout, kernels)
+            stream._decode_chunk(bad, values, layout, kernels)
         except FormatError:
             continue
         accepted += 1
-        assert context._encode_chunk(values, layout, kernels) == bad
+        assert stream._encode_chunk(values, layout, kernels) == bad
     assert accepted < 60
 
 
-def test_small_streams_do_not_load_numba(monkeypatch):
-    monkeypatch.delitem(sys.modules, "numba", raising=False)
-    assert context._kernels("auto", 100) is None
-    assert context._kernels("python", 1 << 30) is None
+def test_numba_is_started_only_where_it_pays(monkeypatch):
+    pytest.importorskip("numba")
+    from flyweight.coding.context import kernels
+
+    monkeypatch.setattr(stream, "_coded_plainly", [0])
+    monkeypatch.delitem(sys.modules, "flyweight.coding.context.kernels")
+    most = stream._WORTH_STARTING
+    assert stream._kernels("auto", most - 100) is None
+    assert stream._kernels("auto", 100) is None
+    assert stream._kernels("python", 1 << 30) is None
+    assert "flyweight.coding.context.kernels" not in sys.modules
+    assert stream._kernels("auto", 1) is kernels
+    monkeypatch.setitem(sys.modules, "flyweight.coding.context.kernels", kernels)
+    assert stream._kernels("auto", 1) is kernels
 
 
 def test_without_numba_all_goes_on(monkeypatch):
-    monkeypatch.setattr(context, "_WITHOUT_NUMBA", 0)
-    monkeypatch.delitem(sys.modules, "flyweight.coding.context_kernels", raising=False)
-    monkeypatch.delattr("flyweight.coding.context_kernels", raising=False)
+    monkeypatch.setattr(stream, "_WORTH_STARTING", 0)
+    monkeypatch.delitem(sys.modules, "flyweight.coding.context.kernels", raising=False)
+    monkeypatch.delattr(context, "kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "flyweight.coding.compiling", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     values = laplacian((20, 20), 3)
     payload = encode_context(values)
     assert np.array_equal(decode_context(payload, values.shape), values)
     with pytest.raises(ImportError):
         encode_context(values, engine="numba")
-
-
-@pytest.mark.parametrize("refuse_at", ["decoration", "call"])
-def test_an_unusable_cache_folder_is_no_error(monkeypatch, refuse_at):
-    pytest.importorskip("numba")
-    from flyweight.coding import context_kernels
-
-    def double(number: int) -> int:
-        return 2 * number
-
-    def njit(*, nogil: bool, cache: bool = False) -> Callable[[Any], Any]:
-        if cache and refuse_at == "decoration":
-            raise RuntimeError("cannot cache function: no locator available")
-
-        def compiled(number: int) -> int:
-            if cache:
-                raise PermissionError("the folder of the cache")
-            return double(number)
-
-        return lambda loop: compiled
-
-    monkeypatch.setattr(context_kernels, "njit", njit)
-    run = context_kernels._compiled(double)
-    assert [run(3), run(4)] == [6, 8]

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyweight import coding
 from flyweight.coding import entropy, rans
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans import decode_rans, encode_rans, frequencies
+from flyweight.coding.rans import decode_rans, encode_rans, frequencies, stream
 from flyweight.errors import FormatError
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -117,7 +116,7 @@ def sparse(count, zeros=0.9, seed=0):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    monkeypatch.setattr(rans, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(stream, "_CHUNK", 1 << 10)
 
 
 def test_bytes_done_by_hand():
@@ -227,7 +226,7 @@ def test_any_alphabet_skew_and_length_comes_back(alphabet, count, skew, seed, sh
     symbols = generator.choice(alphabet, count, p=shares / shares.sum())
     with pytest.MonkeyPatch.context() as patch:
         if short:
-            patch.setattr(rans, "_CHUNK", 256)
+            patch.setattr(stream, "_CHUNK", 256)
         roundtrip(generator.permutation(alphabet)[symbols], alphabet)
 
 
@@ -262,7 +261,7 @@ def test_a_vast_array_cannot_come_from_few_bytes():
 @pytest.mark.parametrize("count", [1, 60, 3000, 66_000])
 def test_damage_is_refused_or_gives_other_symbols(count, engine, monkeypatch):
     if count == 66_000:
-        monkeypatch.setattr(rans, "_CHUNK", 1 << 15)
+        monkeypatch.setattr(stream, "_CHUNK", 1 << 15)
     symbols = np.append(laplacian(count), 39)
     table, payload = encode_rans(symbols, 40)
     generator = np.random.default_rng(count)
@@ -371,10 +370,59 @@ def test_a_chunked_stream_of_one_lane_is_refused():
 
 
 @needs_numba
+@pytest.mark.parametrize("alphabet", [17, 256, 300])
+@pytest.mark.parametrize("lanes", [8, 16, 128])
+def test_vector_code_and_plain_loops_write_the_same(alphabet, lanes, monkeypatch):
+    from flyweight.coding.rans import kernels, plain, table, vectors
+
+    here = vectors._usable()
+    shares = 0.98 ** np.arange(alphabet)
+    draws = np.random.default_rng(lanes).choice(alphabet, 9001, p=shares / shares.sum())
+    used = np.unique(draws)
+    frequency = frequencies(np.bincount(draws)[used], 12)
+    model = table.Model(used, frequency, 12, lanes)
+    entries, slots = plain.encoder_entries(model, alphabet), plain.decoder_slots(model)
+    symbols = draws.astype(np.uint16)
+    for count in (0, 1, 7, 8, lanes - 1, lanes, lanes + 1, 4 * lanes, 9001):
+        found = []
+        for coder, usable in [(plain, False), (kernels, False), (kernels, here)]:
+            monkeypatch.setattr(vectors, "_usable", lambda usable=usable: usable)
+            states = np.full(lanes, 1 << 16, dtype=np.uint32)
+            words = np.zeros(0, dtype=np.uint16)
+            if count or coder is kernels:
+                words = coder.encode_lanes(symbols[:count], entries, 12, states).copy()
+            found.append((words.tolist(), states.tolist()))
+            out = np.empty(count, dtype=np.uint16)
+            assert coder.decode_lanes(words, slots, 12, states, out) == words.size
+            assert np.array_equal(out, symbols[:count])
+            assert (states == 1 << 16).all()
+        assert all(one == found[0] for one in found)
+
+
+@needs_numba
+def test_reciprocals_divide_exactly():
+    from flyweight.coding.rans import vectors
+
+    frequency = np.arange(1, 4096, dtype=np.uint64)
+    entries = vectors._encoder_entries((np.uint64(4096) - frequency) << np.uint64(32))
+    reciprocal, high = entries & np.uint64(0xFFFFFFFF), entries >> np.uint64(32)
+    shift = np.uint64(32) + (high >> np.uint64(24) & np.uint64(15))
+    one = high >> np.uint64(28)
+    quotients = [0, 1, 2, 3, 65_535, 65_536, 600_001, (1 << 20) - 2, (1 << 20) - 1]
+    quotients += np.random.default_rng(0).integers(0, 1 << 20, 200).tolist()
+    for quotient in quotients:
+        for state in (
+            frequency * np.uint64(quotient),
+            frequency * np.uint64(quotient + 1) - np.uint64(1),
+        ):
+            assert ((state + one) * reciprocal >> shift == state // frequency).all()
+
+
+@needs_numba
 def test_a_folder_that_cannot_be_cached_in_does_not_matter(monkeypatch):
     import numba
 
-    from flyweight.coding import rans_kernels
+    from flyweight.coding.compiling import compiled
 
     njit = numba.njit
 
@@ -384,18 +432,15 @@ def test_a_folder_that_cannot_be_cached_in_does_not_matter(monkeypatch):
         return njit(*args, **options)
 
     monkeypatch.setattr(numba, "njit", without_cache)
-    rans_kernels._compiled.cache_clear()
-    try:
-        assert rans_kernels.count_symbols(np.array([0, 2, 2], dtype=np.uint16), 3)[2] == 2
-    finally:
-        rans_kernels._compiled.cache_clear()
+    assert compiled(lambda number: 2 * number, "int64(int64)")(3) == 6
 
 
 def test_everything_works_without_numba(monkeypatch):
-    monkeypatch.setattr(rans, "_COMPILE_ABOVE", 0)
-    monkeypatch.setattr(rans, "_USE_COMPILED_ABOVE", 0)
-    monkeypatch.delitem(sys.modules, "flyweight.coding.rans_kernels", raising=False)
-    monkeypatch.delattr(coding, "rans_kernels", raising=False)
+    monkeypatch.setattr(stream, "_COMPILE_ABOVE", 0)
+    monkeypatch.setattr(stream, "_USE_COMPILED_ABOVE", 0)
+    monkeypatch.delitem(sys.modules, "flyweight.coding.rans.kernels", raising=False)
+    monkeypatch.delattr(rans, "kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "flyweight.coding.compiling", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     symbols = laplacian(1000)
     table, payload = encode_rans(symbols, 32)

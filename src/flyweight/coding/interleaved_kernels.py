@@ -1,4 +1,4 @@
-"""Machine-code kernels of `interleaved` and `planes`, compiled by Numba when first called.
+"""Machine-code kernels of `interleaved`, compiled by Numba when first called.
 
 Nothing imports this module but `interleaved.kernels_for`, and only where the work is worth the
 start of a compiler. Numba checks no bounds: each kernel says what its caller has to make sure
@@ -9,16 +9,16 @@ Source: Giesen 2018, "Reading bits in far too many ways" (refills); Collet, Huff
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit, types  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from numba import types  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from numba.extending import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     intrinsic,
 )
 from numpy.typing import NDArray
+
+from flyweight.coding.compiling import kernel
 
 __all__ = [
     "build_tables",
@@ -29,25 +29,10 @@ __all__ = [
     "encode_one",
     "encode_pairs",
     "fill_pairs",
-    "join_eight",
-    "join_four",
-    "join_two",
-    "split_eight",
-    "split_four",
-    "split_two",
 ]
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 Word = np.uint64
-_BLOCK = 4096  # words that stay in the nearest cache while their planes are passed over
-
-
-def _kernel(function: _Kernel) -> _Kernel:
-    """Compile without the GIL, keeping the result in the cache folder if there is a usable one."""
-    compiled: Any = njit(nogil=True)(function)
-    with suppress(OSError, RuntimeError):
-        compiled.enable_caching()
-    return compiled  # type: ignore[no-any-return]
+_I = np.int64
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, kind: Any) -> Any:
@@ -85,7 +70,7 @@ load: Any = intrinsic(_load)  # load(bytes, index): the eight bytes from there
 store: Any = intrinsic(_store)  # store(bytes, index, word)
 
 
-@_kernel
+@kernel
 def count_bytes(data: NDArray[np.uint8], first: int, last: int, counts: NDArray[np.int64]) -> None:
     """Add to ``counts``, shape (256,), how often each byte occurs in data[first:last]."""
     parts = np.zeros((8, 256), dtype=np.uint32)  # apart, so that equal neighbours do not wait
@@ -101,7 +86,7 @@ def count_bytes(data: NDArray[np.uint8], first: int, last: int, counts: NDArray[
             counts[symbol] += parts[part, symbol]
 
 
-@_kernel
+@kernel
 def count_symbols(
     data: NDArray[np.uint16], first: int, last: int, counts: NDArray[np.int64]
 ) -> None:
@@ -110,7 +95,7 @@ def count_symbols(
         counts[data[at]] += 1
 
 
-@_kernel
+@kernel
 def _finish(
     symbols: NDArray[Any],
     index: np.uint64,
@@ -137,7 +122,7 @@ def _finish(
         out[at] = np.uint8(bits & Word(0xFF))
 
 
-@_kernel
+@kernel
 def encode_one(
     symbols: NDArray[Any],
     first: int,
@@ -180,7 +165,7 @@ def encode_one(
     _finish(symbols, index, last, codes, out, at, bits, held)
 
 
-@_kernel
+@kernel
 def fill_pairs(
     codes: NDArray[np.uint32], used: NDArray[np.int64], pairs: NDArray[np.uint32]
 ) -> None:
@@ -197,7 +182,7 @@ def fill_pairs(
             pairs[low | high << 8] = np.uint32(word << Word(8) | (length + (b & Word(63))))
 
 
-@_kernel
+@kernel
 def encode_pairs(
     symbols: NDArray[np.uint8],
     first: int,
@@ -235,7 +220,7 @@ def encode_pairs(
     _finish(symbols, index, last, codes, out, at, bits, held)
 
 
-@_kernel
+@kernel
 def build_tables(
     lengths: NDArray[np.uint8],
     width: int,
@@ -278,7 +263,7 @@ def build_tables(
     return fullest
 
 
-@_kernel
+@kernel
 def decode_one(
     data: NDArray[np.uint8],
     place: np.int64,
@@ -338,7 +323,7 @@ def decode_one(
     return 0
 
 
-@_kernel
+@kernel
 def decode_four(
     data: NDArray[np.uint8],
     begins: NDArray[np.int64],
@@ -409,30 +394,15 @@ def decode_four(
             p1 += leading_zeros(w1)
             p2 += leading_zeros(w2)
             p3 += leading_zeros(w3)
-    worst = decode_one(
-        data, np.int64(p0), begins[1], out, np.int64(q0), firsts[1], table, single, most, item
-    )
-    worst = max(
-        worst,
-        decode_one(
-            data, np.int64(p1), begins[2], out, np.int64(q1), firsts[2], table, single, most, item
-        ),
-    )
-    worst = max(
-        worst,
-        decode_one(
-            data, np.int64(p2), begins[3], out, np.int64(q2), firsts[3], table, single, most, item
-        ),
-    )
     return max(
-        worst,
-        decode_one(
-            data, np.int64(p3), begins[4], out, np.int64(q3), firsts[4], table, single, most, item
-        ),
+        decode_one(data, _I(p0), begins[1], out, _I(q0), firsts[1], table, single, most, item),
+        decode_one(data, _I(p1), begins[2], out, _I(q1), firsts[2], table, single, most, item),
+        decode_one(data, _I(p2), begins[3], out, _I(q2), firsts[3], table, single, most, item),
+        decode_one(data, _I(p3), begins[4], out, _I(q3), firsts[4], table, single, most, item),
     )
 
 
-@_kernel
+@kernel
 def decode_alone(
     data: NDArray[np.uint8],
     begins: NDArray[np.int64],
@@ -447,145 +417,3 @@ def decode_alone(
     return decode_one(
         data, 8 * begins[0], begins[1], out, firsts[0], firsts[1], table, single, most, item
     )
-
-
-# The loops below begin at 0, so that no index can be negative, and shift by constants: both are
-# needed for vector instructions.
-
-
-@_kernel
-def _take(words: NDArray[Any], place: int, row: NDArray[np.uint8]) -> None:
-    for at in range(row.size):
-        row[at] = np.uint8((words[at] >> Word(place)) & Word(0xFF))
-
-
-@_kernel
-def split_two(words: NDArray[np.uint16], rotation: int, planes: NDArray[np.uint8]) -> None:
-    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
-    block = np.empty(_BLOCK, dtype=np.uint16)
-    for first in range(0, words.size, _BLOCK):
-        part = words[first : first + _BLOCK]
-        last = first + part.size
-        if rotation == 1:
-            for at in range(part.size):
-                block[at] = part[at] << Word(1) | part[at] >> Word(15)
-        else:
-            for at in range(part.size):
-                block[at] = part[at]
-        _take(block, 0, planes[0, first:last])
-        _take(block, 8, planes[1, first:last])
-
-
-@_kernel
-def split_four(words: NDArray[np.uint32], rotation: int, planes: NDArray[np.uint8]) -> None:
-    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
-    block = np.empty(_BLOCK, dtype=np.uint32)
-    for first in range(0, words.size, _BLOCK):
-        part = words[first : first + _BLOCK]
-        last = first + part.size
-        if rotation == 1:
-            for at in range(part.size):
-                block[at] = part[at] << Word(1) | part[at] >> Word(31)
-        else:
-            for at in range(part.size):
-                block[at] = part[at]
-        _take(block, 0, planes[0, first:last])
-        _take(block, 8, planes[1, first:last])
-        _take(block, 16, planes[2, first:last])
-        _take(block, 24, planes[3, first:last])
-
-
-@_kernel
-def split_eight(words: NDArray[np.uint64], rotation: int, planes: NDArray[np.uint8]) -> None:
-    """Write byte k of each word, rotated left by 0 or 1 bits, to planes[k]."""
-    block = np.empty(_BLOCK, dtype=np.uint64)
-    for first in range(0, words.size, _BLOCK):
-        part = words[first : first + _BLOCK]
-        last = first + part.size
-        if rotation == 1:
-            for at in range(part.size):
-                block[at] = part[at] << Word(1) | part[at] >> Word(63)
-        else:
-            for at in range(part.size):
-                block[at] = part[at]
-        _take(block, 0, planes[0, first:last])
-        _take(block, 8, planes[1, first:last])
-        _take(block, 16, planes[2, first:last])
-        _take(block, 24, planes[3, first:last])
-        _take(block, 32, planes[4, first:last])
-        _take(block, 40, planes[5, first:last])
-        _take(block, 48, planes[6, first:last])
-        _take(block, 56, planes[7, first:last])
-
-
-@_kernel
-def join_two(
-    words: NDArray[np.uint16], rotation: int, a: NDArray[np.uint8], b: NDArray[np.uint8]
-) -> None:
-    """Fill ``words`` from their byte planes, of equal size, and rotate them back."""
-    if rotation == 1:
-        for at in range(words.size):
-            word = Word(a[at]) | Word(b[at]) << Word(8)
-            words[at] = word >> Word(1) | word << Word(15)
-    else:
-        for at in range(words.size):
-            words[at] = Word(a[at]) | Word(b[at]) << Word(8)
-
-
-@_kernel
-def join_four(
-    words: NDArray[np.uint32],
-    rotation: int,
-    a: NDArray[np.uint8],
-    b: NDArray[np.uint8],
-    c: NDArray[np.uint8],
-    d: NDArray[np.uint8],
-) -> None:
-    """Do what `join_two` does, with four planes."""
-    if rotation == 1:
-        for at in range(words.size):
-            word = Word(a[at]) | Word(b[at]) << Word(8)
-            word |= Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
-            words[at] = word >> Word(1) | word << Word(31)
-    else:
-        for at in range(words.size):
-            word = Word(a[at]) | Word(b[at]) << Word(8)
-            words[at] = word | Word(c[at]) << Word(16) | Word(d[at]) << Word(24)
-
-
-@_kernel
-def _add(plane: NDArray[np.uint8], place: int, words: NDArray[np.uint64]) -> None:
-    for at in range(words.size):
-        words[at] |= Word(plane[at]) << Word(place)
-
-
-@_kernel
-def join_eight(
-    words: NDArray[np.uint64],
-    rotation: int,
-    a: NDArray[np.uint8],
-    b: NDArray[np.uint8],
-    c: NDArray[np.uint8],
-    d: NDArray[np.uint8],
-    e: NDArray[np.uint8],
-    f: NDArray[np.uint8],
-    g: NDArray[np.uint8],
-    h: NDArray[np.uint8],
-) -> None:
-    """Do what `join_two` does, with eight planes, which the compiler wants one by one."""
-    for first in range(0, words.size, _BLOCK):
-        part = words[first : first + _BLOCK]
-        last = first + part.size
-        low = a[first:last]
-        for at in range(part.size):
-            part[at] = low[at]
-        _add(b[first:last], 8, part)
-        _add(c[first:last], 16, part)
-        _add(d[first:last], 24, part)
-        _add(e[first:last], 32, part)
-        _add(f[first:last], 40, part)
-        _add(g[first:last], 48, part)
-        _add(h[first:last], 56, part)
-        if rotation == 1:
-            for at in range(part.size):
-                part[at] = part[at] >> Word(1) | part[at] << Word(63)

@@ -120,7 +120,9 @@ def _split(words: NDArray[Any], rotation: int, kernels: ModuleType | None) -> ND
         planes = words.view(np.uint8)[None]
     elif kernels is not None:
         planes = np.empty((width, words.size), dtype=np.uint8)
-        split = {2: kernels.split_two, 4: kernels.split_four, 8: kernels.split_eight}[width]
+        from flyweight.coding import plane_kernels as loops
+
+        split: Any = {2: loops.split_two, 4: loops.split_four, 8: loops.split_eight}[width]
         split(frozen(words), rotation, planes)
     else:
         if rotation:
@@ -362,7 +364,9 @@ def _join(
     if width == 1:
         words[:] = planes[0]
     elif kernels is not None:
-        join = {2: kernels.join_two, 4: kernels.join_four, 8: kernels.join_eight}[width]
+        from flyweight.coding import plane_kernels as loops
+
+        join: Any = {2: loops.join_two, 4: loops.join_four, 8: loops.join_eight}[width]
         join(words, rotation, *map(frozen, planes))
     else:
         raw = words.view(np.uint8).reshape(-1, width)

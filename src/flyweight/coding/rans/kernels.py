@@ -1,17 +1,18 @@
-"""The loops of `rans`, compiled by Numba: imported only where a stream is long enough to pay.
+"""The loops of rANS, compiled by Numba: imported only where a stream is long enough to pay.
 
 Both loops are free of branches that depend on the data: a mispredicted branch costs more than
 a whole symbol. The word to take is loaded whether it is taken or not. Neither can leave its
 arrays: a decoder step runs unchecked only while a word is there for each lane, and an encoder
-writes at most one word a symbol.
+writes at most one word a symbol. Steps of eight lanes are vector code where that can be had;
+the other loops do what is left, or all.
 
 A kernel is compiled for one signature at its first use, and cached on disk where that works.
 
 Example:
 
 >>> import numpy as np
->>> from flyweight.coding import rans_kernels  # doctest: +SKIP
->>> rans_kernels.count_symbols(np.array([0, 2, 2], dtype=np.uint16), 3)  # doctest: +SKIP
+>>> from flyweight.coding.rans import kernels  # doctest: +SKIP
+>>> kernels.count_symbols(np.array([0, 2, 2], dtype=np.uint16), 3)  # doctest: +SKIP
 array([1, 0, 2])
 
 Sources: Giesen 2014, "Interleaved entropy coders"; Alverson 1991 (division by an invariant
@@ -20,19 +21,23 @@ integer as a multiplication).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-import numba  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
+
+from flyweight.coding.compiling import compiled
+from flyweight.coding.rans import vectors
 
 __all__ = ["count_symbols", "decode_lanes", "encode_lanes"]
 
 _Words = NDArray[np.uint16]
 _U = np.uint64
 _I = np.int64
+
+_DECODE = "int64(uint16[::1], uint64[::1], int64, uint32[::1], uint16[::1], int64, int64)"
+_ENCODE = "int64(uint16[::1], uint64[::1], int64, uint32[::1], uint16[::1], int64)"
+_COUNT = "void(uint16[::1], int64[:, ::1])"
 
 
 def decode_lanes(
@@ -48,17 +53,14 @@ def decode_lanes(
         states: one a lane, shape (lanes,); updated.
         out: shape (count,); filled.
     """
-    return int(_compiled(_decode_lanes)(words, slots, bits, states, out))
+    first, at = vectors.decode_steps(words, slots, states, out)
+    return int(compiled(_decode_lanes, _DECODE)(words, slots, bits, states, out, first, at))
 
 
 def encode_lanes(
-    symbols: _Words,
-    entries: NDArray[np.uint64],
-    bits: int,
-    states: NDArray[np.uint32],
-    words: _Words,
-) -> int:
-    """Encode ``symbols``, last to first, into the end of ``words``; return where they begin.
+    symbols: _Words, entries: NDArray[np.uint64], bits: int, states: NDArray[np.uint32]
+) -> _Words:
+    """Encode ``symbols``, last to first; return the words.
 
     Arguments:
         symbols: shape (count,), each below ``entries.size / 2``.
@@ -66,26 +68,31 @@ def encode_lanes(
             frequency | (2**bits - frequency) << 32; shape (2 * alphabet,).
         bits: probability bits, 9 to 16.
         states: one a lane, shape (lanes,); updated.
-        words: shape (count + 1,).
     """
-    return int(_compiled(_encode_lanes)(symbols, entries, bits, states, words))
+    words = np.empty(symbols.size + vectors.LANES, dtype=np.uint16)
+    stop = vectors.whole_steps(symbols.size, bits, states.size)
+    at = compiled(_encode_lanes, _ENCODE)(symbols, entries, bits, states, words, stop)
+    if stop:
+        at = vectors.encode_steps(symbols[:stop], entries, states, words[:at])
+    return words[at:]
 
 
 def count_symbols(symbols: _Words, alphabet: int) -> NDArray[np.int64]:
     """Return how often each symbol occurs, shape (alphabet,); all are below ``alphabet``."""
     counts = np.zeros((4, alphabet), dtype=np.int64)
-    _compiled(_count_symbols)(symbols, counts)
+    compiled(_count_symbols, _COUNT)(symbols, counts)
     total: NDArray[np.int64] = counts.sum(axis=0)
     return total
 
 
-def _decode_lanes(words: Any, slots: Any, bits: Any, states: Any, out: Any) -> Any:
+def _decode_lanes(
+    words: Any, slots: Any, bits: Any, states: Any, out: Any, first: Any, taken: Any
+) -> Any:
     lanes = states.size
     mask = _U((1 << bits) - 1)
     shift = _U(bits)
     end = _U(words.size)
-    at = _U(0)
-    first = 0
+    at = _U(taken)
     while first + lanes <= out.size and at + _U(lanes) <= end:
         for index in range(lanes):
             lane = _U(index)
@@ -110,7 +117,8 @@ def _decode_lanes(words: Any, slots: Any, bits: Any, states: Any, out: Any) -> A
     return _I(at)
 
 
-def _encode_lanes(symbols: Any, entries: Any, bits: Any, states: Any, words: Any) -> Any:
+def _encode_lanes(symbols: Any, entries: Any, bits: Any, states: Any, words: Any, stop: Any) -> Any:
+    """Encode symbols[stop:], where ``stop`` is a multiple of the lanes."""
     lanes = states.size
     shift = _U(bits)
     room = _U(32 - bits)
@@ -133,7 +141,7 @@ def _encode_lanes(symbols: Any, entries: Any, bits: Any, states: Any, words: Any
             states[lane] = (
                 state + (packed & _U(0xFFFFFFFF)) + ((state * reciprocal) >> quotient) * rest
             )
-        if first == 0:
+        if first <= stop:
             return _I(at + _U(1))
         first -= lanes
         width = lanes
@@ -149,20 +157,3 @@ def _count_symbols(symbols: Any, counts: Any) -> None:
         counts[_U(3), symbols[at + _U(3)]] += 1
     for index in range(whole, symbols.size):
         counts[_U(0), symbols[_U(index)]] += 1
-
-
-_SIGNATURES = {
-    _decode_lanes: "int64(uint16[::1], uint64[::1], int64, uint32[::1], uint16[::1])",
-    _encode_lanes: "int64(uint16[::1], uint64[::1], int64, uint32[::1], uint16[::1])",
-    _count_symbols: "void(uint16[::1], int64[:, ::1])",
-}
-
-
-@lru_cache
-def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any]
-    try:
-        compiled = numba.njit(_SIGNATURES[kernel], nogil=True, cache=True)(kernel)
-    except Exception:  # no folder to cache in, or a damaged cache: neither is worth failing for
-        compiled = numba.njit(_SIGNATURES[kernel], nogil=True)(kernel)
-    return compiled
