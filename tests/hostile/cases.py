@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from random import Random
+from types import ModuleType
 
 import numpy as np
 from mutations import INTERESTING, mutated, some_bytes
@@ -63,15 +65,24 @@ def sealed(
     bare: bool = False,
     header: bytes | None = None,
 ) -> bytes:
-    """A file of tensors however unsound, or of another header, with every checksum right."""
-    kept = writer.defect, writer.too_many_elements, layout.pack_header
-    try:
-        writer.defect = writer.too_many_elements = lambda *_: None
+    """A file of tensors however unsound, or of another header, with every checksum right.
+
+    The header of a lone tensor is stored as it is: to code it takes longer than all the rest.
+    """
+    container = Container(tensors=tuple(tensors), metadata=metadata or {})
+    with ExitStack() as stack:
+
+        def exchange(module: ModuleType, name: str, other: object) -> None:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, other)
+
+        exchange(writer, "defect", lambda _: None)
+        exchange(writer, "too_many_elements", lambda *_: None)
         if header is not None:
-            layout.pack_header = lambda *_, **__: header
-        return dumps(Container(tensors=tuple(tensors), metadata=metadata or {}), bare=bare)
-    finally:
-        writer.defect, writer.too_many_elements, layout.pack_header = kept
+            exchange(layout, "pack_header", lambda *_, **__: header)
+        if len(tensors) == 1:
+            exchange(layout, "encode_symbols", lambda symbols, _: (bytes(symbols), b""))
+        return dumps(container, bare=bare)
 
 
 def resealed(data: bytes) -> bytes:
@@ -308,6 +319,25 @@ def long(random: Random, kind: str) -> Case:
     return Case(kind, "file", sealed([tensor]))
 
 
+def chunks(random: Random, kind: str) -> Case:
+    """Damage to a stream of several chunks."""
+    tensor = random.choice(_in_chunks())
+    if random.random() < 0.7:
+        damaged = mutated(random, tensor.parts["symbols"], b"")
+        tensor = replace(tensor, parts={**tensor.parts, "symbols": damaged})
+    return Case(kind, "file", sealed([tensor]))
+
+
+@cache
+def _in_chunks() -> list[CodedTensor]:
+    found = []
+    for coder, size in (("interleaved", 1 << 20), ("rans", 1 << 21), ("context", 1 << 22)):
+        symbols = np.zeros(size + 5000, np.int64)
+        symbols[:: 1 << 12] = 1
+        found.append(code_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder))
+    return found
+
+
 @cache
 def _coded_zeros(size: int) -> bytes:
     return encode_context(np.zeros(size, np.int32))
@@ -323,6 +353,8 @@ def _constant_planes(size: int, dtype: str) -> bytes:
 def arrays(random: Random, kind: str) -> Case:
     """Bytes of `coding.encode`, which have no checksum."""
     data = random.choice(coded_arrays())
+    if random.random() < 0.2:
+        return Case(kind, "array", data[:1] + bytes([random.randrange(9)]) + data[2:])
     if random.random() < 0.8:
         return Case(kind, "array", mutated(random, data, random.choice(coded_arrays())))
     shape = [random.choice((0, 1, 2, *INTERESTING)) for _ in range(random.choice((1, 2, 3, 33)))]
@@ -420,6 +452,7 @@ KINDS: dict[str, tuple[float, Callable[[Random, str], Case]]] = {
     "streams": (22, streams),
     "vast": (2, vast),
     "long": (0.5, long),
+    "chunks": (0.1, chunks),
     "arrays": (7, arrays),
     "safetensors": (4, safetensors),
     "shards": (2, shards),

@@ -34,6 +34,7 @@ from flyweight.coding.threads import cores
 from flyweight.provenance import source_commit
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "fuzz.csv"
+STARTS, ENDED = -2, -1  # what a process does that reads no case
 HANGS = 60  # seconds, after which a case is given up
 FIELDS = (
     *("date", "commit", "seed", "cases", "minutes", "decoder", "accepted", "refused"),
@@ -76,7 +77,7 @@ def _work(seed: int, numbers: range, place: Any, pipe: Connection) -> None:
                 pipe.send(judge.tally)
                 judge.tally, told = Tally(), time.monotonic()
         faulthandler.cancel_dump_traceback_later()
-        place.value = -1
+        place.value = ENDED
         pipe.send(judge.tally)
 
 
@@ -86,7 +87,7 @@ class _Worker:
     def __init__(self, seed: int, numbers: range) -> None:
         self.seed, self.numbers = seed, numbers
         context = multiprocessing.get_context("spawn")
-        self.place = context.Value("q", numbers.start, lock=False)
+        self.place = context.Value("q", STARTS, lock=False)
         self.pipe, there = context.Pipe(duplex=False)
         self.process = context.Process(
             target=_work, args=(seed, numbers, self.place, there), daemon=True
@@ -97,12 +98,14 @@ class _Worker:
     def died(self) -> tuple[int, str] | None:
         """The case that ended the process before its time."""
         self.process.join()
-        if self.place.value < 0:
+        if self.place.value == ENDED:
             return None
         return self.place.value, f"the process ended with code {self.process.exitcode}"
 
     def successor(self) -> _Worker | None:
         """Who goes on after a case that ended the process."""
+        if self.place.value == STARTS:
+            return None
         left = range(self.place.value + self.numbers.step, self.numbers.stop, self.numbers.step)
         return _Worker(self.seed, left) if left else None
 
