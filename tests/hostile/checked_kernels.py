@@ -35,6 +35,6 @@ def check_kernels() -> None:
         return store(data, at, word)
 
     interleaved_kernels.load, interleaved_kernels.store = checked_load, checked_store
-    # as they stand there they take an error for a damaged cache, and run once more without checks
+    # as they stand there they take an error for a damaged cache, and begin once more
     context_kernels.encode_chunk = njit(nogil=True)(context_kernels._encode_chunk)
     context_kernels.decode_chunk = njit(nogil=True)(context_kernels._decode_chunk)

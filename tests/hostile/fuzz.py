@@ -3,7 +3,7 @@
     python tests/hostile/fuzz.py [--cases 200000] [--seed 0] [--processes N]
     python tests/hostile/fuzz.py --case 1234 [--seed 0]
 
-The second line reads one case again. Compiled loops check their bounds here, in a cache of their
+The second line reads one case again. Compiled loops check their bounds here, with a cache of their
 own; a case that crashes or hangs ends its process, is reported, and the others go on. Prints what
 each decoder made of the cases, adds that to ``benchmarks/results/fuzz.csv``, and ends with code 1
 if there was a finding. Ctrl-C ends early and prints what was done.
@@ -33,7 +33,8 @@ from rich.table import Table
 from flyweight.coding.threads import cores
 from flyweight.provenance import source_commit
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "fuzz.csv"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"
 STARTS, ENDED = -2, -1  # what a process does that reads no case
 HANGS = 60  # seconds, after which a case is given up
 FIELDS = (
@@ -55,7 +56,7 @@ def run_cases(seed: int, numbers: range) -> Tally:
 def check_bounds() -> None:
     """Let Numba check every index; to be called before it is imported."""
     os.environ["NUMBA_BOUNDSCHECK"] = "1"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / "flyweight-fuzz"))
+    os.environ["NUMBA_CACHE_DIR"] = str(ROOT / "build" / "checked-kernels")
     from checked_kernels import check_kernels
 
     check_kernels()

@@ -23,7 +23,9 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from cases import Case, checkpoint, coded_arrays, sealed, seeds
+from cases import Case
+from corpus import checkpoint, coded_arrays, seeds
+from sealing import sealed
 
 from flyweight.checkpoints import open_checkpoint, read_values
 from flyweight.coding import DTYPES, CodedTensor, carrier, decode, decode_tensor
@@ -95,8 +97,9 @@ class Judge:
                 self.judge(0, Case("sound", "file", sealed([tensor])))
         for data in coded_arrays():
             self.judge(0, Case("sound", "array", data))
-        if any(self.tally.refused.values()):
-            raise AssertionError(f"sound files are refused: {self.tally.refused}")
+        wrong = [what for _, what in self.tally.findings if " took " not in what]
+        if wrong or any(self.tally.refused.values()):
+            raise AssertionError(f"sound files are not read: {wrong}, {self.tally.refused}")
         self.tally = Tally()
 
     def judge(self, number: int, case: Case) -> None:

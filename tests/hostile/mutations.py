@@ -7,7 +7,7 @@ from random import Random
 
 from flyweight.coding.varint import varint
 
-__all__ = ["INTERESTING", "MUTATIONS", "mutated", "some_bytes"]
+__all__ = ["INTERESTING", "mutated", "some_bytes"]
 
 INTERESTING = (
     *(0, 1, 2, 3, 126, 127, 128, 255, 256, 4095, 4096, 1 << 14, (1 << 16) - 1, 1 << 16),
@@ -89,19 +89,23 @@ def other(random: Random, _: bytes, other: bytes) -> bytes:
     return other
 
 
-MUTATIONS: dict[str, Mutation] = {
-    function.__name__: function
-    for function in (
-        *(flip, flip, change, truncate, insert, delete, splice, count, swap, repeat, noise, other),
-    )
-}
+MUTATIONS: tuple[Mutation, ...] = (
+    flip,
+    change,
+    truncate,
+    insert,
+    delete,
+    splice,
+    count,
+    swap,
+    repeat,
+    noise,
+    other,
+)
 
 
 def mutated(random: Random, data: bytes, other: bytes) -> bytes:
     """Bytes with one mutation, seldom two."""
     for _ in range(random.choice((1, 1, 1, 2))):
-        data = random.choice(_ALL)(random, data, other)
+        data = random.choice(MUTATIONS)(random, data, other)
     return data
-
-
-_ALL = tuple(MUTATIONS.values())

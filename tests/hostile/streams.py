@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
 import fly_reader
 
-__all__ = ["STREAMS", "random_tensor"]
+__all__ = ["random_tensor"]
 
-LEVELS = (0, 1, 1, 2, 3, 5, 9, 30, 300)
+_LEVELS = (0, 1, 1, 2, 3, 5, 9, 30, 300)
 
 
 class BitWriter:
@@ -301,7 +301,7 @@ def _rans(random: Random, count: int, levels: int) -> dict[str, bytes]:
     return {"tables": table, "positions": b"", "symbols": payload}
 
 
-STREAMS = {"plain": _plain, "interleaved": _interleaved, "rans": _rans}
+_STREAMS = {"plain": _plain, "interleaved": _interleaved, "rans": _rans}
 
 
 def random_tensor(random: Random, coder: str) -> CodedTensor:
@@ -313,7 +313,7 @@ def random_tensor(random: Random, coder: str) -> CodedTensor:
     )
     if random.random() < 0.02:
         shape = random.choice(((4100,), (64, 65), (33_000,)) if coder != "context" else ((70, 8),))
-    levels, count = random.choice(LEVELS), prod(shape)
+    levels, count = random.choice(_LEVELS), prod(shape)
     fields = {"name": "t", "shape": shape, "dtype": dtype, "storage": storage, "coder": coder}
     if coder == "planes":
         parts = {"dense": planes_stream(random, storage, count)}
@@ -324,7 +324,7 @@ def random_tensor(random: Random, coder: str) -> CodedTensor:
         stream = context_stream(random, shape) if count else b""
         parts = {"tables": table, "positions": b"", "symbols": stream}
     else:
-        parts = STREAMS[coder](random, count, levels)
+        parts = _STREAMS[coder](random, count, levels)
     item = carrier(storage).itemsize
     book = random.choice((b"\0", b"\1")) if storage == "bool" else random.randbytes(min(item, 8))
     codebook = (book * levels * item)[: levels * item]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import KINDS, Case, case, sealed, seeds
+from cases import KINDS, Case, case
+from corpus import seeds
 from fuzz import run_cases
 from judge import DECODERS, Judge
+from sealing import sealed
 
 from flyweight.container import loads
 
@@ -23,9 +25,10 @@ def test_two_thousand_hostile_files():
     for decoder in DECODERS:
         assert total.accepted[decoder] > 0, decoder
         assert total.refused[decoder] > 0 or decoder in NEVER_REFUSED, decoder
-    for kind in KINDS:
-        assert total.kinds[kind, "accepted"] > 0, kind
-        assert total.kinds[kind, "refused"] > 0, kind
+    for kind, (share, _) in KINDS.items():
+        if share > 1:
+            assert total.kinds[kind, "accepted"] > 0, kind
+            assert total.kinds[kind, "refused"] > 0, kind
 
 
 def test_a_case_is_told_by_its_number():
