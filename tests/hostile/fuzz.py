@@ -74,7 +74,7 @@ def _work(seed: int, numbers: range, place: Any, pipe: Connection) -> None:
             place.value = number
             faulthandler.dump_traceback_later(HANGS, exit=True)
             judge.judge(number, case(seed, number))
-            if time.monotonic() - told > 0.5:
+            if judge.tally.findings or time.monotonic() - told > 0.5:
                 pipe.send(judge.tally)
                 judge.tally, told = Tally(), time.monotonic()
         faulthandler.cancel_dump_traceback_later()
@@ -101,7 +101,8 @@ class _Worker:
         self.process.join()
         if self.place.value == ENDED:
             return None
-        return self.place.value, f"the process ended with code {self.process.exitcode}"
+        before = "before its first case " if self.place.value == STARTS else ""
+        return self.place.value, f"the process ended {before}with code {self.process.exitcode}"
 
     def successor(self) -> _Worker | None:
         """Who goes on after a case that ended the process."""
