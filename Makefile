@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench fuzz
 
 demo: $(STAMP)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick
@@ -15,6 +15,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+fuzz: $(STAMP)
+	$(VENV)/bin/python tests/hostile/fuzz.py --cases 200000
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench

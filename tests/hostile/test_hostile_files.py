@@ -17,6 +17,7 @@ from flyweight.coding import (
     code_constant,
     code_lossless,
     code_shared,
+    decode,
     decode_positions,
     decode_shared,
     decode_symbols,
@@ -25,6 +26,7 @@ from flyweight.coding import (
     encode_symbols,
 )
 from flyweight.coding.header import outline_of, pack_header, unpack_header
+from flyweight.coding.rans import decode_rans
 from flyweight.coding.varint import varint
 from flyweight.container import Container, dumps, loads
 from flyweight.errors import FormatError
@@ -252,6 +254,43 @@ def test_a_short_file_may_stand_for_a_bounded_number_of_elements():
     three += b"\0\1\1" + word(b"u") + b"\0\0" + b"\0\1\2" + word(b"v") + b"\0\0"
     with pytest.raises(FormatError, match="elements"):
         loads(sealed(three))
+
+
+def test_a_long_table_takes_little_memory():
+    long = b"\x0f" + bytes(500_000)
+    with memory_below(1 << 16), pytest.raises(FormatError, match="a Huffman table of"):
+        decode_symbols(long, bytes(9), 40, 9)
+    with memory_below(20 * len(long)), pytest.raises(FormatError):
+        decode_symbols(long, bytes(9), 40, 1 << 16)
+    with memory_below(20 * len(long)), pytest.raises(FormatError):
+        decode_rans(long, bytes(9), 40, 1 << 16)
+
+
+def test_a_gap_for_each_of_many_positions_takes_little_memory():
+    size = 1 << 20
+    for symbol in range(3):
+        table, payload = encode_symbols([symbol] * 2, 4)
+        count = size // (symbol + 1)
+        with memory_below(12 * size):
+            mask = decode_positions(b"\2" + varint(count) + table, payload, size)
+        assert np.flatnonzero(mask).tolist() == [*range(symbol, size, symbol + 1)]
+        with pytest.raises(FormatError, match=r"do not end|are given"):
+            decode_positions(b"\2" + varint(count) + table, payload, size - symbol - 1)
+
+
+def test_symbols_of_the_context_coder_take_little_memory():
+    values = np.zeros(1 << 20, dtype=np.int64)
+    tensor = code_shared("t", values, levels=np.uint8([1]), dtype="uint8", coder="context")
+    decode_tensor(tensor)
+    with memory_below(14 << 20):
+        assert not decode_tensor(tensor).any()
+
+
+@pytest.mark.parametrize("coder", range(4))
+@pytest.mark.parametrize("shape", [(0, 1 << 62, 1 << 62), (0,) * 33])
+def test_a_coded_array_without_values_and_with_vast_extents(shape, coder):
+    with pytest.raises(FormatError, match=r"shape|dimensions"):
+        decode(bytes([coder, 1]) + b"".join(map(varint, (len(shape), *shape))))
 
 
 def test_one_kilobyte_decodes_in_a_few_megabytes():

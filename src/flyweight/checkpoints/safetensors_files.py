@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.coding import carrier
+from flyweight.coding.forms import MAX_ELEMENTS, MAX_RANK
 from flyweight.errors import CheckpointError
 
 __all__ = ["Checkpoint", "SafetensorsWriter", "TensorEntry", "open_checkpoint", "read_values"]
@@ -114,7 +115,7 @@ def _open_shards(index: Path) -> Checkpoint:
     for shard in sorted(set(map(str, places.values()))):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index} names the shard {shard!r}, which is in another folder")
-        if not (index.parent / shard).is_file():
+        if not os.path.isfile(index.parent / shard):  # noqa: PTH113 - takes names of any length
             raise CheckpointError(f"{index} names the shard {shard!r}, which is missing")
         part = _open_file(index.parent / shard)
         metadata |= part.metadata
@@ -158,8 +159,12 @@ def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> Check
         numbers = (*shape, begin, end)
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError(f"tensor {name!r} has a shape or a place that is no whole number")
-        if dtype not in _NAMES:
+        if not isinstance(dtype, str) or dtype not in _NAMES:
             raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
+        if len(shape) > MAX_RANK or max(shape, default=0) > MAX_ELEMENTS:  # too slow to multiply
+            raise ValueError(f"tensor {name!r} has too many dimensions, or too large ones")
+        if prod(max(extent, 1) for extent in shape) > MAX_ELEMENTS:
+            raise ValueError(f"tensor {name!r} has a shape of more than 2**40 elements")
         if end - begin != prod(shape) * carrier(_NAMES[dtype]).itemsize or start + end > size:
             raise ValueError(f"tensor {name!r} does not lie within the file")
         entry = TensorEntry(name, _NAMES[dtype], shape, path, start + begin, end - begin)

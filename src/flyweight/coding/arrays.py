@@ -113,7 +113,10 @@ def decode(data: bytes) -> NDArray[Any]:
     lowest, highest = (int(limits.min), int(limits.max)) if limits else (0, 1)
     if count and not lowest <= int(values.min()) <= int(values.max()) <= highest:
         raise FormatError(f"the coded array holds values that are no {dtype}.")
-    return values.astype(dtype).reshape(shape)
+    try:
+        return values.astype(dtype).reshape(shape)
+    except ValueError as error:  # no values, and yet extents that are too large
+        raise FormatError(f"no array has the shape {shape} of the coded array.") from error
 
 
 def _decode(reader: ByteReader, coder: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
 from typing import Any, Literal
 
@@ -83,10 +84,10 @@ class Joint:
 
     def symbols(self, member: int) -> NDArray[np.uint16]:
         """Return the symbols of one tensor of few values. Raises `FormatError` if damaged."""
-        values, negatives = self._symbols
+        values, negatives, below = self._symbols
         own = values[self._slice(member)]
         if negatives:
-            signed = signed_values(own, max(negatives))
+            signed = signed_values(own, below)
             least, most = -negatives[member], self.levels[member] - negatives[member]
             if int(signed.min()) < least or int(signed.max()) > most:
                 raise FormatError("one of the joined tensors leaves its alphabet.")
@@ -99,19 +100,28 @@ class Joint:
         """Return the stored values of one dense tensor. Raises `FormatError` if damaged."""
         return self._dense[self._slice(member)].tobytes()
 
+    @property
+    def size(self) -> int:
+        """Number of elements of all tensors."""
+        return prod(self._shape)
+
     def _slice(self, member: int) -> slice:
-        start = sum(self.rows[:member])
-        return slice(start, start + self.rows[member])
+        return slice(self._starts[member], self._starts[member + 1])
+
+    @functools.cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The row where each tensor begins, and the number of all."""
+        return tuple(accumulate(self.rows, initial=0))
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return (sum(self.rows), *self.rest)
+        return (self._starts[-1], *self.rest)
 
     @functools.cached_property
-    def _symbols(self) -> tuple[NDArray[np.uint16], tuple[int, ...]]:
-        """Return the symbols of all, and how many levels of each are below zero: () if untold."""
+    def _symbols(self) -> tuple[NDArray[np.uint16], tuple[int, ...], int]:
+        """Symbols of all, how many levels of each are below zero (() if untold), and the most."""
         if self.coder != "context":
-            return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), ()
+            return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), (), 0
         reader = ByteReader(self.parts["tables"], "the table of joined tensors")
         negatives = tuple(reader.varint() for _ in self.rows)
         if reader.rest() or any(n > k for n, k in zip(negatives, self.levels, strict=True)):
@@ -119,11 +129,11 @@ class Joint:
         below = max(negatives)
         above = max(k - n for n, k in zip(negatives, self.levels, strict=True))
         parts = {**self.parts, "tables": varint(below)}
-        return unpack_symbols("context", parts, self._shape, below + above), negatives
+        return unpack_symbols("context", parts, self._shape, below + above), negatives, below
 
     @functools.cached_property
     def _dense(self) -> NDArray[Any]:
-        raw = decode_planes(self.parts["dense"], prod(self._shape), self.storage)
+        raw = decode_planes(self.parts["dense"], self.size, self.storage)
         return raw.reshape(self._shape)
 
 
@@ -225,9 +235,8 @@ def _wrong_joint(tensor: CodedTensor, name: str) -> str | None:
     told = (joint.rows[tensor.member], joint.levels[tensor.member], joint.rest, joint.coder)
     if (*rows, tensor.levels, rest, tensor.coder) != told or tensor.storage != joint.storage:
         return f"{name} is unlike the tensors it is joined with."
-    elements = sum(joint.rows) * prod(joint.rest)
-    if not tensor.size or elements > MAX_JOINED:
-        return f"{name} is joined with {elements} elements; 1 to {MAX_JOINED} are allowed."
+    if not tensor.size or joint.size > MAX_JOINED:
+        return f"{name} is joined with {joint.size} elements; 1 to {MAX_JOINED} are allowed."
     if tensor.encoding == "dense" and tensor.coder != "planes":
         return f"{name} is joined and yet its values are one by one."
     return None

@@ -39,6 +39,7 @@ __all__ = [
 
 MAX_ALPHABET = 1 << 16
 _MAX_LENGTH = 15
+_BITS_PER_SYMBOL = 73  # of a table at most: a run and a length, of the longest numbers
 _LONGEST = 16  # needed when more than 2**15 symbols occur
 _SYMBOLS_PER_PASS = 1 << 20
 _BYTES_PER_PASS = 1 << 13
@@ -165,7 +166,9 @@ def unpack_lengths(table: bytes, alphabet: int) -> NDArray[np.uint8]:
             raise FormatError("a Huffman table is given for an alphabet of one symbol.")
         lengths[0] = 1
         return lengths
-    bits = "".join(f"{byte:08b}" for byte in table)
+    if 8 * len(table) > _BITS_PER_SYMBOL * alphabet + 7:
+        raise FormatError(f"a Huffman table of {len(table)} bytes tells of {alphabet} symbols.")
+    bits = bin(int.from_bytes(b"\1" + table, "big"))[3:]  # without 0b and the 1
     symbols: list[int] = []
     values: list[int] = []
     room = 1 << _LONGEST  # Kraft: each codeword of length l takes 2**-l of the room

@@ -38,6 +38,7 @@ _BITMAP = b"\x01"
 _GAPS_OF_KEPT = 2
 _GAPS_OF_PRUNED = 3
 _ALPHABETS = 57  # 4, 5, 6, 7, 8, 10, 12, 14, 16, ... 65536
+_GAPS_PER_PASS = 1 << 18
 _ALPHABETS_TRIED = 41  # ... 4096: beyond that the table outweighs the escapes
 
 FREE_SIZE = 1 << 20
@@ -149,11 +150,17 @@ def decode_positions(table: bytes, payload: bytes, size: int) -> NDArray[np.bool
     if not 1 <= count <= size:
         raise FormatError(f"{count} gaps are given for {size} positions.")
     alphabet = _alphabet(choice)
-    symbols = decode_symbols(reader.rest(), payload, count, alphabet).astype(np.int64)
-    is_gap = symbols < alphabet - 1
-    after = np.cumsum(symbols + is_gap)
-    if not is_gap[-1] or int(after[-1]) > size:
-        raise FormatError(f"the gaps between positions do not end within {size} positions.")
+    symbols = decode_symbols(reader.rest(), payload, count, alphabet)
     mask = np.full(size, form == _GAPS_OF_PRUNED, dtype=np.bool_)
-    mask[after[is_gap] - 1] = form == _GAPS_OF_KEPT
+    last = -1  # element that was passed over or marked
+    for first in range(0, count, _GAPS_PER_PASS):
+        gaps = symbols[first : first + _GAPS_PER_PASS].astype(np.int64)
+        is_gap = gaps < alphabet - 1
+        places = last + np.cumsum(gaps + is_gap)
+        last = int(places[-1])
+        if last >= size:
+            break
+        mask[places[is_gap]] = form == _GAPS_OF_KEPT
+    if last >= size or not is_gap[-1]:
+        raise FormatError(f"the gaps between positions do not end within {size} positions.")
     return mask

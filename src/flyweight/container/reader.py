@@ -93,10 +93,13 @@ class Reader:
         if sentence:
             raise FormatError(sentence)
         self._by_name = {outline.name: place for place, outline in enumerate(self.outlines)}
-        self._members: dict[int, list[int]] = {}
+        self._members: dict[int, list[int]] = {}  # of each set of joined tensors, by its first
+        self._member: dict[int, int] = {}
         for place, outline in enumerate(self.outlines):
             if outline.head is not None:
-                self._members.setdefault(outline.head, [outline.head]).append(place)
+                members = self._members.setdefault(outline.head, [outline.head])
+                self._member[place] = len(members)
+                members.append(place)
         self._joints: dict[int, Joint] = {}
         self._places: dict[str, tuple[_Group, int]] = {}
         for start, outlines, check in self._head.groups():
@@ -126,8 +129,7 @@ class Reader:
         outline = self.outlines[place]
         head = place if outline.head is None else outline.head
         if head in self._members:
-            member = self._members[head].index(place)
-            tensor = replace(tensor, joint=self._joint(head), member=member)
+            tensor = replace(tensor, joint=self._joint(head), member=self._member.get(place, 0))
         sentence = defect(tensor)
         if sentence:
             raise FormatError(f"{self._where}{sentence}")

@@ -28,6 +28,8 @@ def symbols_of(values: ArrayLike, negatives: int) -> NDArray[np.int32]:
     >>> symbols_of([0, -2, -1, 1, 2], 2).tolist()
     [0, 1, 2, 3, 4]
     """
-    places = np.asarray(values, dtype=np.int64)
-    symbols = places + negatives + (places < 0)
-    return np.where(places == 0, 0, symbols).astype(np.int32)
+    places = np.asarray(values, dtype=np.int32)
+    symbols = places + (places < 0)
+    symbols += negatives
+    symbols *= places != 0
+    return symbols

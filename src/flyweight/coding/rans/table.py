@@ -158,7 +158,7 @@ class _BitReader:
     """Read the bits of a table, highest of each byte first."""
 
     def __init__(self, table: bytes) -> None:
-        self.bits = "".join(f"{byte:08b}" for byte in table)
+        self.bits = bin(int.from_bytes(b"\1" + table, "big"))[3:]  # without 0b and the 1
         self.at = 0
 
     def text(self, length: int) -> str:

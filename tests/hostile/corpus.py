@@ -1,0 +1,192 @@
+"""Sound files, and what they are made of: seeds of hostile ones."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import numpy as np
+
+from flyweight.checkpoints import SafetensorsWriter
+from flyweight.coding import (
+    DTYPES,
+    CodedTensor,
+    carrier,
+    code_alias,
+    code_constant,
+    code_dense,
+    code_lossless,
+    code_shared,
+    encode,
+    join,
+)
+from flyweight.coding.context import encode_context
+from flyweight.container import Container
+
+__all__ = [
+    "CODERS",
+    "checkpoint",
+    "coded_arrays",
+    "coded_zeros",
+    "constant_planes",
+    "containers",
+    "in_chunks",
+    "joined",
+    "seeds",
+]
+
+CODERS = ("plain", "interleaved", "rans", "context")
+
+
+@cache
+def seeds() -> dict[str, list[CodedTensor]]:
+    """Sound tensors of each coder; the last two of each list are the largest."""
+    random = np.random.default_rng(0)
+    found: dict[str, list[CodedTensor]] = {}
+    shapes = [(), (1,), (9,), (0, 5), (7, 5), (4, 6, 5), (9, 4, 3, 3), (600,), (70, 70), (40_000,)]
+    for coder in CODERS:
+        for place, shape in enumerate(shapes[:-1] if coder == "context" else shapes):
+            levels = (1, 3, 6, 15, 300)[place % 5]
+            kept = random.random(shape) < (0.9, 0.3, 0.05)[place % 3]
+            bell = np.clip(np.rint(random.normal(levels / 2, levels / 5 + 0.3, shape)), 1, levels)
+            symbols = np.where(kept, bell, 0).astype(np.int64)
+            dtype = ("float32", "float16", "int8", "int64")[place % 4]
+            values = (np.arange(levels) - levels // 2).astype(dtype)
+            found.setdefault(coder, []).append(
+                code_shared("t", symbols, levels=values, dtype=dtype, coder=coder)
+            )
+    for dtype in DTYPES:
+        item = carrier(dtype)
+        raw = (random.normal(0, 9, 70 * item.itemsize).astype(np.int64) & 255).astype(np.uint8)
+        if dtype == "bool":
+            raw &= 1
+        values = np.frombuffer(raw.tobytes(), item)
+        found.setdefault("dense", []).append(code_dense("t", values, dtype=dtype, storage=dtype))
+        found.setdefault("constant", []).append(
+            code_constant("t", (3, 4), value=values[0], dtype=dtype, storage=dtype)
+        )
+    weights = random.normal(0, 0.1, 70_000)
+    found["planes"] = [
+        code_lossless("t", weights[:500].astype("f4"), dtype="float32"),
+        code_lossless("t", weights[:900].astype("f8").reshape(30, 30), dtype="float64"),
+        code_lossless("t", weights[:800].astype("f2"), dtype="float16"),
+        code_lossless("t", weights[:600].astype("c8"), dtype="complex64"),
+        code_lossless("t", np.arange(300) % 7, dtype="int64", storage="int64"),
+        code_lossless("t", weights[:3000] < 0.1, dtype="bool"),
+        code_lossless("t", weights[:5000].astype("f4"), dtype="float32"),
+        code_lossless("t", (weights * 40).astype("i1"), dtype="int8"),
+    ]
+    assert {tensor.coder for tensor in found["planes"]} == {"planes"}
+    return found
+
+
+@cache
+def joined() -> list[list[CodedTensor]]:
+    """Sets of joined tensors: of each coder, dense ones and constants."""
+    random = np.random.default_rng(2)
+    found = []
+    for coder in CODERS[1:]:
+        for rows, rest, levels in (
+            ((3, 1, 4), (), 6),
+            ((2, 9), (5, 3, 3), 3),
+            ((40, 2, 7), (9,), 40),
+        ):
+            tensors = []
+            for place, extent in enumerate(rows):
+                symbols = np.rint(random.normal(levels / 2, levels / 5, (extent, *rest)))
+                symbols = np.clip(symbols, 0, levels).astype(np.int64)
+                values = (np.arange(levels) - levels // 2 + place % 2).astype("f4")
+                tensors.append(
+                    code_shared(f"t{place}", symbols, levels=values, dtype="float32", coder=coder)
+                )
+            found.append(join(tensors, coder=coder))
+    for dtype in ("float32", "float64", "bool", "int8"):
+        values = random.normal(0, 1, (3, 80, 4)).astype(dtype) if dtype != "bool" else np.eye(3) > 0
+        tensors = [
+            code_lossless(f"t{place}", rows, dtype=dtype) for place, rows in enumerate(values)
+        ]
+        found.append(join(tensors))
+    ones = np.ones((), np.float32)
+    tensors = [code_constant(f"t{place}", (4,), value=ones, dtype="float32") for place in range(5)]
+    found.append(join(tensors))
+    assert all(tensor.joint for tensors in found for tensor in tensors)
+    return found
+
+
+@cache
+def containers() -> list[Container]:
+    """Sound containers of many tensors: names that share words, aliases, joined ones, metadata."""
+    found = []
+    for number, size in enumerate((0, 1, 2, 3, 5, 8, 20)):
+        random = Random(number)
+        tensors: list[CodedTensor] = []
+        for place in range(size):
+            name = f"layer.{place // 3}." + ("weight", "bias", "ünïcode")[place % 3]
+            if place % 5 == 4:
+                targets = [at for at, old in enumerate(tensors) if old.target is None]
+                target = random.choice(targets)
+                tensors.append(code_alias(name, tensors[target], target=target))
+            else:
+                tensor = random.choice(seeds()[random.choice([*seeds()])][:6])
+                tensors.append(replace(tensor, name=name))
+        for place, tensor in enumerate(joined()[3 * number % len(joined())] if number else []):
+            tensors.append(replace(tensor, name=f"joined.{place}"))
+        metadata = {"architecture": "none", "用": "fuzz"} if number % 2 else {}
+        found.append(Container(tensors=tuple(tensors), metadata=metadata))
+    return found
+
+
+@cache
+def in_chunks() -> list[CodedTensor]:
+    """Tensors of several chunks, of few bytes."""
+    found = []
+    for coder, size in (("interleaved", 1 << 20), ("rans", 1 << 21), ("context", 1 << 22)):
+        symbols = np.zeros(size + 5000, np.int64)
+        symbols[:: 1 << 12] = 1
+        found.append(code_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder))
+    return found
+
+
+@cache
+def coded_zeros(size: int) -> bytes:
+    """A context-coded stream of zeros."""
+    return encode_context(np.zeros(size, np.int32))
+
+
+def constant_planes(size: int, dtype: str) -> bytes:
+    """Byte planes of zeros."""
+    halves = 2 if dtype.startswith("complex") else 1
+    width = carrier(dtype).itemsize // halves
+    forms = sum(1 << 2 * at for at in range(width)).to_bytes(-(-width // 4), "little")
+    return (forms + bytes(width)) * -(-size * halves // (1 << 16))
+
+
+@cache
+def coded_arrays() -> list[bytes]:
+    """Arrays by each coder."""
+    random = np.random.default_rng(1)
+    found = []
+    for shape in ((), (5,), (0, 3), (30, 20), (5, 4, 3, 3), (4, 50)):
+        for dtype in ("int8", "int32", "uint64", "bool"):
+            values = np.abs(np.rint(random.normal(0, 1.5, shape))).astype(dtype)
+            found += [encode(values, coder) for coder in ("huffman", "rans", "context", "planes")]
+    return found
+
+
+@cache
+def checkpoint() -> bytes:
+    """A sound safetensors file."""
+    file = io.BytesIO()
+    values = {
+        "a.weight": ("float32", np.ones((2, 3), "f4")),
+        "a.bias": ("bfloat16", np.ones(3, "u2")),
+        "b": ("int64", np.array(5)),
+        "none": ("uint8", np.zeros((0, 4), "u1")),
+    }
+    outlines = [(name, dtype, array.shape) for name, (dtype, array) in values.items()]
+    made = SafetensorsWriter(file, outlines, {"format": "pt"})
+    for name, (_, array) in values.items():
+        made.add(name, array)
+    return file.getvalue()
