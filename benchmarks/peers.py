@@ -112,7 +112,8 @@ def _of_layers(
 
 def _constriction(stream: Any) -> Codec:
     def model(layer: Layer) -> Any:
-        counts = np.bincount(layer.symbols.ravel(), minlength=layer.alphabet) + 1e-9
+        size = max(2, layer.alphabet)  # it refuses an alphabet of one symbol
+        counts = np.bincount(layer.symbols.ravel(), minlength=size) + 1e-9
         return stream.model.Categorical((counts / counts.sum()).astype("f4"), perfect=False)
 
     def encode(layers: Sequence[Layer]) -> list[bytes]:
