@@ -14,13 +14,11 @@ alternate, after a warm-up of each; the median counts. Rows are added to
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.report import append_rows
 from flyweight.data import CIFAR10_MEAN, CIFAR10_STD, Split, load_cifar10
 from flyweight.models import create_model
 from flyweight.provenance import source_commit
@@ -37,7 +36,6 @@ from flyweight.training.precision import choose_device, describe_device
 ARCHITECTURE = "resnet20"
 BATCH_SIZE = 128
 EPOCHS = 20  # of the growing images, so that every size has its share
-RESULTS = Path(__file__).parent / "results" / "training.csv"
 
 
 class Loop(NamedTuple):
@@ -132,13 +130,13 @@ def first(data: Split, images: int) -> Split:
     return Split(data.images[:images].clone(), data.labels[:images].clone())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and add the rows to the table."""
     parser = argparse.ArgumentParser(description="Images a second against a plain PyTorch loop.")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=6400, help="images in one timed run")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.images < EPOCHS * BATCH_SIZE:
         parser.error(f"--images must be at least {EPOCHS * BATCH_SIZE}")
     device = choose_device(options.device)
@@ -184,13 +182,7 @@ def main() -> None:
         }
         for loop in loops
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("training", rows)
     for row in rows:
         print(f"{row['loop']}: {row['images_per_second_median']} images/s, {row['times_plain']}x")
 

@@ -147,7 +147,11 @@ def skeleton(
 
     ``architecture`` as for `load`. Raises ModelError without one that is known.
     """
-    state = build(_known(metadata, architecture, "the file")).state_dict(keep_vars=True)
+    return _names_and_shapes(build(_known(metadata, architecture, "the file")))
+
+
+def _names_and_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    state = model.state_dict(keep_vars=True)
     first: dict[int, str] = {}
     for name, value in state.items():
         first.setdefault(id(value), name)
@@ -232,9 +236,17 @@ def load(
     """
     if names is not None:
         return decompress(path, names=names, architecture=architecture)
-    find = functools.partial(skeleton, architecture=architecture)
+    built: list[nn.Module] = []  # the one whose names and shapes were asked for, to be filled
+
+    def find(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+        built.append(build(_known(metadata, architecture, "the file")))
+        return _names_and_shapes(built[-1])
+
     compressed = CompressedModel.from_container(read(path, skeleton=find))
-    return materialize(compressed, architecture, str(path))
+    if not built:
+        return materialize(compressed, architecture, str(path))
+    fill_(built[-1], compressed.state_dict(), where=str(path))
+    return built[-1].eval()
 
 
 def materialize(

@@ -12,6 +12,7 @@ from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Cifar10, Split
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.ledger import ledger
+from flyweight.models import create_model
 from flyweight.pipeline import compress, decompress, load, save
 from flyweight.proof import compress_to_file, course_ratio
 from flyweight.pruning import global_magnitude_masks
@@ -334,3 +335,18 @@ def test_a_model_without_parameters_is_refused(data):
 def test_pruning_everything_is_refused(data):
     with pytest.raises(ModelError, match="leaves none of the"):
         compress(build(Convolutional), recipe(sparsity=0.999999), data=data)
+
+
+def test_a_file_without_names_builds_its_network_once(tmp_path):
+    state = create_model("resnet20").state_dict()
+    save(CompressedModel(state, metadata={"architecture": "resnet20"}), tmp_path / "x.fly")
+    built = []
+
+    def architecture():
+        built.append(create_model("resnet20", seed=1))
+        return built[-1]
+
+    model = load(tmp_path / "x.fly", architecture=architecture)
+    assert built == [model]
+    assert not model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -176,17 +176,19 @@ def unpack_lengths(table: bytes, alphabet: int) -> NDArray[np.uint8]:
     symbol = 0
     previous = _first_guess(alphabet)
     while room:
-        if bits.startswith("110", at):
+        mark = bits[at : at + 3]
+        if mark == "110":
             run, at = _read_gamma(bits, at + 3)
             symbol += run
+            mark = bits[at : at + 3]
         if symbol >= alphabet:
             raise FormatError("a Huffman table leaves its code incomplete (Kraft sum below 1).")
-        if bits.startswith("0", at):
+        if mark[:1] == "0":
             at += 1
-        elif bits.startswith("10", at):
-            previous += -1 if bits.startswith("1", at + 2) else 1
+        elif mark in ("100", "101"):
+            previous += 1 if mark == "100" else -1
             at += 3
-        elif bits.startswith("111", at):
+        elif mark == "111":
             step, after = _read_gamma(bits, at + 4)
             previous += -(step + 1) if bits.startswith("1", at + 3) else step + 1
             at = after

@@ -1,0 +1,154 @@
+"""The coders of others behind one contract; those that are not installed are left out."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.codecs import Codec, Timing
+from benchmarks.weights import Layer
+
+NNCODEC_PYTHON = Path(os.environ.get("NNCODEC_PYTHON", ".venv-nncodec/bin/python"))
+NO_NNCODEC = (
+    f"nncodec is left out: {NNCODEC_PYTHON} is not there or failed. `make .venv-nncodec` makes it "
+    "where there are a C++ compiler and a Python that numpy 1.26 runs on."
+)
+
+Compressor = tuple[str, Callable[[bytes], Any], Callable[[bytes], Any]]
+"""Name, compress, decompress."""
+
+
+def general_compressors() -> list[Compressor]:
+    """Those that know nothing of what the bytes mean."""
+    found: list[Compressor] = [("xz -6", partial(lzma.compress, preset=6), lzma.decompress)]
+    with suppress(ImportError):
+        import zstandard
+
+        for level in (1, 19):
+            compress = zstandard.ZstdCompressor(level=level).compress
+            found.append((f"zstd -{level}", compress, zstandard.ZstdDecompressor().decompress))
+    with suppress(ImportError):
+        import brotli
+
+        for level in (5, 11):
+            compress = partial(brotli.compress, quality=level)
+            found.append((f"brotli -{level}", compress, brotli.decompress))
+    return found
+
+
+def zipnn_compressors(dtype: str) -> list[Compressor]:
+    """ZipNN for floats of a dtype, on one thread; "float8_e4m3fn" for bytes of any kind."""
+    with suppress(ImportError):
+        from zipnn import ZipNN
+
+        codec = ZipNN(method="huffman", input_format="byte", bytearray_dtype=dtype, threads=1)
+        # It overwrites its input, so it gets a copy.
+        return [("zipnn", lambda data: codec.compress(bytearray(data)), codec.decompress)]
+    return []
+
+
+def _openzl_compressors() -> list[Compressor]:
+    with suppress(ImportError):
+        import openzl.ext as openzl
+
+        def compress(graph: Any, data: bytes) -> bytes:
+            compressor = openzl.Compressor()
+            compressor.select_starting_graph(graph()(compressor))
+            context = openzl.CCtx()
+            context.ref_compressor(compressor)
+            context.set_parameter(openzl.CParam.FormatVersion, openzl.MAX_FORMAT_VERSION)
+            values = np.frombuffer(data, dtype=np.uint8)
+            coded: bytes = context.compress([openzl.Input(openzl.Type.Serial, values)])
+            return coded
+
+        def expand(data: bytes) -> Any:
+            return openzl.DCtx().decompress(data)[0].content.as_nparray()
+
+        return [
+            ("openzl FSE", partial(compress, openzl.graphs.Fse), expand),
+            ("openzl Huffman", partial(compress, openzl.graphs.Huffman), expand),
+        ]
+    return []
+
+
+def symbol_codecs() -> list[Codec]:
+    """All peers for the layers of a set; the compressors get these in one piece."""
+    compressors = [
+        *general_compressors(),
+        *zipnn_compressors("float8_e4m3fn"),
+        *_openzl_compressors(),
+    ]
+    codecs = [_of_layers(*compressor) for compressor in compressors]
+    with suppress(ImportError):
+        import constriction
+
+        codecs.append(_constriction(constriction.stream))
+    return codecs
+
+
+def _of_layers(
+    name: str, compress: Callable[[bytes], Any], expand: Callable[[bytes], Any]
+) -> Codec:
+    def encode(layers: Sequence[Layer]) -> list[bytes]:
+        return [compress(b"".join(layer.symbols.tobytes() for layer in layers))]
+
+    def decode(blobs: list[bytes], layers: Sequence[Layer]) -> list[NDArray[np.uint8]]:
+        symbols = np.frombuffer(expand(blobs[0]), dtype=np.uint8)
+        return np.split(symbols, np.cumsum([layer.symbols.size for layer in layers])[:-1])
+
+    return Codec(name, encode, decode)
+
+
+def _constriction(stream: Any) -> Codec:
+    def model(layer: Layer) -> Any:
+        size = max(2, layer.alphabet)  # it refuses an alphabet of one symbol
+        counts = np.bincount(layer.symbols.ravel(), minlength=size) + 1e-9
+        return stream.model.Categorical((counts / counts.sum()).astype("f4"), perfect=False)
+
+    def encode(layers: Sequence[Layer]) -> list[bytes]:
+        blobs = []
+        for layer in layers:
+            coder = stream.stack.AnsCoder()
+            coder.encode_reverse(layer.symbols.ravel().astype(np.int32), model(layer))
+            blobs.append(coder.get_compressed().tobytes())
+        return blobs
+
+    def decode(blobs: list[bytes], layers: Sequence[Layer]) -> list[NDArray[np.uint8]]:
+        return [
+            stream.stack.AnsCoder(np.frombuffer(blob, dtype=np.uint32))
+            .decode(model(layer), layer.symbols.size)
+            .astype(np.uint8)
+            for blob, layer in zip(blobs, layers, strict=True)
+        ]
+
+    return Codec("constriction ANS (model not counted)", encode, decode)
+
+
+def nncodec_timings(layers: Sequence[Layer], repeats: int) -> dict[str, Timing]:
+    """NNCodec's DeepCABAC, in the environment of its own; empty where that is not there."""
+    script = Path(__file__).with_name("nncodec_peer.py")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layers.npz"
+        np.savez(path, *(layer.values for layer in layers))
+        try:
+            done = subprocess.run(
+                [str(NNCODEC_PYTHON), str(script), str(path), str(repeats)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"{NO_NNCODEC}\n{getattr(error, 'stderr', '')}", flush=True)
+            return {}
+    return {name: Timing(**told) for name, told in json.loads(done.stdout).items()}

@@ -1,0 +1,159 @@
+"""The benchmarks run on small sizes, without peers, and write their tables."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import benchmarks
+from benchmarks import aims, coders, lossless, peers, report, threads
+from benchmarks.checkpoints import outlines, write_checkpoint
+from benchmarks.codecs import Codec, Timing, measure
+from benchmarks.report import DOCS, END
+from benchmarks.weights import layers_of
+from flyweight.shrink import shrink
+
+STANDALONE = {"nncodec_peer"}  # runs in an environment that flyweight is not in
+TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening")
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Results and document in a folder of their own."""
+    document = tmp_path / "benchmarks.md"
+    document.write_text(DOCS.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "DOCS", document)
+    return document
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No peer is installed but those of the standard library."""
+    for name in ("brotli", "constriction", "openzl", "openzl.ext", "zipnn", "zstandard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(peers, "NNCODEC_PYTHON", tmp_path / "none")
+
+
+def test_every_module_imports_without_the_peers(alone):
+    names = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - STANDALONE
+    assert set(TABLES) < names
+    for name in names:
+        assert callable(getattr(importlib.import_module(f"benchmarks.{name}"), "main", callable))
+
+
+def test_the_document_has_a_place_for_each_table():
+    text = DOCS.read_text(encoding="utf-8")
+    for name in TABLES:
+        assert text.count(f"<!-- results: python -m benchmarks.{name} -->") == 1
+    assert text.count(END) == len(TABLES)
+
+
+def test_coders_round_trip_and_write_rows_and_table(scratch, alone, capsys):
+    arguments = ["--symbols", "2000", "--repeats", "1", "--sets", "a", "b"]
+    coders.main(arguments)
+    rows = report.read_rows("coders")
+    assert [row["set"] for row in rows] == ["a"] * 4 + ["b"] * 4
+    assert {row["coder"] for row in rows} == {
+        "flyweight interleaved",
+        "flyweight rans",
+        "flyweight context",
+        "xz -6",
+    }
+    assert all(float(row["decode_msym_s"]) > 0 for row in rows)
+    text = scratch.read_text(encoding="utf-8")
+    assert coders.table(rows) in text
+    assert "nncodec is left out" in capsys.readouterr().out
+    coders.main(arguments)
+    again = scratch.read_text(encoding="utf-8")
+    assert again.count("Set a:") == 1
+    assert again.count(END) == len(TABLES)
+
+
+def test_lossless_and_threads_write_rows(scratch, alone):
+    lossless.main(["--values", "5000", "--repeats", "1", "--sets", "gaussian"])
+    threads.main(["--symbols", "3000", "--repeats", "1"])
+    assert [row["dtype"] for row in report.read_rows("lossless")] == ["float32"] * 2 + [
+        "bfloat16"
+    ] * 2
+    assert len(report.read_rows("threads")) == 6
+    assert "Not measured yet." in scratch.read_text(encoding="utf-8")
+
+
+def test_a_codec_that_loses_a_symbol_is_refused():
+    layers = layers_of("b", 100)
+    lossy = Codec("lossy", lambda layers: [b""], lambda blobs, layers: [layers[0].symbols * 0])
+    with pytest.raises(RuntimeError, match="lossy does not give back"):
+        measure([lossy], layers, coders.same, 1)
+
+
+def test_a_slow_codec_is_run_once():
+    ran = []
+    slow = Codec("slow", lambda data: ran.append(1) or [b"12"], lambda blobs, data: data)
+    timing = measure([slow], None, lambda *both: True, 5, longest=0.0)["slow"]
+    assert (len(ran), timing.repeats, timing.size) == (1, 1, 2)
+
+
+def test_aims_are_judged_by_the_worst_set(scratch):
+    assert {aims.judged(aim)[2:] for aim in aims.AIMS} == {("not measured", "")}
+    layers = layers_of("b", 100)
+    ours, theirs = (Timing(*numbers, 3) for numbers in ((10, 1e-5, 1e-5), (9, 2e-5, 5e-6)))
+    timings = {"flyweight context": ours, "nncodec DeepCABAC, default": theirs}
+    rows = coders.rows_of("minilm", layers, timings)
+    rows += coders.rows_of("minilm-sparse", layers, timings | {"nncodec DeepCABAC, best": ours})
+    report.write_rows("coders", rows)
+    size, decode, encode = (
+        aims.judged(aim)[2:] for aim in aims.AIMS if aim.what.startswith("context coder")
+    )
+    assert size == ("1.1111x", "no")
+    assert decode == ("0.50x", "no")
+    assert encode == ("1.00x", "no")
+    aims.main()
+    assert "| 1.1111x | no |" in scratch.read_text(encoding="utf-8")
+
+
+def test_a_document_without_marks_is_refused(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text("nothing\n")
+    with pytest.raises(ValueError, match=r"no marks for the results of benchmarks\.coders"):
+        report.put_table("coders", "| |", document)
+    assert document.read_text() == "nothing\n"
+
+
+def test_rows_are_added_and_replaced(scratch):
+    report.append_rows("tiny", [{"a": 1, "b": "x, y"}])
+    report.append_rows("tiny", [{"a": 2, "b": ""}])
+    assert report.read_rows("tiny") == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]
+    report.write_rows("tiny", [{"a": 3}])
+    assert report.read_rows("tiny") == [{"a": "3"}]
+
+
+def test_tables_line_up_text_and_numbers():
+    assert report.markdown([":name", "size"], [("x", 1), ("", 2)]) == (
+        "| name | size |\n|---|---:|\n| x | 1 |\n| | 2 |"
+    )
+
+
+def test_the_synthetic_checkpoint_is_a_checkpoint_of_the_size_asked_for(tmp_path):
+    shapes = list(outlines(1.0))
+    assert 0.95e9 < sum(2 * np.prod(shape) for _, shape in shapes) < 1.05e9
+    small = [(name, tuple(extent // 16 for extent in shape)) for name, shape in shapes[:6]]
+    write_checkpoint(tmp_path / "in.safetensors", small)
+    written = shrink(tmp_path / "in.safetensors", tmp_path / "x.fly", bits=4, effort="fast")
+    assert written.quantized == 6
+
+
+def test_the_peer_that_stands_alone_says_what_it_lacks():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/nncodec_peer.py", "none.npz", "1"],
+        capture_output=True,
+        text=True,
+        cwd=DOCS.parents[1],
+    )
+    assert done.returncode == 1
+    assert "nncodec is not installed" in done.stderr
