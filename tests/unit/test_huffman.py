@@ -11,6 +11,7 @@ from flyweight.coding import (
     decode_symbols,
     encode_symbols,
     entropy,
+    interleaved_kernels,
 )
 from flyweight.coding.huffman import pack_lengths, unpack_lengths
 from flyweight.errors import FormatError
@@ -183,8 +184,39 @@ def test_counts_that_are_none_are_refused(counts):
 def test_a_damaged_table_is_refused(bits, alphabet, message):
     size = (len(bits) + 7) // 8
     table = int(bits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")
-    with pytest.raises(FormatError, match=message):
-        unpack_lengths(table, alphabet)
+    for kernels in (None, interleaved_kernels):
+        with pytest.raises(FormatError, match=message):
+            unpack_lengths(table, alphabet, kernels)
+
+
+def test_the_compiled_loop_reads_the_same_tables_and_no_others():
+    random = np.random.default_rng(0)
+    whole = 0
+    for _ in range(3000):
+        alphabet = int(
+            random.choice([2, 3, 9, 256, 5000, 65_536], p=[0.3, 0.2, 0.2, 0.2, 0.08, 0.02])
+        )
+        counts = random.integers(0, 50, alphabet) * (random.random(alphabet) < random.random())
+        counts[:1] += not counts.any()
+        table = bytearray(pack_lengths(code_lengths(counts)))
+        damage = random.integers(4)
+        if damage == 1 and table:
+            table[random.integers(len(table))] ^= 1 << random.integers(8)
+        elif damage == 2:
+            table = table[: random.integers(len(table) + 1)]
+        elif damage == 3:
+            table += random.bytes(3)
+        guess = min(15, (alphabet - 1).bit_length())
+        bits = np.unpackbits(np.frombuffer(bytes(table) + bytes(10), np.uint8))
+        lengths = np.zeros(alphabet, np.uint8)
+        sound = interleaved_kernels.read_lengths(bits, 8 * len(table), guess, 16, lengths)
+        whole += sound
+        if sound:
+            assert np.array_equal(unpack_lengths(bytes(table), alphabet), lengths)
+        else:
+            with pytest.raises(FormatError):
+                unpack_lengths(bytes(table), alphabet)
+    assert 600 < whole < 1500
 
 
 def test_a_table_for_an_alphabet_of_one_is_refused():

@@ -22,6 +22,8 @@ construction); Larmore & Hirschberg 1990 (package-merge); Han et al. 2016, secti
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -153,10 +155,13 @@ def pack_lengths(lengths: NDArray[np.uint8]) -> bytes:
     return int(text.ljust(8 * size, "0"), 2).to_bytes(size, "big")
 
 
-def unpack_lengths(table: bytes, alphabet: int) -> NDArray[np.uint8]:
+def unpack_lengths(
+    table: bytes, alphabet: int, kernels: ModuleType | None = None
+) -> NDArray[np.uint8]:
     """Return the codeword lengths that `pack_lengths` stored, shape (alphabet,).
 
-    Raises `FormatError` unless the table is whole and describes a complete prefix code.
+    ``kernels`` is `interleaved_kernels` where Numba has been started. Raises `FormatError` unless
+    the table is whole and describes a complete prefix code.
     """
     if not 1 <= alphabet <= MAX_ALPHABET:
         raise FormatError(f"a Huffman alphabet has 1 to {MAX_ALPHABET} symbols, not {alphabet}.")
@@ -168,6 +173,12 @@ def unpack_lengths(table: bytes, alphabet: int) -> NDArray[np.uint8]:
         return lengths
     if 8 * len(table) > _BITS_PER_SYMBOL * alphabet + 7:
         raise FormatError(f"a Huffman table of {len(table)} bytes tells of {alphabet} symbols.")
+    if kernels is not None:
+        raw = np.frombuffer(table + bytes(10), dtype=np.uint8)
+        guess = _first_guess(alphabet)
+        if kernels.read_lengths(np.unpackbits(raw), 8 * len(table), guess, _LONGEST, lengths):
+            return lengths
+        lengths[:] = 0  # and find out what is wrong
     bits = bin(int.from_bytes(b"\1" + table, "big"))[3:]  # without 0b and the 1
     symbols: list[int] = []
     values: list[int] = []

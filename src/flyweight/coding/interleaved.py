@@ -28,7 +28,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +43,7 @@ from flyweight.coding.huffman import (
     unpack_lengths,
 )
 from flyweight.coding.threads import in_threads
-from flyweight.coding.varint import ByteReader, varint
+from flyweight.coding.varint import LONGEST_VARINT, ByteReader, varint
 from flyweight.errors import FormatError
 
 __all__ = ["decode_interleaved", "encode_interleaved"]
@@ -267,7 +267,8 @@ def decode_interleaved(
         if table or payload:
             raise FormatError("a Huffman stream of no symbols is not empty.")
         return np.zeros(0, dtype=np.uint16)
-    lengths = unpack_lengths(table, alphabet)
+    kernels = kernels_for(count, compiled)
+    lengths = unpack_lengths(table, alphabet, kernels)
     used = np.flatnonzero(lengths)
     if used.size > 1 or count < 0:
         refuse_count(count, len(payload))
@@ -276,7 +277,8 @@ def decode_interleaved(
     else:
         return np.full(count, used[0], dtype=np.uint16)
     out = np.empty(count, dtype=np.uint16)
-    unpack_streams(payload, out, run_decoder(lengths, out, kernels_for(count, compiled)), threads)
+    data = np.frombuffer(payload, dtype=np.uint8)
+    unpack_streams(data, out, run_decoder(lengths, out, kernels), threads)
     return out
 
 
@@ -287,18 +289,20 @@ def refuse_count(count: int, stored: int) -> None:
 
 
 def unpack_streams(
-    payload: bytes, out: NDArray[Any], decode: RunDecoder, threads: int | None
+    data: NDArray[np.uint8], out: NDArray[Any], decode: RunDecoder, threads: int | None
 ) -> None:
-    """Fill ``out`` with the symbols of a payload, given a `run_decoder`; raises `FormatError`."""
+    """Fill ``out`` with the symbols of a payload, given a `run_decoder`; raises `FormatError`.
+
+    ``data`` is read-only and in one piece.
+    """
     chunks = _chunks(out.size)
-    streams = sum(chunk.size - 1 for _, chunk in chunks)
-    reader = ByteReader(payload, "a Huffman payload")
+    streams = chunks[-1][0] + chunks[-1][1].size - 1
+    reader = ByteReader(data[: LONGEST_VARINT * streams].tobytes(), "a Huffman payload")
     sizes = [reader.varint() for _ in range(streams - 1)]
-    sizes.append(len(payload) - reader.position - sum(sizes))
-    if sizes[-1] < 0:
-        raise FormatError(f"the streams of a Huffman payload are longer than {len(payload)} bytes.")
-    places = reader.position + np.cumsum([0, *sizes])
-    data = np.frombuffer(payload, dtype=np.uint8)
+    ends = list(accumulate(sizes, initial=reader.position))
+    if ends[-1] > data.size:
+        raise FormatError(f"the streams of a Huffman payload are longer than {data.size} bytes.")
+    places = np.array([*ends, data.size], dtype=np.int64)
 
     def read(task: _Task) -> None:
         stream, chunk = task

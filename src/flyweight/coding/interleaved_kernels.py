@@ -29,6 +29,7 @@ __all__ = [
     "encode_one",
     "encode_pairs",
     "fill_pairs",
+    "read_lengths",
 ]
 
 Word = np.uint64
@@ -221,6 +222,65 @@ def encode_pairs(
 
 
 @kernel
+def _gamma(bits: NDArray[np.uint8], at: int) -> tuple[int, int]:
+    """Return the number from bit ``at`` on and where it ends; (0, at) if it is too long."""
+    zeros = 0
+    while zeros < 17 and not bits[at + zeros]:
+        zeros += 1
+    if zeros == 17:
+        return 0, at
+    number = 0
+    for place in range(at + zeros, at + 2 * zeros + 1):
+        number = number << 1 | bits[place]
+    return number, at + 2 * zeros + 1
+
+
+@kernel
+def read_lengths(
+    bits: NDArray[np.uint8], end: int, guess: int, longest: int, lengths: NDArray[np.uint8]
+) -> bool:
+    """Fill ``lengths`` as `huffman.unpack_lengths` does; False where that raises.
+
+    Arguments:
+        bits: of a table, one a byte, and after the first ``end`` of them 80 zeros.
+        guess: the length before the first.
+        longest: most bits of a codeword.
+        lengths: zeros, one for each of two or more symbols.
+    """
+    room = 1 << longest
+    at = symbol = 0
+    first = True
+    while room:
+        if bits[at] and bits[at + 1] and not bits[at + 2]:
+            run, at = _gamma(bits, at + 3)
+            symbol += run
+            if run == 0 or (bits[at] and bits[at + 1] and not bits[at + 2]):
+                return False
+        if symbol >= lengths.size:
+            return False
+        if not bits[at]:
+            at += 1
+        elif not bits[at + 1]:
+            guess += -1 if bits[at + 2] else 1
+            at += 3
+        else:
+            down = bits[at + 3]
+            step, at = _gamma(bits, at + 4)
+            if step == 0:
+                return False
+            guess += -(step + 1) if down else step + 1
+        if at > end or guess < 0 or guess > longest or (guess == 0 and not first):
+            return False
+        room -= 1 << (longest - guess)
+        if room < 0:
+            return False
+        lengths[symbol] = max(guess, 1)
+        first = False
+        symbol += 1
+    return end - at < 8 and not bits[at:end].any()
+
+
+@kernel
 def build_tables(
     lengths: NDArray[np.uint8],
     width: int,
@@ -232,34 +292,47 @@ def build_tables(
 
     Returns ``most``, the bytes of symbols in the fullest entry of ``table``.
     """
+    used = 0
+    codes = np.empty(lengths.size, dtype=np.int64)  # ascending: symbol << 32 | length << 16 | bits
     codeword = 0
     for length in range(1, width + 1):
-        step = 1 << length
         for symbol in range(lengths.size):
             if lengths[symbol] == length:
                 window = 0
                 for place in range(length):
                     window |= (codeword >> place & 1) << (length - 1 - place)
+                codes[used] = symbol << 32 | length << 16 | window
+                used += 1
                 while window < single.size:
                     single[window] = np.uint32(symbol << 8 | length)
-                    window += step
+                    window += 1 << length
                 codeword += 1
         codeword <<= 1
-    fullest = 0
-    for window in range(single.size):
-        taken = int(single[window] & np.uint32(0xFF))
-        entry = Word(single[window] >> np.uint32(8)) << Word(8)
-        held = item
-        while held + item <= 6:
-            code = single[window >> taken]
-            length = int(code & np.uint32(0xFF))
-            if taken + length > width:
-                break
-            entry |= Word(code >> np.uint32(8)) << Word(8 + 8 * held)
-            taken += length
-            held += item
-        table[window] = entry | Word(taken) | Word(held) << Word(56)
+
+    # Each sequence of codewords before those that begin with it, which overwrite a part of it.
+    fullest = depth = 0
+    following = np.zeros(7, dtype=np.int64)  # at each depth: the next code to append,
+    windows = np.zeros(7, dtype=np.int64)  # the bits before it, how many, and their symbols
+    taken = np.zeros(7, dtype=np.int64)
+    entries = np.zeros(7, dtype=np.uint64)
+    while depth >= 0:
+        code = codes[following[depth]] if following[depth] < used else _I(width + 1) << 16
+        bits = taken[depth] + (code >> 16 & 0xFFFF)
+        if bits > width:
+            depth -= 1
+            continue
+        following[depth] += 1
+        held = (depth + 1) * item
+        window = windows[depth] | (code & 0xFFFF) << taken[depth]
+        entry = entries[depth] | Word(code >> 32) << Word(8 + 8 * (held - item))
+        full = entry | Word(bits) | Word(held) << Word(56)
+        for place in range(window, table.size, 1 << bits):
+            table[place] = full
         fullest = max(fullest, held)
+        if held + item <= 6:
+            depth += 1
+            following[depth], windows[depth], taken[depth] = 0, window, bits
+            entries[depth] = entry
     return fullest
 
 

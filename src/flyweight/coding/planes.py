@@ -269,6 +269,7 @@ def decode_planes(
         raise FormatError(f"bytes follow after the byte planes of {count} values.")
     kernels = kernels_for(size, compiled)
     words = np.empty(size, dtype=word)
+    data = np.frombuffer(payload, dtype=np.uint8)
 
     def decode_chunk(first: int) -> None:
         last = min(first + _CHUNK, size)
@@ -276,14 +277,14 @@ def decode_planes(
         room = np.empty((word.itemsize, min(_BLOCK, last - first)), dtype=np.uint8)
         for begin in range(first, last, _BLOCK):
             target = words[begin : min(begin + _BLOCK, last)]
-            planes = []
-            for index, coded in enumerate(blocks[begin // _BLOCK]):
-                plane = room[index, : target.size]
-                planes.append(_decode_plane(payload, coded, plane, decoders, index, kernels))
+            planes = [
+                _decode_plane(data, coded, room[index, : target.size], decoders, index, kernels)
+                for index, coded in enumerate(blocks[begin // _BLOCK])
+            ]
             _join(planes, rotation, target, kernels)
 
     if is_bool:
-        _decode_booleans(payload, blocks, words)
+        _decode_booleans(data, blocks, words)
     else:
         in_threads(decode_chunk, range(0, size, _CHUNK), threads)
     return words.view(carrier(dtype))
@@ -312,37 +313,39 @@ def _read_block(reader: ByteReader, size: int, width: int, is_bool: bool) -> lis
 
 
 def _decode_plane(
-    payload: bytes,
+    data: NDArray[np.uint8],
     coded: _Coded,
     plane: NDArray[np.uint8],
     decoders: list[RunDecoder | None],
     index: int,
     kernels: ModuleType | None,
 ) -> NDArray[np.uint8]:
-    """Return a plane, in the array ``plane`` or where it lies in the payload."""
+    """Return a plane, in the array ``plane`` or where it lies in the data; read-only."""
     form, table, begin, end = coded
     if form == _RAW:
-        return np.frombuffer(payload, dtype=np.uint8, count=end - begin, offset=begin)
+        return data[begin:end]
     if form == _CONSTANT:
-        plane[:] = payload[begin]
-        return plane
+        plane[:] = data[begin]
+        return frozen(plane)
     refuse_count(plane.size, end - begin)
     if form == _HUFFMAN:
-        lengths = unpack_lengths(table, 256)
+        lengths = unpack_lengths(table, 256, kernels)
         if np.count_nonzero(lengths) == 1:
             raise FormatError("a byte plane of one repeated byte is Huffman-coded.")
         decoders[index] = run_decoder(lengths, plane, kernels)
     decode = decoders[index]
     if decode is None:
         raise FormatError("a byte plane uses the table before it, but it is the first.")
-    unpack_streams(payload[begin:end], plane, decode, 1)
-    return plane
+    unpack_streams(data[begin:end], plane, decode, 1)
+    return frozen(plane)
 
 
-def _decode_booleans(payload: bytes, blocks: list[list[_Coded]], words: NDArray[np.uint8]) -> None:
+def _decode_booleans(
+    data: NDArray[np.uint8], blocks: list[list[_Coded]], words: NDArray[np.uint8]
+) -> None:
     for index, ((form, _, begin, end),) in enumerate(blocks):
         target = words[index * _BLOCK : (index + 1) * _BLOCK]
-        stored = np.frombuffer(payload, dtype=np.uint8, count=end - begin, offset=begin)
+        stored = data[begin:end]
         if form == _BITS:
             bits = np.unpackbits(stored, bitorder="little")
             if bits[target.size :].any():
@@ -359,7 +362,7 @@ def _decode_booleans(payload: bytes, blocks: list[list[_Coded]], words: NDArray[
 def _join(
     planes: list[NDArray[np.uint8]], rotation: int, words: NDArray[Any], kernels: ModuleType | None
 ) -> None:
-    """Fill ``words`` from their byte planes, the reverse of `_split`."""
+    """Fill ``words`` from their byte planes, read-only; the reverse of `_split`."""
     width = len(planes)
     if width == 1:
         words[:] = planes[0]
@@ -367,7 +370,7 @@ def _join(
         from flyweight.coding import plane_kernels as loops
 
         join: Any = {2: loops.join_two, 4: loops.join_four, 8: loops.join_eight}[width]
-        join(words, rotation, *map(frozen, planes))
+        join(words, rotation, *planes)
     else:
         raw = words.view(np.uint8).reshape(-1, width)
         for index, plane in enumerate(planes):

@@ -171,7 +171,7 @@ def code_lossless(
     dense = code_dense(name, values, dtype=dtype, storage=storage)
     raw = dense.parts["dense"]
     item = carrier(dense.storage).itemsize
-    if not raw or raw[item:] != raw[:-item]:
+    if not raw or memoryview(raw)[item:] != memoryview(raw)[:-item]:  # without two copies
         return _by_planes(dense) if planes and len(raw) >= _LEAST_FOR_PLANES else dense
     first = values.ravel()[:1]
     return code_constant(name, values.shape, value=first, dtype=dtype, storage=dense.storage)

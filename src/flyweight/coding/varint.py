@@ -10,7 +10,7 @@ from flyweight.errors import FormatError
 
 __all__ = ["ByteReader", "varint"]
 
-_MAX_BYTES = 9  # 63 bits: every number fits a signed 64-bit integer
+LONGEST_VARINT = 9  # 63 bits: every number fits a signed 64-bit integer
 
 
 def varint(number: int) -> bytes:
@@ -19,7 +19,7 @@ def varint(number: int) -> bytes:
     >>> varint(300).hex()
     'ac02'
     """
-    if not 0 <= number < 1 << (7 * _MAX_BYTES):
+    if not 0 <= number < 1 << (7 * LONGEST_VARINT):
         raise ValueError(f"a varint holds 0 to 2**63 - 1, not {number}")
     out = bytearray()
     while number > 0x7F:
@@ -51,8 +51,11 @@ class ByteReader:
 
     def varint(self) -> int:
         """Return the next variable-length integer."""
+        if self.position < len(self.data) and self.data[self.position] < 0x80:  # most are short
+            self.position += 1
+            return self.data[self.position - 1]
         number = 0
-        for index in range(_MAX_BYTES):
+        for index in range(LONGEST_VARINT):
             byte = self.take(1)[0]
             number |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
