@@ -64,7 +64,7 @@ _WORTH_STARTING = 2_000_000  # symbols, from which starting Numba pays
 _WORTH_CALLING = 50_000  # symbols, from which it pays if it has been started anyway
 _SHORT = 1 << 17  # symbols, up to which a smaller table is filled sooner than it is missed
 _BYTES_PER_PASS = 1 << 13
-_SEVERAL_FROM = 1 << 15  # symbols, from which a larger table pays for itself in NumPy
+_SEVERAL_FROM = 1 << 13  # symbols, from which a larger table pays for itself in NumPy
 
 
 def kernels_for(count: int, compiled: bool | None) -> ModuleType | None:

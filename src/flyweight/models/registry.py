@@ -52,7 +52,7 @@ def create_model(name: str, *, seed: int = 0) -> nn.Module:
     if name not in _FACTORIES:
         raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(_FACTORIES)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU, where weights are drawn
         return _FACTORIES[name]()
 
 
