@@ -6,8 +6,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyweight.errors import ModelError
-from flyweight.pruning import cubic_sparsity, global_magnitude_masks
+from flyweight.errors import FlyweightError, ModelError
+from flyweight.pruning import (
+    block_mask,
+    channel_mask,
+    cubic_sparsity,
+    filter_mask,
+    global_magnitude_masks,
+    linear_sparsity,
+    masks_by_score,
+    n_of_m_mask,
+    percentile_mask,
+    random_mask,
+    sparsity_at,
+    std_mask,
+)
 
 
 def zeros(masks):
@@ -73,3 +86,166 @@ def test_the_cubic_schedule_by_hand():
     assert cubic_sparsity(1.0, 0.8) == 0.8
     assert cubic_sparsity(7.0, 0.8) == 0.8
     assert cubic_sparsity(-1.0, 0.8, initial=0.2) == pytest.approx(0.2)
+
+
+tensors = st.builds(
+    lambda shape, seed, distinct: torch.randint(
+        -distinct, distinct + 1, shape, generator=torch.Generator().manual_seed(seed)
+    ).float(),
+    st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.integers(1, 40),
+)
+gaussian = torch.randn(64, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@given(weight=tensors, q=st.one_of(st.floats(0, 100), st.sampled_from([0, 20, 50, 75, 100])))
+def test_a_percentile_prunes_its_share_whatever_the_ties(weight, q):
+    mask = percentile_mask(weight, q)
+    gone = int((~mask).sum())
+    assert abs(gone - q / 100 * weight.numel()) <= 1
+    if 0 < gone < weight.numel():
+        assert weight[~mask].abs().max() <= weight[mask].abs().min()
+
+
+@pytest.mark.parametrize("q", [0, 0.1, 20, 33.3, 50, 75, 80, 99.99, 100])
+@pytest.mark.parametrize("size", [1, 2, 5, 101, 9216])
+def test_a_percentile_is_that_of_numpy(q, size):
+    weight = gaussian.flatten()[:size]
+    threshold = np.percentile(weight.abs().double().numpy(), q) if q else -1.0
+    assert torch.equal(percentile_mask(weight, q), weight.double().abs() > threshold)
+
+
+def test_equal_weights_go_one_by_one():
+    assert percentile_mask(torch.ones(10), 50).sum() == 5
+    assert percentile_mask(torch.zeros(4), 0).all()
+    assert not percentile_mask(torch.ones(4), 100).any()
+
+
+def test_a_standard_deviation_of_gaussian_weights_is_two_thirds():
+    weight = torch.randn(1_000_000, generator=torch.Generator().manual_seed(1))
+    for sensitivity, share in ((0.25, 0.1974), (0.5, 0.3829), (1, 0.6827), (2, 0.9545)):
+        pruned = float((~std_mask(weight, sensitivity)).float().mean())
+        assert pruned == pytest.approx(share, abs=4 * (share * (1 - share) / 1e6) ** 0.5)
+
+
+@given(weight=tensors, sensitivity=st.floats(0, 3))
+def test_the_standard_deviation_is_of_the_signed_weights_of_the_population(weight, sensitivity):
+    values = weight.double().numpy()
+    wanted = np.abs(values) >= sensitivity * values.std() if values.size else values == values
+    near = np.isclose(np.abs(values), sensitivity * values.std()) if values.size else values != 0
+    assert (near | (std_mask(weight, sensitivity).numpy() == wanted)).all()
+
+
+def test_the_mean_is_not_taken_for_zero():
+    shifted = torch.tensor([9.0, 10.0, 11.0])  # of the magnitudes the deviation is the same,
+    assert std_mask(shifted, 5).all()
+    assert not std_mask(torch.tensor([-9.0, 9.0]), 1.01).any()  # and here it would be 0
+
+
+@given(weight=tensors, sparsity=st.floats(0, 1), seed=st.integers(0, 9))
+def test_random_masks_have_the_asked_number(weight, sparsity, seed):
+    def draw():
+        generator = torch.Generator().manual_seed(seed)
+        return random_mask(weight, sparsity, generator=generator)
+
+    assert int((~draw()).sum()) == round(sparsity * weight.numel())
+    assert torch.equal(draw(), draw())
+
+
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)),
+    m=st.integers(1, 5),
+    data=st.data(),
+)
+def test_n_of_m_keeps_the_n_largest_of_each_m(shape, m, data):
+    n = data.draw(st.integers(0, m))
+    dim = data.draw(st.sampled_from([0, 1, 2, -1]))
+    extents = list(shape)
+    extents[dim] *= m
+    weight = torch.randint(-9, 10, extents, generator=torch.Generator().manual_seed(m)).float()
+    mask = n_of_m_mask(weight, n, m, dim=dim)
+    rows = mask.movedim(dim, -1).reshape(-1, m)
+    assert (rows.sum(1) == n).all()
+    values = weight.abs().movedim(dim, -1).reshape(-1, m)
+    for row, kept in zip(values, rows, strict=True):
+        if 0 < n < m:
+            assert row[kept].min() >= row[~kept].max()
+
+
+def test_two_of_four_by_hand():
+    weight = torch.tensor([[1.0, -4.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0]])
+    assert n_of_m_mask(weight, 2, 4).int().tolist() == [[0, 1, 0, 1, 0, 0, 1, 1]]
+    assert n_of_m_mask(weight, 1, 4).int().tolist() == [[0, 1, 0, 0, 0, 0, 0, 1]]
+
+
+@given(sparsity=st.floats(0, 1), counts=st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def test_blocks_go_whole_and_the_weakest_first(sparsity, counts):
+    block = (2, 3)
+    extents = [c * b for c, b in zip(counts, block, strict=True)]
+    weight = torch.randn(extents, generator=torch.Generator().manual_seed(3))
+    mask = block_mask(weight, sparsity, block)
+
+    def in_blocks(values):
+        return values.reshape(counts[0], 2, counts[1], 3).permute(0, 2, 1, 3).reshape(-1, 6)
+
+    rows = in_blocks(mask)
+    assert (rows.all(1) | ~rows.any(1)).all()
+    assert int((~rows.all(1)).sum()) == round(sparsity * rows.shape[0])
+    norms = (
+        weight.reshape(counts[0], 2, counts[1], 3).permute(0, 2, 1, 3).reshape(-1, 6).norm(dim=1)
+    )
+    kept = rows.all(1)
+    if kept.any() and not kept.all():
+        assert norms[kept].min() >= norms[~kept].max()
+
+
+@pytest.mark.parametrize(("make", "dim"), [(filter_mask, 0), (channel_mask, 1)])
+def test_filters_and_channels_go_whole(make, dim):
+    mask = make(gaussian, 0.25)
+    other = [d for d in range(4) if d != dim]
+    whole = mask.all(dim=other[2]).all(dim=other[1]).all(dim=other[0])
+    some = mask.any(dim=other[2]).any(dim=other[1]).any(dim=other[0])
+    assert torch.equal(whole, some)
+    norms = gaussian.abs().sum(dim=other)
+    assert int((~whole).sum()) == gaussian.shape[dim] // 4
+    assert norms[whole].min() > norms[~whole].max()
+
+
+def test_scores_of_many_tensors_have_one_threshold():
+    scores = {"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([[4.0], [2.0]])}
+    masks = masks_by_score(scores, 0.5)
+    assert masks["a"].tolist() == [True, False]
+    assert masks["b"].tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda: percentile_mask(gaussian, 101), "0 to 100 per cent"),
+        (lambda: percentile_mask(gaussian, -1), "0 to 100 per cent"),
+        (lambda: percentile_mask(gaussian, float("nan")), "0 to 100 per cent"),
+        (lambda: percentile_mask(torch.tensor([1.0, float("inf")]), 5), "NaN or infinity"),
+        (lambda: std_mask(gaussian, -0.5), "from 0 on"),
+        (lambda: std_mask(gaussian, float("inf")), "from 0 on"),
+        (lambda: random_mask(gaussian, 1.5), "fraction from 0 to 1"),
+        (lambda: n_of_m_mask(gaussian[:, :6], 2, 4), "multiple of 4 weights along dimension 1"),
+        (lambda: n_of_m_mask(gaussian, 5, 4), "0 ≤ n ≤ m"),
+        (lambda: n_of_m_mask(gaussian, 2, 4, dim=4), "has no dimension 4"),
+        (lambda: block_mask(gaussian, 0.5, (5, 1, 1, 1)), "do not divide"),
+        (lambda: block_mask(gaussian, 0.5, (2, 2)), "do not divide"),
+        (lambda: filter_mask(torch.ones(4), 0.5), "two and more dimensions"),
+        (lambda: sparsity_at("quartic", 0.5, 0.5), "'quartic' is unknown"),
+    ],
+)
+def test_the_impossible_is_refused_in_words(work, message):
+    with pytest.raises(FlyweightError, match=message):
+        work()
+
+
+def test_eight_per_cent_an_epoch():
+    grown = [linear_sparsity((epoch + 1) / 10, 0.8) for epoch in range(10)]
+    assert grown == pytest.approx([0.08 * (epoch + 1) for epoch in range(10)])
+    assert sparsity_at("linear", 0.25, 0.8) == pytest.approx(0.2)
+    assert sparsity_at("cubic", 0.25, 0.8) == cubic_sparsity(0.25, 0.8)
+    assert sparsity_at("one-shot", 0.0, 0.8) == 0.8

@@ -1,6 +1,26 @@
-"""Which weights go: masks by magnitude, and how sparsity grows over a run."""
+"""Which weights go: masks by many criteria, and how sparsity grows over a run."""
 
-from flyweight.pruning.criteria import global_magnitude_masks
-from flyweight.pruning.schedules import cubic_sparsity
+from flyweight.pruning.criteria import (
+    global_magnitude_masks,
+    percentile_mask,
+    random_mask,
+    std_mask,
+)
+from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
+from flyweight.pruning.ranking import masks_by_score
+from flyweight.pruning.schedules import cubic_sparsity, linear_sparsity, sparsity_at
 
-__all__ = ["cubic_sparsity", "global_magnitude_masks"]
+__all__ = [
+    "block_mask",
+    "channel_mask",
+    "cubic_sparsity",
+    "filter_mask",
+    "global_magnitude_masks",
+    "linear_sparsity",
+    "masks_by_score",
+    "n_of_m_mask",
+    "percentile_mask",
+    "random_mask",
+    "sparsity_at",
+    "std_mask",
+]

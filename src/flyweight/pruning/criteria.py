@@ -1,15 +1,96 @@
-"""Masks from weights. True keeps a weight, False prunes it."""
+"""Masks from the weights of a tensor, or of several. True keeps a weight, False prunes it.
+
+The definitions are those of the usual course exercise: per layer by percentile, per layer by
+standard deviation, and under one threshold for all layers.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
+from flyweight.pruning.ranking import check_finite, check_fraction, keep_highest, masks_by_score
 
-__all__ = ["global_magnitude_masks"]
+__all__ = ["global_magnitude_masks", "percentile_mask", "random_mask", "std_mask"]
+
+
+def percentile_mask(weight: Tensor, q: float) -> Tensor:
+    """Keep the weights whose magnitude is above the ``q``-th percentile of all magnitudes.
+
+    ``q`` is in per cent, from 0 (prunes nothing) to 100 (prunes all); between two magnitudes the
+    percentile is interpolated linearly, as in `numpy.percentile`. Among magnitudes equal to it
+    the earlier ones go, as many as if all were distinct: the number pruned is within one of q per
+    cent whatever the ties.
+
+    ``weight`` has any shape. Raises ModelError for q outside 0…100 and for values that are not
+    finite.
+
+    Example:
+        >>> percentile_mask(torch.tensor([0.1, -0.4, 0.3, 0.2]), 50)
+        tensor([False,  True,  True, False])
+
+    Source: Han et al. 2015, "Learning both weights and connections", §3.1, with the threshold set
+    by its percentile.
+    """
+    if not 0 <= q <= 100:
+        raise ModelError(f"a percentile is from 0 to 100 per cent; {q} was asked for")
+    check_finite([weight])
+    place = q / 100 * (weight.numel() - 1)
+    nearest = round(place)
+    below = nearest if abs(place - nearest) < 1e-9 * max(1.0, place) else math.floor(place)
+    pruned = min(below + 1, weight.numel()) if q > 0 else 0
+    return keep_highest(weight.detach().abs(), pruned)
+
+
+def std_mask(weight: Tensor, sensitivity: float) -> Tensor:
+    """Keep the weights of magnitude ``sensitivity`` standard deviations and more.
+
+    The standard deviation is that of the signed weights, over the population: on Gaussian weights
+    a sensitivity of 1 prunes 68.27 %. ``weight`` has any shape.
+
+    Raises ModelError for a sensitivity below 0 and for values that are not finite.
+
+    Example:
+        >>> std_mask(torch.tensor([-2.0, 0.0, 0.5, 2.0]), 1)
+        tensor([ True, False, False,  True])
+
+    Source: Han et al. 2015, "Learning both weights and connections", §3.1: "a quality parameter
+    multiplied by the standard deviation of a layer's weights".
+    """
+    if not (sensitivity >= 0 and math.isfinite(sensitivity)):
+        raise ModelError(f"a sensitivity is a number from 0 on; {sensitivity} was asked for")
+    check_finite([weight])
+    weight = weight.detach()
+    if not weight.numel():
+        return torch.ones_like(weight, dtype=torch.bool)
+    # In double precision: a threshold at zero deviation is exactly 0, and prunes nothing.
+    threshold = sensitivity * weight.double().std(correction=0)
+    return weight.double().abs() >= threshold
+
+
+def random_mask(
+    weight: Tensor, sparsity: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Prune weights at random: the baseline that every criterion has to beat.
+
+    ``sparsity`` is the fraction to prune, from 0 to 1; exactly ``round(sparsity · N)`` of N
+    weights go. ``generator`` is one of the CPU, so that every device gives the same mask.
+
+    Raises ModelError for a sparsity outside 0…1.
+
+    Example:
+        >>> int(random_mask(torch.ones(4, 5), 0.25).sum())
+        15
+    """
+    check_fraction(sparsity)
+    order = torch.randperm(weight.numel(), generator=generator)
+    keep = torch.ones(weight.numel(), dtype=torch.bool)
+    keep[order[: round(sparsity * weight.numel())]] = False
+    return keep.view(weight.shape).to(weight.device)
 
 
 def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -28,19 +109,4 @@ def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> di
 
     Source: Han et al. 2015, "Learning both weights and connections", with one global threshold.
     """
-    if not 0 <= sparsity <= 1:
-        raise ModelError(f"sparsity is a fraction from 0 to 1; {sparsity} was asked for")
-    if not weights:
-        raise ModelError("there are no weights to prune; check the layer patterns of the recipe")
-    magnitudes = torch.cat([w.detach().abs().flatten().float() for w in weights.values()])
-    if not bool(torch.isfinite(magnitudes).all()):
-        raise ModelError("weights hold NaN or infinity and cannot be ranked; repair the checkpoint")
-    pruned = round(sparsity * magnitudes.numel())
-    order = torch.sort(magnitudes, stable=True).indices
-    keep = torch.ones_like(magnitudes, dtype=torch.bool)
-    keep[order[:pruned]] = False
-    parts = torch.split(keep, [w.numel() for w in weights.values()])
-    return {
-        name: part.view(weight.shape)
-        for (name, weight), part in zip(weights.items(), parts, strict=True)
-    }
+    return masks_by_score({n: weight.detach().abs() for n, weight in weights.items()}, sparsity)

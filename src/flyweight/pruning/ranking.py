@@ -1,0 +1,76 @@
+"""How many of a tensor's elements go, and which: those of the least score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from flyweight.errors import ModelError
+
+__all__ = ["check_finite", "check_fraction", "keep_highest", "masks_by_score"]
+
+
+def check_fraction(sparsity: float) -> None:
+    """Raise ModelError unless ``sparsity`` is a fraction from 0 to 1."""
+    if not 0 <= sparsity <= 1:
+        raise ModelError(f"sparsity is a fraction from 0 to 1; {sparsity} was asked for")
+
+
+def check_finite(values: Iterable[Tensor]) -> None:
+    """Raise ModelError where a value is NaN or infinite and so has no rank."""
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise ModelError("weights hold NaN or infinity and cannot be ranked; repair the checkpoint")
+
+
+def keep_highest(scores: Tensor, pruned: int) -> Tensor:
+    """Mask of all but the ``pruned`` lowest of ``scores``, of any shape.
+
+    Among equal scores the earlier place goes first. Cost: linear in the number of scores.
+
+    Example:
+        >>> keep_highest(torch.tensor([3.0, 1.0, 1.0, 2.0]), 1)
+        tensor([ True, False,  True,  True])
+    """
+    flat = scores.flatten()
+    if pruned <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if pruned >= flat.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = flat.kthvalue(pruned).values
+    keep = flat > threshold
+    equal = flat == threshold
+    gone = equal.sum() - (flat.numel() - pruned - keep.sum())
+    keep |= equal & (equal.cumsum(0) > gone)
+    return keep.view(scores.shape)
+
+
+def masks_by_score(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Prune the elements of lowest score of all tensors together, under one threshold.
+
+    ``scores`` are tensors of any shapes on one device, higher for what matters more; ``sparsity``
+    is the fraction of all elements to prune, from 0 to 1: exactly ``round(sparsity · N)`` of N go.
+    Among equal scores the earlier tensor and the earlier place in it goes first. Returns a bool
+    mask of the same shape per tensor, True for what is kept.
+
+    Raises ModelError for a sparsity outside 0…1, no scores at all, or one that is not finite.
+
+    Example:
+        >>> masks = masks_by_score({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0])}, 0.6)
+        >>> {name: mask.tolist() for name, mask in masks.items()}
+        {'a': [True, False], 'b': [False]}
+    """
+    check_fraction(sparsity)
+    if not scores:
+        raise ModelError("there are no weights to prune; check the layer patterns of the recipe")
+    flat = [score.detach().flatten() for score in scores.values()]
+    exact = torch.float64 if any(s.dtype == torch.float64 for s in flat) else torch.float32
+    pooled = torch.cat([score.to(exact) for score in flat])
+    check_finite([pooled])
+    keep = keep_highest(pooled, round(sparsity * pooled.numel()))
+    parts = torch.split(keep, [score.numel() for score in flat])
+    return {
+        name: part.view(score.shape)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
