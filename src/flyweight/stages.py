@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,12 @@ from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import FlyweightError, ModelError
 from flyweight.parametrizations import MaskedWeight, SharedWeight, attach_, detach_
-from flyweight.pruning import cubic_sparsity, global_magnitude_masks
+from flyweight.pruning import cubic_sparsity, global_magnitude_masks, select_weights
 from flyweight.quantization import share
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.training import Progress, fit_
 
-__all__ = ["check_model", "finish", "prune_", "select_weights", "share_"]
+__all__ = ["check_model", "finish", "prune_", "share_"]
 
 
 def check_model(model: nn.Module) -> None:
@@ -34,40 +33,6 @@ def check_model(model: nn.Module) -> None:
                 f"tensor {name!r} holds {count} values that are NaN or infinite; "
                 "repair the checkpoint"
             )
-
-
-def select_weights(model: nn.Module, recipe: PruningRecipe) -> dict[str, Tensor]:
-    """The weights to prune and share: parameters of two and more dimensions, chosen by glob.
-
-    Tied weights are left out: they are stored once as they are. Raises ModelError where a glob
-    matches nothing.
-    """
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    for pattern in (*recipe.layers, *recipe.keep):
-        if not fnmatch.filter(names, pattern):
-            raise ModelError(f"the layer pattern {pattern!r} matches no parameter of the model")
-    tied = {id(p) for p in _tied(model)}
-    chosen: dict[str, Tensor] = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2
-        and id(parameter) not in tied
-        and any(fnmatch.fnmatch(name, pattern) for pattern in recipe.layers)
-        and not any(fnmatch.fnmatch(name, pattern) for pattern in recipe.keep)
-    }
-    if not chosen:
-        raise ModelError("the recipe's layer patterns leave no weight to prune")
-    return chosen
-
-
-def _tied(model: nn.Module) -> list[nn.Parameter]:
-    seen: dict[int, nn.Parameter] = {}
-    tied = []
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
-            tied.append(parameter)
-        seen[id(parameter)] = parameter
-    return tied
 
 
 def prune_(
@@ -85,7 +50,7 @@ def prune_(
     Afterwards the weights hold exact zeros. Raises ModelError if what is reached is not what was
     asked for.
     """
-    weights = select_weights(model, recipe)
+    weights = select_weights(model, layers=recipe.layers, keep=recipe.keep)
     masks = {
         name: MaskedWeight(torch.ones_like(weight, dtype=torch.bool))
         for name, weight in weights.items()

@@ -165,3 +165,118 @@ def test_batch_norms_that_share_their_weights_are_not_folded():
     fold_batch_norms_(model)
     assert torch.equal(model(x), before)
     assert model[0].running_mean.any()
+
+
+class Tied(nn.Module):
+    """Two layers that share their weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs).relu())
+
+
+@pytest.mark.parametrize("recovery", [False, True])
+def test_layers_that_share_a_weight_share_its_mask(recovery):
+    torch.manual_seed(0)
+    model = Tied()
+    mask = torch.rand(6, 6) < 0.4
+    attach_(model, {"first.weight": MaskedWeight(mask, recovery=recovery)})
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    before = model.first.weight.detach().clone()
+    for _ in range(20):
+        step(model, optimizer)
+        assert torch.equal(model.second.weight, model.first.weight)
+        assert not model.second.weight[~mask].any()
+    detach_(model, ["first.weight"])
+    assert model.second.weight is model.first.weight
+    assert not model.first.weight[~mask].any()
+    assert (model.first.weight != before)[mask].all()
+    assert set(model.state_dict()) == set(Tied().state_dict())
+
+
+def test_a_recurrent_layer_computes_with_its_masked_weights():
+    torch.manual_seed(0)
+    model = nn.LSTM(5, 4, num_layers=2)
+    masks = {
+        name: torch.rand_like(weight) < 0.5
+        for name, weight in model.named_parameters()
+        if weight.ndim > 1
+    }
+    attach_(model, {name: MaskedWeight(mask) for name, mask in masks.items()})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    inputs = torch.randn(7, 3, 5)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(inputs)[0].square().mean().backward()
+        optimizer.step()
+    seen = model(inputs)[0]
+    detach_(model, masks)
+    plain = nn.LSTM(5, 4, num_layers=2)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain(inputs)[0], seen)
+    for name, mask in masks.items():
+        assert torch.equal(plain.get_parameter(name) != 0, mask)
+
+
+def test_a_copy_has_masks_of_its_own():
+    model = network()
+    mask = torch.rand(8, 6) < 0.5
+    attach_(model, {"0.weight": MaskedWeight(mask.clone())})
+    copied = copy.deepcopy(model)
+    model[0].parametrizations.weight[0].mask.fill_(True)
+    assert torch.equal(copied[0].weight != 0, mask)
+    optimizer = OPTIMIZERS["sgd"](copied.parameters())
+    step(copied, optimizer)
+    assert torch.equal(copied[0].weight != 0, mask)
+    assert model[0].weight.all()
+
+
+def test_masks_are_saved_with_the_state_and_come_back():
+    model, other = network(), network()
+    mask = torch.rand(8, 6) < 0.5
+    attach_(model, {"0.weight": MaskedWeight(mask)})
+    attach_(other, {"0.weight": MaskedWeight(torch.ones_like(mask))})
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other[0].weight, model[0].weight)
+    assert torch.equal(other[0].weight != 0, mask)
+
+
+def test_zeros_survive_autocast():
+    model = network()
+    mask = torch.rand(8, 6) < 0.5
+    attach_(model, {"0.weight": MaskedWeight(mask)})
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            step(model, optimizer)
+    assert torch.equal(model[0].weight != 0, mask)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
+@pytest.mark.parametrize("recovery", [False, True])
+def test_a_compiled_network_learns_the_same(recovery):
+    plain = network()
+    mask = torch.rand(8, 6) < 0.5
+    attach_(plain, {"0.weight": MaskedWeight(mask, recovery=recovery)})
+    other = copy.deepcopy(plain)
+    fast = torch.compile(other, backend="aot_eager")
+    for model, run in ((plain, plain), (other, fast)):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for _ in range(3):
+            step(run, optimizer)
+    detach_(plain, ["0.weight"])
+    detach_(other, ["0.weight"])
+    assert torch.equal(plain[0].weight != 0, mask)
+    for first, second in zip(plain.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(first, second, atol=1e-6)
+
+
+def test_a_name_that_is_no_parameter_is_refused():
+    with pytest.raises(ModelError, match=r"no parameter named '1\.weight'"):
+        attach_(network(), {"1.weight": MaskedWeight(torch.ones(1, dtype=torch.bool))})

@@ -6,8 +6,10 @@ from flyweight.pruning.criteria import (
     random_mask,
     std_mask,
 )
+from flyweight.pruning.layers import select_weights
 from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
 from flyweight.pruning.ranking import masks_by_score
+from flyweight.pruning.saliency import saliency_scores
 from flyweight.pruning.schedules import cubic_sparsity, linear_sparsity, sparsity_at
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "n_of_m_mask",
     "percentile_mask",
     "random_mask",
+    "saliency_scores",
+    "select_weights",
     "sparsity_at",
     "std_mask",
 ]
