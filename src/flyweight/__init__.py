@@ -11,6 +11,7 @@ from flyweight.errors import (
     RecipeError,
 )
 from flyweight.models import create_model, load_pretrained
+from flyweight.own_loop import prepare
 from flyweight.pipeline import compress, decompress, load, save
 from flyweight.proof import compress_to_file, evaluate, ledger
 from flyweight.recipes import Recipe, load_recipe
@@ -37,6 +38,7 @@ __all__ = [
     "load_cifar10",
     "load_pretrained",
     "load_recipe",
+    "prepare",
     "save",
     "shrink",
     "train",

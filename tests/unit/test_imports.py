@@ -32,6 +32,7 @@ ROOMS = [
     "training",
     "recipes",
     "stages",
+    "own_loop",
     "pipeline",
     "proof",
     "search",

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flyweight.errors import RecipeError
 
-__all__ = ["SCHEDULES", "cubic_sparsity", "linear_sparsity", "sparsity_at"]
+__all__ = [
+    "SCHEDULES",
+    "Unit",
+    "cubic_sparsity",
+    "linear_sparsity",
+    "prunings",
+    "sparsity_at",
+]
+
+Unit = Literal["steps", "epochs"]
 
 
 def cubic_sparsity(progress: float, final: float, *, initial: float = 0.0) -> float:
@@ -55,3 +66,39 @@ def sparsity_at(schedule: str, progress: float, final: float) -> float:
     if schedule == "cubic":
         return cubic_sparsity(progress, final)
     raise RecipeError(f"the schedule {schedule!r} is unknown; known are {', '.join(SCHEDULES)}")
+
+
+def prunings(
+    schedule: str, *, steps: int, ramp: float, interval: int, unit: Unit = "steps", epochs: int = 0
+) -> dict[int, float]:
+    """The steps of a run before which masks are chosen, each with the progress of its ramp.
+
+    Arguments:
+        schedule: "one-shot" prunes once, before the first step.
+        steps: of the whole run.
+        ramp: fraction of the run, from 0 to 1, in which sparsity grows.
+        interval: steps or epochs from one pruning to the next.
+        unit: of ``interval``. By steps, progress is that of the step, from 0 on. By epochs, the
+            k-th of K prunings has progress k/K, and the last stands at the start of the last
+            epoch of the ramp.
+        epochs: of the whole run; needed if they are the unit.
+
+    The last has progress 1. Raises RecipeError where the run has no epochs and they are the unit.
+
+    Example:
+        >>> prunings("linear", steps=40, ramp=0.5, interval=1, unit="epochs", epochs=4)
+        {0: 0.5, 10: 1.0}
+        >>> prunings("cubic", steps=40, ramp=0.5, interval=8)
+        {0: 0.0, 8: 0.4, 16: 0.8, 20: 1.0}
+    """
+    if schedule == "one-shot" or steps == 0:
+        return {0: 1.0}
+    if unit == "steps":
+        last = min(int(ramp * steps), steps - 1)  # the last step has all the sparsity
+        if not last:
+            return {0: 1.0}
+        return {step: step / last for step in (*range(0, last, interval), last)}
+    if epochs < 1:
+        raise RecipeError("pruning.unit is 'epochs', and the length of an epoch is not known")
+    count = max(1, round(ramp * epochs / interval))
+    return {k * interval * steps // epochs: (k + 1) / count for k in range(count)}

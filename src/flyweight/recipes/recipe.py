@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tomli_w
 
 from flyweight.errors import RecipeError
+from flyweight.pruning import SCHEDULES, Pattern
+from flyweight.recipes.values import with_values
 from flyweight.training import TrainingConfig
 
 __all__ = ["PruningRecipe", "Recipe", "SharingRecipe", "load_recipe"]
 
+CRITERIA = ("magnitude", "taylor", "fisher", "random")
+SCOPES = ("global", "layer")
+UNITS = ("steps", "epochs")
 _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
 _TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
 
@@ -31,21 +35,46 @@ def _refuse_average(stage: str, training: TrainingConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PruningRecipe:
-    """Global magnitude pruning while the network retrains.
+    """Pruning while the network retrains.
 
-    ``sparsity`` is the fraction of the weights of the chosen layers that end as zeros. It grows by
-    the cubic schedule over the first ``ramp`` (a fraction) of the steps, the masks being chosen
-    anew every ``interval`` steps. With ``recovery``, pruned weights still learn and may return
-    until the ramp ends. ``layers`` are globs over the names of weight tensors of two and more
-    dimensions; those of ``keep`` are left alone.
+    Attributes:
+        sparsity: fraction of the weights of the chosen layers that end as zeros, from 0 up to 1.
+        criterion: what is pruned first: the smallest "magnitude"; the least loss by "taylor" or
+            "fisher", measured on ``calibration`` training images each time; or at "random".
+        scope: "global" has one threshold for all layers, "layer" the same sparsity in each.
+        pattern: "weights", "2:4" and the like, "filters", "channels", or a block "4x1x3x3".
+            Other patterns than weights are chosen layer by layer; N:M goes with a sparsity of
+            1 − N/M.
+        schedule: "cubic" and "linear" grow, "one-shot" is there from the first step.
+        ramp: fraction of the steps in which sparsity grows, from 0 to 1.
+        interval: steps or epochs from one choice of masks to the next.
+        unit: of the interval, "steps" or "epochs".
+        recovery: pruned weights still learn, and may return until the ramp ends.
+        layers: globs over the names of weights of two and more dimensions.
+        keep: globs of those that are left alone.
+        types: classes of layers, such as "Conv2d"; none for all.
+        overrides: sparsity by glob, for layers that differ from the others.
+        calibration: training images that saliency is measured on.
+        training: how the network retrains.
+
+    Sources: Zhu & Gupta 2017 (cubic schedule); Lin et al. 2020, "Dynamic model pruning with
+    feedback" (recovery).
     """
 
     sparsity: float = 0.75
+    criterion: Literal["magnitude", "taylor", "fisher", "random"] = "magnitude"
+    scope: Literal["global", "layer"] = "global"
+    pattern: str = "weights"
+    schedule: Literal["cubic", "linear", "one-shot"] = "cubic"
     ramp: float = 0.6
     interval: int = 20
+    unit: Literal["steps", "epochs"] = "steps"
     recovery: bool = True
     layers: tuple[str, ...] = ("*",)
     keep: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    calibration: int = 512
     training: TrainingConfig = _RETRAINING
 
     def __post_init__(self) -> None:
@@ -57,8 +86,34 @@ class PruningRecipe:
         if not 0 <= self.ramp <= 1:
             raise RecipeError(f"pruning.ramp is a fraction from 0 to 1; found {self.ramp}")
         if self.interval < 1:
-            raise RecipeError(f"pruning.interval is at least 1 step; found {self.interval}")
+            raise RecipeError(
+                f"pruning.interval is at least 1 of its {self.unit}; found {self.interval}"
+            )
+        if self.calibration < 1:
+            raise RecipeError(f"pruning.calibration is at least 1 image; found {self.calibration}")
+        for glob, sparsity in self.overrides.items():
+            if not 0 <= sparsity <= 1:
+                raise RecipeError(
+                    f"pruning.overrides.{glob!r} is a fraction from 0 to 1; found {sparsity}"
+                )
+        choices = ("criterion", CRITERIA), ("scope", SCOPES), ("schedule", SCHEDULES)
+        for key, known in (*choices, ("unit", UNITS)):
+            if getattr(self, key) not in known:
+                raise RecipeError(
+                    f"pruning.{key} is one of {', '.join(known)}; found {getattr(self, key)!r}"
+                )
+        self._check_pattern()
         _refuse_average("pruning", self.training)
+
+    def _check_pattern(self) -> None:
+        pattern = Pattern.of(self.pattern)
+        if pattern.kind == "n:m":
+            n, m = pattern.extents
+            if abs(self.sparsity - (1 - n / m)) > 1e-6 or self.overrides:
+                raise RecipeError(
+                    f"pruning.pattern {self.pattern!r} goes with a sparsity of {1 - n / m} in "
+                    f"every layer; found {self.sparsity}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +206,7 @@ class Recipe:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
             raise RecipeError(f"{where} is not valid TOML: {error}") from error
-        recipe: Recipe = _override(Recipe(), document, where, "")
+        recipe: Recipe = with_values(Recipe(), document, where, "")
         return recipe
 
 
@@ -177,54 +232,3 @@ def load_recipe(name: str | Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe file {name} cannot be read: {error}") from error
     return Recipe.from_toml(text, where=str(name))
-
-
-def _override(default: Any, table: dict[str, Any], where: str, prefix: str) -> Any:
-    """A dataclass with the values of a TOML table put over its own."""
-    hints = typing.get_type_hints(type(default))
-    unknown = sorted(set(table) - set(hints))
-    if unknown:
-        raise RecipeError(
-            f"{where} has the unknown key {prefix + unknown[0]!r}; "
-            f"known here are {', '.join(hints)}"
-        )
-    values: dict[str, Any] = {}
-    for name, found in table.items():
-        key = prefix + name
-        if dataclasses.is_dataclass(hints[name]):
-            if not isinstance(found, dict):
-                raise RecipeError(f"{where}: {key} is a table, [{key}]; found {found!r}")
-            values[name] = _override(getattr(default, name), found, where, key + ".")
-        else:
-            values[name] = _checked(hints[name], found, where, key)
-    try:
-        return dataclasses.replace(default, **values)
-    except RecipeError as error:
-        place = f"{where}, [{prefix[:-1]}]" if prefix else where
-        raise RecipeError(f"{place}: {error}") from None
-
-
-def _checked(hint: Any, found: Any, where: str, key: str) -> Any:
-    """``found`` as the type ``hint``: bool, int, float, str, a Literal, or a tuple of these."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(found, list):
-        if arguments[-1] is Ellipsis:
-            return tuple(_checked(arguments[0], value, where, key) for value in found)
-        if len(found) == len(arguments):
-            return tuple(
-                _checked(part, value, where, key)
-                for part, value in zip(arguments, found, strict=True)
-            )
-    if origin is Literal and found in arguments:
-        return found
-    if hint is float and isinstance(found, int | float) and not isinstance(found, bool):
-        return float(found)
-    if isinstance(hint, type) and type(found) is hint:
-        return found
-    wanted = " or ".join(map(repr, arguments)) if origin is Literal else _in_words(hint)
-    raise RecipeError(f"{where}: {key} is {wanted}; found {found!r}")
-
-
-def _in_words(hint: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-    return words.get(hint, "a list")

@@ -1,8 +1,9 @@
 """Train, retrain, distil, resume and evaluate."""
 
+from flyweight.training.batches import normalize
 from flyweight.training.config import PROGRESSIVE_SIZES, TrainingConfig
 from flyweight.training.evaluation import accuracy, predict
-from flyweight.training.fit import FitResult, Progress, fit_
+from flyweight.training.fit import FitResult, Progress, fit_, prefixed
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.precision import choose_device, describe_device, memory_format_for
 from flyweight.training.run import train
@@ -18,6 +19,8 @@ __all__ = [
     "fit_",
     "keep_freed_memory",
     "memory_format_for",
+    "normalize",
     "predict",
+    "prefixed",
     "train",
 ]

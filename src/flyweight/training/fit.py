@@ -19,10 +19,17 @@ from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
 from flyweight.training.precision import autocast, compiled, memory_format_for
 
-__all__ = ["FitResult", "Progress", "fit_"]
+__all__ = ["FitResult", "Progress", "fit_", "prefixed"]
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much is done, and out of how much if that is known."""
+
+
+def prefixed(progress: Progress | None, stage: str) -> Progress | None:
+    """The same, told which stage of several it is."""
+    if progress is None:
+        return None
+    return lambda text, done, total: progress(f"{stage}, {text}", done, total)
 
 
 @dataclasses.dataclass(frozen=True)

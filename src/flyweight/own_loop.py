@@ -1,0 +1,124 @@
+"""Your own training loop: prepare a model, train it as you like, finalize it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.recipes import PruningRecipe, Recipe, load_recipe
+from flyweight.stages import Pruning, check_model
+
+__all__ = ["Preparation", "prepare"]
+
+
+class Preparation:
+    """A model whose layers see pruned weights while you train it; made by `prepare`.
+
+    Attributes:
+        model: to be trained, by any optimiser, on any device and wrapped in whatever is liked.
+        number: how many steps were made.
+    """
+
+    def __init__(self, model: nn.Module, pruning: Pruning) -> None:
+        self.model = model
+        self.number = 0
+        self._pruning: Pruning | None = pruning
+
+    @property
+    def _open(self) -> Pruning:
+        if self._pruning is None:
+            raise ModelError("this preparation was finalized; prepare the model again")
+        return self._pruning
+
+    def step(self) -> None:
+        """Tell that the optimiser made a step; the masks follow the schedule."""
+        pruning = self._open
+        self.number += 1
+        pruning.at(self.number)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the chosen weights that are zero for the layers now."""
+        return self._open.sparsity
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """A copy of the masks, bool and of the shape of each weight, by its name."""
+        return self._open.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; to be saved beside the states of model and optimiser."""
+        return {"step": self.number, "masks": self._open.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that was saved.
+
+        Raises CheckpointError where it is of another model.
+        """
+        pruning = self._open
+        masks = state.get("masks", {})
+        if {n: m.shape for n, m in masks.items()} != {n: m.shape for n, m in self.masks.items()}:
+            raise CheckpointError("the masks in this state are those of another model or recipe")
+        self.number = int(state["step"])
+        pruning.at(self.number)
+        for name, mask in masks.items():
+            pruning.masks[name].mask.copy_(mask)
+
+    def finalize(self) -> nn.Module:
+        """Leave plain weights with exact zeros in ``model``, and return it.
+
+        Warns where the sparsity reached is not what was asked for, after too few steps say.
+        """
+        self._open.finish_()
+        self._pruning = None
+        return self.model
+
+
+def prepare(
+    model: nn.Module,
+    recipe: PruningRecipe | Recipe | str | Path = "quick",
+    *,
+    steps: int,
+    epochs: int = 0,
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None,
+    seed: int = 0,
+) -> Preparation:
+    """Get a copy of ``model`` ready to be pruned in your own training loop; ``model`` stays.
+
+    Arguments:
+        model: any module.
+        recipe: what to prune, and when; of a `Recipe` the pruning. What it says of training is
+            left to you.
+        steps: that the optimiser will make.
+        epochs: in these steps; needed where the recipe counts in epochs.
+        batches: gives calibration batches (inputs, targets) for saliency, as often as called.
+        seed: of what is pruned at random.
+
+    Raises ModelError where there is nothing to prune, RecipeError where there is no such recipe.
+
+    Example:
+        >>> import torch
+        >>> prepared = prepare(nn.Linear(8, 4), PruningRecipe(sparsity=0.5), steps=10)
+        >>> optimizer = torch.optim.AdamW(prepared.model.parameters())
+        >>> for _ in range(10):
+        ...     prepared.model(torch.randn(2, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     prepared.step()
+        >>> int((prepared.finalize().weight == 0).sum())
+        16
+    """
+    if steps < 1:
+        raise ModelError(f"a run has at least one step; found {steps}")
+    if not isinstance(recipe, PruningRecipe):
+        recipe = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).pruning
+    check_model(model)
+    copied = copy.deepcopy(model)
+    pruning = Pruning(copied, recipe, steps=steps, epochs=epochs, batches=batches, seed=seed)
+    pruning.at(0)
+    return Preparation(copied, pruning)

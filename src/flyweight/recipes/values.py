@@ -1,0 +1,71 @@
+"""Values of a TOML table into the fields of a dataclass, each checked against its type."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flyweight.errors import RecipeError
+
+__all__ = ["with_values"]
+
+
+def with_values(default: Any, table: dict[str, Any], where: str, prefix: str) -> Any:
+    """A dataclass with the values of a TOML table put over its own.
+
+    ``where`` is the file and ``prefix`` the table, for errors. Raises RecipeError for an unknown
+    key and a value of the wrong type.
+    """
+    hints = typing.get_type_hints(type(default))
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        raise RecipeError(
+            f"{where} has the unknown key {prefix + unknown[0]!r}; "
+            f"known here are {', '.join(hints)}"
+        )
+    values: dict[str, Any] = {}
+    for name, found in table.items():
+        key = prefix + name
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(found, dict):
+                raise RecipeError(f"{where}: {key} is a table, [{key}]; found {found!r}")
+            values[name] = with_values(getattr(default, name), found, where, key + ".")
+        else:
+            values[name] = _checked(hints[name], found, where, key)
+    try:
+        return dataclasses.replace(default, **values)
+    except RecipeError as error:
+        place = f"{where}, [{prefix[:-1]}]" if prefix else where
+        raise RecipeError(f"{place}: {error}") from None
+
+
+def _checked(hint: Any, found: Any, where: str, key: str) -> Any:
+    """``found`` as the type ``hint``: bool, int, float, str, a Literal, or a tuple of these."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(found, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_checked(arguments[0], value, where, key) for value in found)
+        if len(found) == len(arguments):
+            return tuple(
+                _checked(part, value, where, key)
+                for part, value in zip(arguments, found, strict=True)
+            )
+    if origin is Literal and found in arguments:
+        return found
+    if origin is Mapping and isinstance(found, dict):
+        return {
+            name: _checked(arguments[1], v, where, f"{key}.{name}") for name, v in found.items()
+        }
+    if hint is float and isinstance(found, int | float) and not isinstance(found, bool):
+        return float(found)
+    if isinstance(hint, type) and type(found) is hint:
+        return found
+    wanted = " or ".join(map(repr, arguments)) if origin is Literal else _in_words(hint)
+    raise RecipeError(f"{where}: {key} is {wanted}; found {found!r}")
+
+
+def _in_words(hint: Any) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    return words.get(hint, "a table" if typing.get_origin(hint) is Mapping else "a list")

@@ -1,0 +1,62 @@
+"""Before and after the stages: is there anything to compress, and what goes into the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.batch_norm import fold_batch_norms_
+from flyweight.compressed import CompressedModel, CompressedTensor
+from flyweight.errors import ModelError
+from flyweight.recipes import Recipe
+
+__all__ = ["check_model", "finish", "rounded"]
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ModelError for a model without parameters or with values that are not finite."""
+    if not any(parameter.numel() for parameter in model.parameters()):
+        raise ModelError("the model has no parameters, so there is nothing to compress")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(
+                f"tensor {name!r} holds {count} values that are NaN or infinite; "
+                "repair the checkpoint"
+            )
+
+
+def finish(
+    model: nn.Module,
+    shared: Mapping[str, CompressedTensor],
+    recipe: Recipe,
+    *,
+    metadata: Mapping[str, str],
+) -> CompressedModel:
+    """The compressed model: shared tensors as symbols and levels, all others as they are stored.
+
+    Folds batch normalisation into two vectors a layer and rounds the other floats, if the recipe
+    says so. Changes ``model``.
+    """
+    if recipe.fold_batch_norm:
+        fold_batch_norms_(model)
+    tensors: dict[str, CompressedTensor | Tensor] = {}
+    aliases: dict[str, str] = {}
+    owners: dict[int, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in owners:
+            aliases[name] = owners[id(value)]
+            continue
+        owners[id(value)] = name
+        tensors[name] = shared.get(name, rounded(value.detach(), getattr(torch, recipe.dense)))
+    return CompressedModel(tensors, aliases, metadata)
+
+
+def rounded(value: Tensor, storage: torch.dtype) -> Tensor:
+    """float32 values rounded to what ``storage`` can hold; others, and any overflow, untouched."""
+    if value.dtype != torch.float32:
+        return value.clone()
+    rounded = value.to(storage).float()
+    return rounded if bool(torch.isfinite(rounded).all()) else value.clone()

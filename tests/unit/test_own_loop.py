@@ -1,0 +1,230 @@
+"""Your own loop: masks follow the schedule, zeros survive, states come back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import flyweight
+from flyweight.errors import CheckpointError, ModelError, RecipeError
+from flyweight.own_loop import prepare
+from flyweight.recipes import PruningRecipe
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: torch.optim.Adam(p, 0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.5),
+}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 10)
+    )
+
+
+def batches():
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(2):
+        images = torch.randn(8, 3, 8, 8, generator=generator)
+        yield images, torch.randint(0, 10, (8,), generator=generator)
+
+
+def train(prepared, optimizer, steps):
+    sparsities = []
+    for _ in range(steps):
+        torch.manual_seed(prepared.number)
+        images, labels = torch.randn(8, 3, 8, 8), torch.randint(0, 10, (8,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(prepared.model(images), labels).backward()
+        optimizer.step()
+        prepared.step()
+        weights = [prepared.model[0].weight, prepared.model[3].weight]
+        zeros = sum(int((w == 0).sum()) for w in weights)
+        sparsities.append(zeros / sum(w.numel() for w in weights))
+        assert sparsities[-1] == pytest.approx(prepared.sparsity)
+    return sparsities
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("recovery", [False, True])
+def test_sparsity_follows_the_schedule_and_zeros_survive(name, recovery):
+    recipe = PruningRecipe(sparsity=0.8, ramp=0.5, interval=5, recovery=recovery)
+    prepared = prepare(network(), recipe, steps=200)
+    sparsities = train(prepared, OPTIMIZERS[name](prepared.model.parameters()), 200)
+    assert sparsities == sorted(sparsities)
+    assert 0.6 < sparsities[49] < 0.75
+    assert sparsities[100:] == pytest.approx([0.8] * 100, abs=0.001)
+    masks = prepared.masks
+    model = prepared.finalize()
+    assert set(model.state_dict()) == set(network().state_dict())
+    for weight, mask in zip((model[0].weight, model[3].weight), masks.values(), strict=True):
+        assert torch.equal(weight != 0, mask)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "fisher", "random"])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_every_criterion_reaches_what_was_asked_for(criterion, scope):
+    recipe = PruningRecipe(sparsity=0.6, criterion=criterion, scope=scope, schedule="one-shot")
+    prepared = prepare(network(), recipe, steps=3, batches=batches)
+    train(prepared, OPTIMIZERS["sgd"](prepared.model.parameters()), 3)
+    model = prepared.finalize()
+    shares = [float((w == 0).float().mean()) for w in (model[0].weight, model[3].weight)]
+    sizes = [model[0].weight.numel(), model[3].weight.numel()]
+    total = sum(s * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes)
+    assert total == pytest.approx(0.6, abs=0.002)
+    if scope == "layer":
+        assert shares == pytest.approx([0.6, 0.6], abs=0.005)
+
+
+def test_what_returns_under_recovery_stays_away_without():
+    kept = {}
+    for recovery in (False, True):
+        recipe = PruningRecipe(sparsity=0.7, ramp=0.9, interval=1, recovery=recovery)
+        prepared = prepare(network(), recipe, steps=60)
+        optimizer = torch.optim.SGD(prepared.model.parameters(), 0.5)
+        returned = 0
+        for _ in range(60):
+            before = prepared.masks
+            train(prepared, optimizer, 1)
+            after = prepared.masks
+            returned += sum(int((after[name] & ~before[name]).sum()) for name in before)
+        kept[recovery] = returned
+    assert kept[False] == 0
+    assert kept[True] > 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "whole"),
+    [("filters", 0.5, (1, 2, 3)), ("channels", 1 / 3, (0, 2, 3))],
+)
+def test_filters_and_channels_go_whole(pattern, sparsity, whole):
+    recipe = PruningRecipe(
+        sparsity=sparsity, pattern=pattern, layers=("0.*",), schedule="linear", interval=1
+    )
+    prepared = prepare(network(), recipe, steps=10)
+    train_one = torch.optim.SGD(prepared.model.parameters(), 0.1)
+    for _ in range(10):
+        prepared.model(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        train_one.step()
+        prepared.step()
+    weight = prepared.finalize()[0].weight
+    empty = (weight == 0).all(whole[2]).all(whole[1]).all(whole[0])
+    assert int(empty.sum()) == round(sparsity * empty.numel())
+    assert int((weight == 0).sum()) == round(sparsity * weight.numel())
+
+
+def test_two_of_four_and_layers_that_differ():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+    recipe = PruningRecipe(sparsity=0.5, pattern="2:4", schedule="one-shot", keep=("2.*",))
+    done = prepare(model, recipe, steps=1).finalize()
+    for layer in (done[0], done[1]):
+        assert ((layer.weight.reshape(-1, 4) != 0).sum(1) == 2).all()
+    assert done[2].weight.all()
+    recipe = PruningRecipe(sparsity=0.5, schedule="one-shot", overrides={"0.*": 0.25, "2.*": 0.0})
+    done = prepare(model, recipe, steps=1).finalize()
+    assert [int((layer.weight == 0).sum()) for layer in done] == [16, 32, 0]
+
+
+def test_eight_per_cent_at_the_start_of_each_of_ten_epochs():
+    recipe = PruningRecipe(
+        sparsity=0.8, schedule="linear", ramp=0.5, interval=1, unit="epochs", scope="layer"
+    )
+    prepared = prepare(network(), recipe, steps=60, epochs=20)
+    seen = [prepared.sparsity]
+    optimizer = torch.optim.SGD(prepared.model.parameters(), 0.01)
+    seen += train(prepared, optimizer, 60)
+    wanted = [min(0.8, 0.08 * (step // 3 + 1)) for step in range(61)]
+    assert seen == pytest.approx(wanted, abs=0.005)
+
+
+def test_a_state_comes_back():
+    recipe = PruningRecipe(sparsity=0.7, ramp=0.8, interval=3)
+    whole = prepare(network(), recipe, steps=30)
+    train(whole, OPTIMIZERS["adamw"](whole.model.parameters()), 30)
+
+    first = prepare(network(), recipe, steps=30)
+    optimizer = OPTIMIZERS["adamw"](first.model.parameters())
+    train(first, optimizer, 14)
+    states = [copy.deepcopy(s.state_dict()) for s in (first, first.model, optimizer)]
+    second = prepare(network(), recipe, steps=30)
+    optimizer = OPTIMIZERS["adamw"](second.model.parameters())
+    for part, state in zip((second, second.model, optimizer), states, strict=True):
+        part.load_state_dict(state)
+    train(second, optimizer, 16)
+    for ours, wanted in zip(
+        second.finalize().parameters(), whole.finalize().parameters(), strict=True
+    ):
+        assert torch.equal(ours, wanted)
+
+
+def test_what_is_given_stays_and_what_is_left_feeds_into_a_file(tmp_path):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    prepared = prepare(model, PruningRecipe(sparsity=0.5, schedule="one-shot"), steps=5)
+    train(prepared, OPTIMIZERS["sgd"](prepared.model.parameters()), 5)
+    done = prepared.finalize()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    flyweight.save(flyweight.CompressedModel(done.state_dict()), tmp_path / "a.fly")
+    loaded = flyweight.load(tmp_path / "a.fly", architecture=network)
+    assert torch.equal(loaded[3].weight, done[3].weight)
+    assert int((loaded[3].weight == 0).sum()) == int((done[3].weight == 0).sum()) > 0
+
+
+def test_too_few_steps_are_a_warning():
+    prepared = prepare(network(), PruningRecipe(sparsity=0.8, interval=1), steps=100)
+    train(prepared, OPTIMIZERS["sgd"](prepared.model.parameters()), 10)
+    with pytest.warns(UserWarning, match=r"sparsity 0\.\d+ was reached where 0\.8000 was asked"):
+        prepared.finalize()
+    with pytest.raises(ModelError, match="was finalized"):
+        prepared.step()
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "message"),
+    [
+        (lambda: prepare(network(), PruningRecipe(), steps=0), ModelError, "at least one step"),
+        (lambda: PruningRecipe(sparsity=1.5), RecipeError, "fraction from 0 up to"),
+        (lambda: PruningRecipe(overrides={"a": 2}), RecipeError, "fraction from 0 to 1"),
+        (lambda: PruningRecipe(pattern="2:3:4"), RecipeError, "a pattern is"),
+        (lambda: PruningRecipe(pattern="2:4"), RecipeError, r"goes with a sparsity of 0\.5"),
+        (lambda: PruningRecipe(criterion="size"), RecipeError, "one of magnitude, taylor"),
+        (
+            lambda: prepare(network(), PruningRecipe(layers=("stem*",)), steps=1),
+            ModelError,
+            "matches no parameter",
+        ),
+        (
+            lambda: prepare(network(), PruningRecipe(overrides={"stem*": 0.1}), steps=1),
+            ModelError,
+            "matches none of the weights",
+        ),
+        (
+            lambda: prepare(network(), PruningRecipe(sparsity=0.5, pattern="2:4"), steps=1),
+            ModelError,
+            r"'0.weight': .*multiple of 4 weights along dimension 1",
+        ),
+        (
+            lambda: prepare(network(), PruningRecipe(criterion="taylor"), steps=1),
+            ModelError,
+            "needs calibration batches",
+        ),
+        (
+            lambda: prepare(network(), PruningRecipe(unit="epochs"), steps=10),
+            RecipeError,
+            "length of an epoch is not known",
+        ),
+    ],
+)
+def test_the_impossible_is_refused_in_words(work, error, message):
+    with pytest.raises(error, match=message):
+        work()
+
+
+def test_a_state_of_another_model_is_refused():
+    prepared = prepare(network(), PruningRecipe(), steps=5)
+    other = prepare(nn.Linear(3, 3), PruningRecipe(), steps=5)
+    with pytest.raises(CheckpointError, match="another model"):
+        prepared.load_state_dict(other.state_dict())
