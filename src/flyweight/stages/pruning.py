@@ -96,8 +96,8 @@ class Pruning:
             mask.recovery = self.recipe.recovery and step < self._last
         if step in self._prunings:
             for name, chosen in self._choose(self._prunings[step]).items():
-                mask = self.masks[name].mask
-                mask.copy_(chosen if self.recipe.recovery else chosen & mask)
+                held = self.masks[name].mask
+                held.copy_(chosen if self.recipe.recovery else chosen & held)
 
     def _choose(self, progress: float) -> dict[str, Tensor]:
         recipe = self.recipe
