@@ -1,5 +1,14 @@
 """Which weights go: masks by many criteria, and how sparsity grows over a run."""
 
+from flyweight.pruning.analysis import (
+    LayerSummary,
+    SensitivityPoint,
+    Summary,
+    allocate,
+    filter_sums,
+    sensitivity,
+    summary,
+)
 from flyweight.pruning.choice import Pattern, choose_masks
 from flyweight.pruning.criteria import (
     global_magnitude_masks,
@@ -22,13 +31,18 @@ from flyweight.pruning.schedules import (
 
 __all__ = [
     "SCHEDULES",
+    "LayerSummary",
     "Pattern",
+    "SensitivityPoint",
+    "Summary",
     "Unit",
+    "allocate",
     "block_mask",
     "channel_mask",
     "choose_masks",
     "cubic_sparsity",
     "filter_mask",
+    "filter_sums",
     "global_magnitude_masks",
     "linear_sparsity",
     "masks_by_score",
@@ -39,6 +53,8 @@ __all__ = [
     "random_mask",
     "saliency_scores",
     "select_weights",
+    "sensitivity",
     "sparsity_at",
     "std_mask",
+    "summary",
 ]

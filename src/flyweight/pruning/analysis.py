@@ -1,0 +1,274 @@
+"""What pruning did to each layer, and what each layer can bear."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from flyweight.errors import ModelError
+from flyweight.pruning.choice import Pattern
+from flyweight.pruning.layers import select_weights
+
+__all__ = [
+    "LayerSummary",
+    "SensitivityPoint",
+    "Summary",
+    "allocate",
+    "filter_sums",
+    "sensitivity",
+    "summary",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSummary:
+    """The weight of one layer.
+
+    Attributes:
+        name: of the weight.
+        type: class of the layer.
+        parameters: number of weights.
+        nonzeros: of these.
+        filters: outputs of the layer.
+        channels: inputs of the layer.
+        zero_filters: outputs whose weights are all zero.
+        zero_channels: inputs whose weights are all zero.
+    """
+
+    name: str
+    type: str
+    parameters: int
+    nonzeros: int
+    filters: int
+    channels: int
+    zero_filters: int
+    zero_channels: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that are zero."""
+        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
+
+    @property
+    def structured(self) -> bool:
+        """Whether there are zeros, all of them in filters or channels that are zero as a whole."""
+        kernel = self.parameters // max(1, self.filters * self.channels)
+        left = (self.filters - self.zero_filters) * (self.channels - self.zero_channels) * kernel
+        return self.nonzeros == left < self.parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The layers of a network, one row each; ``str`` gives them as a table with totals.
+
+    Biases, and what batch normalisation learns, have no row: they are never pruned.
+    """
+
+    layers: tuple[LayerSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in all rows."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def nonzeros(self) -> int:
+        """Of these."""
+        return sum(layer.nonzeros for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of all weights that are zero."""
+        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
+
+    def __str__(self) -> str:
+        width = max(5, *(len(layer.name) for layer in self.layers))
+        kind = max(5, *(len(layer.type) for layer in self.layers))
+
+        def line(name: str, of: str, parameters: str, nonzeros: str, sparsity: str) -> str:
+            return f"{name:{width}}  {of:{kind}}  {parameters:>11}  {nonzeros:>11}  {sparsity:>8}"
+
+        lines = [line("layer", "type", "parameters", "non-zeros", "sparsity")]
+        for row in (*self.layers, self):
+            name, of = (row.name, row.type) if isinstance(row, LayerSummary) else ("total", "")
+            counts = f"{row.parameters:,}", f"{row.nonzeros:,}"
+            lines.append(line(name, of, *counts, f"{row.sparsity:.4f}"))
+        return "\n".join(lines)
+
+
+def summary(model: nn.Module) -> Summary:
+    """Count the non-zero weights of every layer, as the layer sees them.
+
+    Raises ModelError for a model without weights of two and more dimensions.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 2))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0, 0, 0, 0]]))
+        >>> print(summary(model))
+        layer     type     parameters    non-zeros  sparsity
+        0.weight  Linear            8            3    0.6250
+        total                       8            3    0.6250
+        >>> summary(model).layers[0].zero_filters
+        1
+    """
+    rows = tuple(_row(*found) for found in _weights(model))
+    if not rows:
+        raise ModelError("the model has no weights of two and more dimensions to count")
+    return Summary(rows)
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Each weight once, with its name and the type of its layer, through any parametrization."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        held = dict(module.named_parameters(recurse=False))
+        kind = type(module).__name__
+        if parametrize.is_parametrized(module):
+            kind = type(module).__mro__[1].__name__
+            for leaf, inner in module.parametrizations.items():
+                held[leaf] = inner.original
+        for leaf, dense in held.items():
+            if dense.ndim >= 2 and id(dense) not in seen:
+                seen.add(id(dense))
+                yield f"{path}.{leaf}".removeprefix("."), kind, getattr(module, leaf).detach()
+
+
+def _row(name: str, kind: str, weight: Tensor) -> LayerSummary:
+    used = (weight != 0).flatten(2).any(2) if weight.ndim > 2 else weight != 0
+    return LayerSummary(
+        name=name,
+        type=kind,
+        parameters=weight.numel(),
+        nonzeros=int((weight != 0).sum()),
+        filters=weight.shape[0],
+        channels=weight.shape[1],
+        zero_filters=int((~used.any(1)).sum()),
+        zero_channels=int((~used.any(0)).sum()),
+    )
+
+
+def filter_sums(weight: Tensor) -> Tensor:
+    """Sum of the magnitudes of each filter, weight[k]: where it is 0 the filter is gone.
+
+    ``weight`` has two or more dimensions, outputs first; returns as many sums as outputs.
+
+    Example:
+        >>> filter_sums(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
+        tensor([3., 0.])
+    """
+    return weight.detach().abs().flatten(1).sum(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityPoint:
+    """What a network scores with one layer pruned to a sparsity, and nothing else."""
+
+    name: str
+    sparsity: float
+    score: float
+
+
+def sensitivity(
+    model: nn.Module,
+    evaluate: Callable[[nn.Module], float],
+    sparsities: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9),
+    *,
+    layers: Sequence[str] = ("*",),
+    pattern: str = "weights",
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> list[SensitivityPoint]:
+    """Prune one layer at a time by magnitude, without retraining, and score the network.
+
+    Arguments:
+        model: is copied, and stays as it is.
+        evaluate: gives a score, higher for better; on validation data, since choices follow.
+        sparsities: fractions from 0 to 1.
+        layers: globs over names of weights.
+        pattern: as in a recipe.
+        progress: told what is being done.
+
+    Source: Han et al. 2015, "Learning both weights and connections", figure 6.
+    """
+    copied = copy.deepcopy(model)
+    weights = select_weights(copied, layers=layers)
+    shape = Pattern.of(pattern)
+    points = []
+    for place, (name, weight) in enumerate(weights.items()):
+        dense = weight.detach().clone()
+        for number, sparsity in enumerate(sparsities):
+            with torch.no_grad():
+                weight.copy_(dense * shape.mask(dense.abs(), sparsity))
+            points.append(SensitivityPoint(name, sparsity, evaluate(copied)))
+            if progress is not None:
+                done = place * len(sparsities) + number + 1
+                progress(f"sensitivity of {name}", done, len(weights) * len(sparsities))
+        with torch.no_grad():
+            weight.copy_(dense)
+    return points
+
+
+def allocate(
+    points: Sequence[SensitivityPoint], sizes: Mapping[str, int], sparsity: float
+) -> dict[str, float]:
+    """Sparsity for each layer, such that all lose about the same score and the total is right.
+
+    Each layer gets the sparsity at which its score, linear between the points of the scan, has
+    fallen by one tolerance common to all; the tolerance is what makes the whole reach
+    ``sparsity``. The result can be the ``overrides`` of a recipe.
+
+    Arguments:
+        points: what `sensitivity` returned, from a sparsity of 0 on.
+        sizes: number of weights of each layer.
+        sparsity: fraction of all weights to prune, from 0 to the largest in the scan.
+
+    Raises ModelError where the scan does not go so far.
+
+    Example:
+        >>> points = [SensitivityPoint("a", s, 0.9 - 0.2 * s) for s in (0.0, 1.0)]
+        >>> points += [SensitivityPoint("b", s, 0.9 - 0.6 * s) for s in (0.0, 1.0)]
+        >>> found = allocate(points, {"a": 100, "b": 100}, 0.5)
+        >>> {name: round(value, 3) for name, value in found.items()}
+        {'a': 0.75, 'b': 0.25}
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point in sorted(points, key=lambda point: point.sparsity):
+        best = curves.setdefault(point.name, [])
+        # A layer that scores better when it is sparser has no reason to be less so.
+        score = min(point.score, best[-1][1]) if best else point.score
+        best.append((point.sparsity, score))
+    total = sum(sizes[name] for name in curves)
+
+    def at(tolerance: float) -> dict[str, float]:
+        return {name: _bearable(curve, tolerance) for name, curve in curves.items()}
+
+    def reached(found: Mapping[str, float]) -> float:
+        return sum(value * sizes[name] for name, value in found.items()) / total
+
+    low, high = 0.0, max(curve[0][1] - curve[-1][1] for curve in curves.values())
+    if reached(at(high)) < sparsity - 1e-9:
+        raise ModelError(
+            f"the scan goes to a sparsity of {reached(at(high)):.3f}; {sparsity} was asked for"
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(at(middle)) < sparsity else (low, middle)
+    found = at(high)
+    excess = reached(found) / sparsity if sparsity else 0.0  # where scores are level, too much
+    return {name: value / excess if excess > 1 else value for name, value in found.items()}
+
+
+def _bearable(curve: list[tuple[float, float]], tolerance: float) -> float:
+    """The largest sparsity of a curve whose score is within a tolerance of the first."""
+    floor = curve[0][1] - tolerance
+    for (before, high), (after, low) in pairwise(curve):
+        if low < floor:
+            return before + (after - before) * (high - floor) / (high - low)
+    return curve[-1][0]

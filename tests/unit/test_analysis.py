@@ -1,0 +1,125 @@
+"""What is said of a pruned network: counts, structure, sensitivity, allocation."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from flyweight.errors import ModelError
+from flyweight.models import create_model, load_pretrained
+from flyweight.own_loop import prepare
+from flyweight.pruning import (
+    SensitivityPoint,
+    allocate,
+    channel_mask,
+    filter_mask,
+    filter_sums,
+    percentile_mask,
+    sensitivity,
+    summary,
+)
+from flyweight.recipes import PruningRecipe
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 10))
+
+
+def pruned(mask_of, q):
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(mask_of(model[0].weight, q))
+    return summary(model).layers[0]
+
+
+def test_the_shipped_network_counted():
+    counted = summary(load_pretrained("resnet20"))
+    assert len(counted.layers) == 20
+    assert counted.parameters == 432 + 267_264 + 640
+    assert counted.nonzeros == counted.parameters
+    assert counted.sparsity == 0
+    assert {layer.type for layer in counted.layers} == {"Conv2d", "Linear"}
+    lines = str(counted).splitlines()
+    assert lines[0].split() == ["layer", "type", "parameters", "non-zeros", "sparsity"]
+    assert lines[-1].split() == ["total", "268,336", "268,336", "0.0000"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_whether_zeros_have_a_structure():
+    assert not pruned(percentile_mask, 0).structured
+    single = pruned(percentile_mask, 75)
+    assert (single.nonzeros, single.sparsity) == (72, 0.75)
+    assert not single.structured
+    filters = pruned(filter_mask, 0.25)
+    assert (filters.zero_filters, filters.zero_channels, filters.structured) == (2, 0, True)
+    channels = pruned(channel_mask, 0.5)
+    assert (channels.zero_filters, channels.zero_channels, channels.structured) == (0, 2, True)
+
+
+def test_sums_of_filters():
+    weight = torch.randn(8, 4, 3, 3)
+    sums = filter_sums(weight * filter_mask(weight, 0.5))
+    assert int((sums == 0).sum()) == 4
+    assert sums.max() == pytest.approx(float(weight.abs().sum((1, 2, 3)).max()))
+
+
+def test_a_network_in_training_is_counted_as_its_layers_see_it():
+    prepared = prepare(network(), PruningRecipe(sparsity=0.5, schedule="one-shot"), steps=1)
+    inside = summary(prepared.model)
+    outside = summary(prepared.finalize())
+    assert inside == outside
+    assert inside.sparsity == 0.5
+
+
+def test_a_weight_of_two_layers_is_counted_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert summary(model).parameters == 9
+    with pytest.raises(ModelError, match="no weights"):
+        summary(nn.BatchNorm1d(3))
+
+
+def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+
+    def evaluate(net):
+        zeros = [float((net[i].weight == 0).float().mean()) for i in (0, 3)]
+        assert min(zeros) == 0
+        return 1 - zeros[0] ** 2 - 0.1 * zeros[1]
+
+    points = sensitivity(model, evaluate, (0.0, 0.5, 1.0))
+    assert [(point.name, point.sparsity) for point in points] == [
+        (name, sparsity) for name in ("0.weight", "3.weight") for sparsity in (0.0, 0.5, 1.0)
+    ]
+    assert [point.score for point in points] == pytest.approx([1, 0.75, 0, 1, 0.95, 0.9])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+    found = allocate(points, {"0.weight": 288, "3.weight": 80}, 0.4)
+    total = (288 * found["0.weight"] + 80 * found["3.weight"]) / 368
+    assert total == pytest.approx(0.4, abs=1e-6)
+    assert found["3.weight"] > 2 * found["0.weight"]
+
+
+def test_an_allocation_is_what_a_recipe_takes():
+    model = create_model("resnet20")
+    sizes = {layer.name: layer.parameters for layer in summary(model).layers}
+    points = [
+        SensitivityPoint(name, sparsity, 0.9 - sparsity**2 * (1 if "conv1" in name else 0.3))
+        for name in sizes
+        for sparsity in (0.0, 0.3, 0.6, 0.9)
+    ]
+    found = allocate(points, sizes, 0.6)
+    recipe = PruningRecipe(sparsity=0.6, overrides=found, schedule="one-shot")
+    with_zeros = summary(prepare(model, recipe, steps=1).finalize())
+    assert with_zeros.sparsity == pytest.approx(0.6, abs=1e-3)
+    with pytest.raises(ModelError, match=r"goes to a sparsity of 0\.900; 0\.95 was asked"):
+        allocate(points, sizes, 0.95)
+
+
+def test_layers_that_lose_nothing_are_not_pruned_beyond_what_is_asked():
+    points = [SensitivityPoint(name, s, 0.9) for name in "ab" for s in (0.0, 0.9)]
+    found = allocate(points, {"a": 10, "b": 30}, 0.45)
+    assert found == pytest.approx({"a": 0.45, "b": 0.45})
