@@ -95,10 +95,11 @@ class Summary:
             return f"{name:{width}}  {of:{kind}}  {parameters:>11}  {nonzeros:>11}  {sparsity:>8}"
 
         lines = [line("layer", "type", "parameters", "non-zeros", "sparsity")]
-        for row in (*self.layers, self):
-            name, of = (row.name, row.type) if isinstance(row, LayerSummary) else ("total", "")
+        for row in self.layers:
             counts = f"{row.parameters:,}", f"{row.nonzeros:,}"
-            lines.append(line(name, of, *counts, f"{row.sparsity:.4f}"))
+            lines.append(line(row.name, row.type, *counts, f"{row.sparsity:.4f}"))
+        counts = f"{self.parameters:,}", f"{self.nonzeros:,}"
+        lines.append(line("total", "", *counts, f"{self.sparsity:.4f}"))
         return "\n".join(lines)
 
 
