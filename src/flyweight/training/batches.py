@@ -13,6 +13,7 @@ from flyweight.data import CIFAR10_MEAN, CIFAR10_STD, Split
 __all__ = ["augment", "normalize", "training_batches"]
 
 PADDING = 4
+ALL = slice(None)
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -22,17 +23,22 @@ def normalize(images: Tensor) -> Tensor:
     return (images.float() - mean) / std
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, part: slice = ALL) -> Tensor:
     """Random crop after padding by 4 zero pixels and random flip, drawn for each image alone.
 
-    ``images``: uint8 N×3×H×W, returns the same shape and type. The offsets are drawn from
-    ``generator`` on the CPU, so every device sees the same batch.
+    ``images``: uint8 N×3×H×W, returns the same type and shape, or only ``part`` of the images.
+    The offsets of all are drawn from ``generator`` on the CPU, so every device sees the same batch.
     """
+    offsets = 2 * PADDING + 1
+    drawn = (
+        torch.randint(0, offsets, (len(images),), generator=generator),
+        torch.randint(0, offsets, (len(images),), generator=generator),
+        torch.randint(0, 2, (len(images),), generator=generator, dtype=torch.bool),
+    )
+    images = images[part]
     count, _, height, width = images.shape
     device = images.device
-    top = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator).to(device)
-    left = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator).to(device)
-    flip = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool).to(device)
+    top, left, flip = (values[part].to(device) for values in drawn)
     padded = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
     rows = top[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(count, width)
@@ -44,11 +50,17 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def training_batches(
-    data: Split, batch_size: int, image_size: int, generator: torch.Generator
+    data: Split,
+    batch_size: int,
+    image_size: int,
+    generator: torch.Generator,
+    *,
+    part: slice = ALL,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented, normalised batches in random order; the last short batch is left out.
 
-    A data set smaller than a batch gives one batch of all of it. Yields float32 N×3×S×S
+    A data set smaller than a batch gives one batch of all of it; of each batch, only ``part`` is
+    made. Yields float32 N×3×S×S
     (channels last) and int64 N, with S = ``image_size``.
     """
     count = len(data.labels)
@@ -56,9 +68,9 @@ def training_batches(
     order = torch.randperm(count, generator=generator).to(data.images.device)
     for start in range(0, count - batch_size + 1, batch_size):
         index = order[start : start + batch_size]
-        images = normalize(augment(data.images[index], generator))
+        images = normalize(augment(data.images[index], generator, part))
         if image_size != images.shape[-1]:
             images = F.interpolate(
                 images, size=image_size, mode="bilinear", antialias=True, align_corners=False
             )
-        yield images.contiguous(memory_format=torch.channels_last), data.labels[index]
+        yield images.contiguous(memory_format=torch.channels_last), data.labels[index[part]]

@@ -18,6 +18,7 @@ from flyweight.training.batches import training_batches
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
 from flyweight.training.precision import autocast, compiled, memory_format_for
+from flyweight.training.processes import accelerator_for, share_buffers_
 
 __all__ = ["FitResult", "Progress", "fit_", "prefixed"]
 
@@ -60,6 +61,10 @@ def fit_(
     after every epoch, and a run that finds a state there goes on from it; on one device it reaches
     the same weights, bit for bit, as one that was never stopped.
 
+    Under ``accelerate launch`` each process trains on its part of every batch, and all reach the
+    same weights; batch normalisation sees the part alone. The first process writes the states and
+    calls ``after_epoch`` and ``progress``.
+
     Raises CheckpointError where the state found belongs to another run.
 
     Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018); distillation after
@@ -67,6 +72,10 @@ def fit_(
     """
     device = data.images.device
     model.to(device=device, memory_format=memory_format_for(model))  # type: ignore[call-overload]
+    accelerator = accelerator_for(device)
+    main, part = accelerator.is_main_process, slice(None)
+    if accelerator.num_processes > 1:
+        part = slice(accelerator.process_index, None, accelerator.num_processes)
     optimizer = _optimizer(model, config)
     averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
     losses: list[float] = []
@@ -76,7 +85,8 @@ def fit_(
         _restore(state, run, checkpoint, model, optimizer, averaged)
         losses = list(state["losses"])
 
-    forward: Callable[[Tensor], Tensor] = compiled(model, device) if config.compile else model
+    joined, optimizer = accelerator.prepare(model, optimizer, device_placement=[False, False])
+    forward: Callable[[Tensor], Tensor] = compiled(joined, device) if config.compile else joined
     soften: Callable[[Tensor], Tensor] | None = teacher
     if teacher is not None and config.compile:
         soften = compiled(teacher, device)
@@ -87,7 +97,7 @@ def fit_(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         total = torch.zeros((), device=device)
         size = config.image_size(epoch)
-        batches = training_batches(data, config.batch_size, size, generator)
+        batches = training_batches(data, config.batch_size, size, generator, part=part)
         for index, (images, labels) in enumerate(batches):
             step = epoch * per_epoch + index
             if before_step is not None:
@@ -97,15 +107,15 @@ def fit_(
             with autocast(device, config.precision):
                 loss = _loss(forward, soften, images, labels, config)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            accelerator.backward(loss)
             optimizer.step()
             if averaged is not None:
                 _average_(averaged, model, min(config.ema_decay, (1 + step) / (10 + step)))
             total += loss.detach()
-            if progress is not None:
+            if progress is not None and main:
                 progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, steps)
-        losses.append(float(total) / per_epoch)
-        if checkpoint is not None:
+        losses.append(float(accelerator.reduce(total, "mean")) / per_epoch)
+        if checkpoint is not None and main:
             state = {
                 **run,
                 "model": model.state_dict(),
@@ -114,8 +124,9 @@ def fit_(
                 "losses": losses,
             }
             write_checkpoint(state, checkpoint)
-        if after_epoch is not None:
+        if after_epoch is not None and main:
             after_epoch(epoch, losses[-1])
+    share_buffers_(model)
     return FitResult(averaged=averaged, losses=tuple(losses))
 
 

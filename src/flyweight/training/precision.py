@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import RecipeError
+from flyweight.training.processes import launched_device
 
 __all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_format_for"]
 
@@ -21,9 +22,13 @@ __all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_f
 def choose_device(name: str = "auto") -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU; any other name as torch knows it.
 
+    Under ``accelerate launch``, ``auto`` is the device of this process.
+
     Raises RecipeError for a device that torch does not know or that is not here.
     """
     if name == "auto":
+        if (launched := launched_device()) is not None:
+            return launched
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,58 @@
+"""One process or several: who trains on what, and who writes.
+
+``accelerate launch`` starts as many processes as there are devices, on one machine or several.
+Each trains on its part of every batch, and gradients are averaged: all hold the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["accelerator_for", "is_main_process", "launched_device", "share_buffers_"]
+
+
+def _launched() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes: the only one, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def launched_device() -> torch.device | None:
+    """The device of this process among several; None where it is the only one."""
+    if not _launched():
+        return None
+    from accelerate import PartialState
+
+    device: torch.device = PartialState().device
+    return device
+
+
+def accelerator_for(device: torch.device) -> Accelerator:
+    """What joins this process to the others, if there are any, to train on ``device``."""
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+
+    # A process alone may train on one device after another; what is kept of the first would stay.
+    known = PartialState().device.type if PartialState._shared_state else device.type
+    if known != device.type and not _launched():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device.type == "cpu")
+
+
+def share_buffers_(model: nn.Module) -> None:
+    """Give the statistics of batch normalisation, and masks, of the first process to the others."""
+    if _launched():
+        from accelerate.utils import broadcast
+
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer))
