@@ -1,6 +1,7 @@
 """Your own loop: masks follow the schedule, zeros survive, states come back."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 import flyweight
 from flyweight.errors import CheckpointError, ModelError, RecipeError
 from flyweight.own_loop import prepare
+from flyweight.pruning import percentile_mask
 from flyweight.recipes import PruningRecipe
 
 OPTIMIZERS = {
@@ -171,6 +173,26 @@ def test_what_is_given_stays_and_what_is_left_feeds_into_a_file(tmp_path):
     loaded = flyweight.load(tmp_path / "a.fly", architecture=network)
     assert torch.equal(loaded[3].weight, done[3].weight)
     assert int((loaded[3].weight == 0).sum()) == int((done[3].weight == 0).sum()) > 0
+
+
+@pytest.mark.parametrize("recovery", [False, True])
+@pytest.mark.parametrize("asked", [0.0, 0.5, 0.9])
+def test_zeros_of_an_earlier_stage_stay_and_count(asked, recovery):
+    model = network()
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            layer.weight.mul_(percentile_mask(layer.weight, 70))
+    zeros = [(layer.weight == 0) for layer in (model[0], model[3])]
+    recipe = PruningRecipe(sparsity=asked, interval=2, recovery=recovery)
+    prepared = prepare(model, recipe, steps=20)
+    train(prepared, OPTIMIZERS["adamw"](prepared.model.parameters()), 20)
+    gap = pytest.warns(UserWarning, match="was reached") if asked == 0.5 else nullcontext()
+    with gap:
+        done = prepared.finalize()
+    for layer, zero in zip((done[0], done[3]), zeros, strict=True):
+        assert not layer.weight[zero].any()
+    total = sum(int((layer.weight == 0).sum()) for layer in (done[0], done[3]))
+    assert total / (216 + 720) == pytest.approx(max(asked, 0.7), abs=0.002)
 
 
 def test_too_few_steps_are_a_warning():

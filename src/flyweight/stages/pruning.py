@@ -34,7 +34,8 @@ _CALIBRATION_BATCH = 64
 class Pruning:
     """The masks of a model in training; from the first step on its layers see the pruned weights.
 
-    Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. `at`
+    Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. Weights
+    that are zero stay so, whatever the recipe: no stage undoes one before. `at`
     chooses the masks anew where the schedule says so; `finish_` takes the parametrizations off and
     leaves exact zeros.
 
@@ -83,11 +84,9 @@ class Pruning:
                 name: torch.rand(weight.shape, generator=generator).to(weight.device)
                 for name, weight in self.weights.items()
             }
+        self._never = {name: weight.detach() == 0 for name, weight in self.weights.items()}
+        self.masks = {name: MaskedWeight(~zero) for name, zero in self._never.items()}
         self._choose(0.0)  # finds out what the shapes do not allow
-        self.masks = {
-            name: MaskedWeight(torch.ones_like(weight, dtype=torch.bool))
-            for name, weight in self.weights.items()
-        }
         attach_(model, self.masks)
 
     def at(self, step: int) -> None:
@@ -96,8 +95,7 @@ class Pruning:
             mask.recovery = self.recipe.recovery and step < self._last
         if step in self._prunings:
             for name, chosen in self._choose(self._prunings[step]).items():
-                held = self.masks[name].mask
-                held.copy_(chosen if self.recipe.recovery else chosen & held)
+                self.masks[name].mask.copy_(chosen & ~self._gone(name))
 
     def _choose(self, progress: float) -> dict[str, Tensor]:
         recipe = self.recipe
@@ -106,16 +104,18 @@ class Pruning:
             for glob, final in recipe.overrides.items()
         }
         scores = self._scores() if progress else self._magnitudes()
-        if progress and not recipe.recovery:  # what was pruned goes before anything else
-            gone = -1.0 if recipe.pattern == "weights" else 0.0
-            scores = {n: s.masked_fill(~self.masks[n].mask, gone) for n, s in scores.items()}
+        lowest = -1.0 if recipe.pattern == "weights" else 0.0
         return choose_masks(
-            scores,
+            {name: score.masked_fill(self._gone(name), lowest) for name, score in scores.items()},
             sparsity_at(recipe.schedule, progress, recipe.sparsity),
             scope=recipe.scope,
             pattern=Pattern.of(recipe.pattern),
             overrides=grown,
         )
+
+    def _gone(self, name: str) -> Tensor:
+        """Where a weight cannot come back: it was zero from the start, or has no recovery."""
+        return self._never[name] if self.recipe.recovery else ~self.masks[name].mask
 
     def _magnitudes(self) -> dict[str, Tensor]:
         return {name: weight.detach().abs() for name, weight in self.weights.items()}
@@ -152,14 +152,15 @@ class Pruning:
         """Leave exact zeros in plain weights, whose names are returned.
 
         Raises ModelError unless all the zeros that the masks ask for are there, or where nothing
-        else is; warns where sparsity is not what the recipe asked for.
+        else is; warns where sparsity is not what the recipe asked for, unless that was 0.
         """
         detach_(self.model, self.masks)
-        wanted = {
-            name: matching(name, self.recipe.overrides, self.recipe.sparsity) * weight.numel()
+        wanted = sum(
+            matching(name, self.recipe.overrides, self.recipe.sparsity) * weight.numel()
             for name, weight in self.weights.items()
-        }
-        _check_zeros(self.model, self.masks, sum(wanted.values()))
+        )
+        born = sum(int(zero.sum()) for zero in self._never.values())
+        _check_zeros(self.model, self.masks, wanted or born)
         return tuple(self.masks)
 
 
