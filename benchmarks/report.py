@@ -36,19 +36,20 @@ def told(row: Row) -> str:
     return f"{row['cpu']}, {row['cores']} core(s), commit {row['commit']}, {row['date']}"
 
 
-def read_rows(name: str) -> list[Row]:
+def read_rows(name: str, folder: Path | None = None) -> list[Row]:
     """All rows of a benchmark; none if it has not been run."""
-    path = RESULTS / f"{name}.csv"
+    path = (folder or RESULTS) / f"{name}.csv"
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write_rows(name: str, rows: Sequence[Row]) -> None:
+def write_rows(name: str, rows: Sequence[Row], folder: Path | None = None) -> None:
     """Replace the rows of a benchmark."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -71,12 +72,16 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def put_table(name: str, table: str, document: Path | None = None) -> None:
-    """Put a table between the marks of a benchmark, in ``docs/benchmarks.md`` or elsewhere."""
+    """Put a table between the marks of a benchmark, in ``docs/benchmarks.md`` or elsewhere.
+
+    ``name`` is that of a benchmark, or of a module such as ``labs.pruning``.
+    """
     document = document or DOCS
-    mark = f"<!-- results: python -m benchmarks.{name} -->"
+    module = name if "." in name else f"benchmarks.{name}"
+    mark = f"<!-- results: python -m {module} -->"
     before, _, rest = document.read_text(encoding="utf-8").partition(mark)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"{document} has no marks for the results of benchmarks.{name}")
+        raise ValueError(f"{document} has no marks for the results of {module}")
     text = f"{before}{mark}\n{table.strip()}\n{END}{after}"
     document.write_text(text, encoding="utf-8")

@@ -12,9 +12,9 @@ from flyweight.errors import (
 )
 from flyweight.models import create_model, load_pretrained
 from flyweight.own_loop import prepare
-from flyweight.pipeline import compress, decompress, load, save
+from flyweight.pipeline import compress, decompress, load, prune, save
 from flyweight.proof import compress_to_file, evaluate, ledger
-from flyweight.recipes import Recipe, load_recipe
+from flyweight.recipes import PruningRecipe, Recipe, load_recipe
 from flyweight.shrink import shrink
 from flyweight.training import train
 
@@ -26,6 +26,7 @@ __all__ = [
     "FlyweightError",
     "FormatError",
     "ModelError",
+    "PruningRecipe",
     "Recipe",
     "RecipeError",
     "compress",
@@ -39,6 +40,7 @@ __all__ = [
     "load_pretrained",
     "load_recipe",
     "prepare",
+    "prune",
     "save",
     "shrink",
     "train",

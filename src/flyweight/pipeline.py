@@ -25,7 +25,7 @@ from flyweight.models import (
     fill_,
     load_pretrained,
 )
-from flyweight.recipes import Recipe, load_recipe
+from flyweight.recipes import PruningRecipe, Recipe, load_recipe
 from flyweight.stages import check_model, finish, prune_, share_
 from flyweight.training import (
     Progress,
@@ -38,6 +38,7 @@ __all__ = [
     "decompress",
     "load",
     "materialize",
+    "prune",
     "save",
     "skeleton",
 ]
@@ -100,6 +101,45 @@ def compress(
     return finish(student.cpu(), _on_cpu(shared), recipe, metadata=metadata)
 
 
+def prune(
+    model: nn.Module | str,
+    recipe: PruningRecipe | Recipe | str | Path = "quick",
+    *,
+    data: Cifar10 | str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Prune and retrain in flyweight's own loop; return a new network with exact zeros.
+
+    Arguments and errors are those of `compress`; of a `Recipe` the pruning counts. Retraining of
+    no epochs prunes once. The network that comes back is on the CPU, in evaluation mode.
+
+    Example:
+        >>> pruned = prune("resnet20", "quick")  # doctest: +SKIP
+    """
+    if not isinstance(recipe, PruningRecipe):
+        recipe = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).pruning
+    if isinstance(model, str):
+        model = load_pretrained(model)
+    check_model(model)
+    dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
+    target = choose_device(device)
+    student = copy.deepcopy(model).to(target)
+    states = None if resume_folder is None else resume_folder / _digest(model, recipe, seed)
+    prune_(
+        student,
+        recipe,
+        dataset.split("train45k").to(target),
+        seed=seed,
+        teacher=_teacher(model, target) if recipe.training.distillation else None,
+        checkpoint=None if states is None else states / "prune.pt",
+        progress=progress,
+    )
+    return student.cpu().eval()
+
+
 def _distils(recipe: Recipe) -> bool:
     return max(recipe.pruning.training.distillation, recipe.sharing.training.distillation) > 0
 
@@ -111,7 +151,7 @@ def _teacher(model: nn.Module, device: torch.device) -> nn.Module:
     return frozen
 
 
-def _digest(model: nn.Module, recipe: Recipe, seed: int) -> str:
+def _digest(model: nn.Module, recipe: Recipe | PruningRecipe, seed: int) -> str:
     digest = hashlib.sha256(f"{recipe!r} {seed}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
