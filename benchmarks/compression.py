@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.report import Row, append_rows, markdown, put_table, read_rows
 from flyweight.models import pretrained_card
 from flyweight.proof import compress_to_file
+from flyweight.provenance import source_commit
 from flyweight.training import keep_freed_memory
 
 ARCHITECTURE = "resnet20"
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     keep_freed_memory()
+    source_commit()  # of the code that runs, whatever is edited meanwhile
     for recipe in options.recipes:
         for seed in options.seeds:
             row = run(recipe, seed, options.device)

@@ -99,7 +99,6 @@ def exercises() -> list[Exercise]:
 
 def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) -> Row:
     """Prune, test, retrain, test again."""
-    commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     model = exercise.start()
     target = choose_device(device)
     test = data.split("test").to(target)
@@ -135,7 +134,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
         "seed": seed,
         "device": describe_device(target),
         "minutes": round((time.perf_counter() - begin) / 60, 1),
-        "commit": commit,
+        "commit": source_commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     return row | origin
@@ -197,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     keep_freed_memory()
+    source_commit()  # of the code that runs, whatever is edited meanwhile
     chosen = wanted(options.rows)
     data = load_cifar10(options.data)
     for exercise in chosen:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 __all__ = ["source_commit"]
 
+CODE = [f":(top)*.{suffix}" for suffix in ("py", "toml", "txt", "safetensors")]
 
+
+@functools.cache
 def source_commit() -> str:
-    """Git commit of the checkout this package runs from, ``-dirty`` with uncommitted changes to
-    tracked files; the installed version where there is no checkout."""
+    """Git commit of the checkout this package runs from, ``-dirty`` where tracked code, settings or
+    weights were changed since; the installed version where there is no checkout.
+
+    It is looked up once. Results that were just written make nothing dirty.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -23,6 +30,6 @@ def source_commit() -> str:
         if git("ls-files", "--", Path(__file__).name) == "":
             raise FileNotFoundError
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        return commit + ("-dirty" if git("status", "--porcelain", "-uno", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return f"version {metadata.version('flyweight')}"
