@@ -14,6 +14,7 @@ from flyweight.models import create_model, load_pretrained
 from flyweight.own_loop import prepare
 from flyweight.pipeline import compress, decompress, load, prune, save
 from flyweight.proof import compress_to_file, evaluate, ledger
+from flyweight.pruning import summary
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe
 from flyweight.shrink import shrink
 from flyweight.training import train
@@ -43,5 +44,6 @@ __all__ = [
     "prune",
     "save",
     "shrink",
+    "summary",
     "train",
 ]

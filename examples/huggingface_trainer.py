@@ -1,0 +1,68 @@
+"""Prune while a Hugging Face `Trainer` trains.
+
+    pip install transformers
+    python examples/huggingface_trainer.py
+
+Any model that the trainer takes will do; here a small one learns the parity of a sum.
+"""
+
+import tempfile
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import flyweight
+
+
+class PruningCallback(TrainerCallback):
+    """Tells what was prepared that the optimiser made a step."""
+
+    def __init__(self, prepared):
+        self.prepared = prepared
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Called by the trainer after each step of the optimiser."""
+        self.prepared.step()
+
+
+class Parity(nn.Module):
+    """Numbers in, the loss and the logits out, as the trainer wants them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, inputs, labels):
+        """Loss and logits of a batch, N×8 numbers and N labels."""
+        logits = self.layers(inputs)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def main(steps=200):
+    """Train and prune; return the network with its zeros."""
+    torch.manual_seed(0)
+    bits = torch.randint(0, 2, (1024, 8)).float()
+    rows = [{"inputs": row, "labels": int(row.sum()) % 2} for row in bits]
+    recipe = flyweight.PruningRecipe(sparsity=0.5, interval=5)
+    prepared = flyweight.prepare(Parity(), recipe, steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=64,
+            learning_rate=0.01,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = Trainer(
+            prepared.model, arguments, train_dataset=rows, callbacks=[PruningCallback(prepared)]
+        )
+        trainer.train()
+    return prepared.finalize()
+
+
+if __name__ == "__main__":
+    print(flyweight.summary(main()))
