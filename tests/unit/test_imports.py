@@ -26,6 +26,7 @@ ROOMS = [
     "shrink",
     "proximal",
     "parametrizations",
+    "structured",
     "batch_norm",
     "models",
     "data",
