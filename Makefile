@@ -30,6 +30,7 @@ bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m benchmarks.threads
 	$(VENV)/bin/python -m benchmarks.checkpoints
 	$(VENV)/bin/python -m benchmarks.training
+	$(VENV)/bin/python -m benchmarks.masking
 	$(VENV)/bin/python -m benchmarks.aims
 
 # nncodec needs numpy below 2. Of it only the compiled coder is used, so none of the rest that it

@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import benchmarks
-from benchmarks import aims, coders, lossless, peers, report, threads
+from benchmarks import aims, coders, lossless, masking, peers, report, threads
 from benchmarks.checkpoints import outlines, write_checkpoint
 from benchmarks.codecs import Codec, Timing, measure
 from benchmarks.report import DOCS, END
@@ -19,7 +20,7 @@ from benchmarks.weights import layers_of
 from flyweight.shrink import shrink
 
 STANDALONE = {"nncodec_peer"}  # runs in an environment that flyweight is not in
-TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening")
+TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening", "masking")
 
 
 @pytest.fixture
@@ -157,3 +158,9 @@ def test_the_peer_that_stands_alone_says_what_it_lacks():
     )
     assert done.returncode == 1
     assert "nncodec is not installed" in done.stderr
+
+
+def test_masks_are_told_against_the_dense_loop(scratch, capsys):
+    rows = masking.rows_of({"dense": [0.2, 0.1, 0.3], "masks": [0.22]}, torch.device("cpu"))
+    assert [row["over_dense_percent"] for row in rows] == ["0.0", "10.0"]
+    assert "| masks | 220.0 | 220.0 | 10.0 % |" in masking.table(rows)
