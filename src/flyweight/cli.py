@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flyweight.errors import FlyweightError, RecipeError
+from flyweight.training.processes import is_main_process
 
 app = typer.Typer(
     name="flyweight",
@@ -277,7 +279,12 @@ def evaluate(
 
 
 def main() -> None:
-    """Run the command line; a problem is one sentence on stderr and exit code 2."""
+    """Run the command line; a problem is one sentence on stderr and exit code 2.
+
+    Of several processes that train together the first one speaks.
+    """
+    if not is_main_process():
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

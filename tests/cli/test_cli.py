@@ -1,5 +1,6 @@
 """The commands at work: what they print, what they write, and how they go on after Ctrl-C."""
 
+import os
 import subprocess
 import sys
 
@@ -183,3 +184,18 @@ def test_the_installed_command_line_speaks_one_sentence(folder):
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("flyweight: missing.fly: ")
     assert missing.stderr.count("\n") == 1
+
+
+def test_of_several_processes_the_first_one_speaks():
+    said = [
+        subprocess.run(
+            [sys.executable, "-m", "flyweight.cli", "--help"],
+            env={**os.environ, "RANK": rank},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for rank in ("0", "1")
+    ]
+    assert "Usage" in said[0]
+    assert not said[1]

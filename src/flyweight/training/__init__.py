@@ -6,6 +6,7 @@ from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_, prefixed
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.precision import choose_device, describe_device, memory_format_for
+from flyweight.training.processes import is_main_process
 from flyweight.training.run import train
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "choose_device",
     "describe_device",
     "fit_",
+    "is_main_process",
     "keep_freed_memory",
     "memory_format_for",
     "normalize",
