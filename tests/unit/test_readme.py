@@ -31,12 +31,17 @@ def test_the_quickstart_runs_as_written(tmp_path, monkeypatch, capsys, cifar10):
         monkeypatch.setattr(f"flyweight.{module}.load_cifar10", lambda *args, **kwargs: few)
     monkeypatch.setattr("flyweight.pipeline.load_recipe", lambda name: plan)
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
-    exec(code, {})
+    exec(blocks("python")[0], {})
     size = (tmp_path / "resnet20.fly").stat().st_size
     printed = capsys.readouterr().out.split()
     assert int(printed[0]) == size
     assert float(printed[-1]) > 0.5
+
+
+def test_the_loop_of_your_own_runs_as_written(capsys):
+    exec(blocks("python")[1], {})
+    assert float(capsys.readouterr().out) == pytest.approx(0.8, abs=0.005)
+    assert len(blocks("python")) == 2
 
 
 def test_the_recipe_shown_is_a_recipe():
@@ -56,6 +61,7 @@ def test_public_names_are_pinned():
         "FlyweightError",
         "FormatError",
         "ModelError",
+        "PruningRecipe",
         "Recipe",
         "RecipeError",
         "compress",
@@ -68,8 +74,11 @@ def test_public_names_are_pinned():
         "load_cifar10",
         "load_pretrained",
         "load_recipe",
+        "prepare",
+        "prune",
         "save",
         "shrink",
+        "summary",
         "train",
     ]
     assert all(hasattr(flyweight, name) for name in flyweight.__all__)
