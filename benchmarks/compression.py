@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,22 +23,27 @@ from flyweight.provenance import source_commit
 from flyweight.training import keep_freed_memory
 
 ARCHITECTURE = "resnet20"
+STATES = Path.home() / ".cache" / "flyweight" / "compression"
 README = Path(__file__).parents[1] / "README.md"
 
 
 def run(recipe: str, seed: int, device: str) -> Row:
-    """Compress once into a temporary folder; the row says what was measured, and how long."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        report = compress_to_file(
-            ARCHITECTURE, Path(folder) / "model.fly", recipe, device=device, seed=seed
-        )
-        minutes = (time.perf_counter() - start) / 60
+    """Compress once; the row says what was measured, and how long it took if it was one go.
+
+    A run that is stopped goes on from its last epoch when it is started again on the same commit.
+    """
+    STATES.mkdir(parents=True, exist_ok=True)
+    path = STATES / f"{recipe}-{seed}-{source_commit()}.fly"
+    resumed = path.with_name(f"{path.name}.partial").exists()
+    start = time.perf_counter()
+    report = compress_to_file(ARCHITECTURE, path, recipe, device=device, seed=seed)
+    minutes = (time.perf_counter() - start) / 60
+    path.unlink()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": ARCHITECTURE,
         **report.to_dict(),
-        "minutes": round(minutes, 2),
+        "minutes": "" if resumed else round(minutes, 2),
     }
 
 
@@ -70,7 +74,7 @@ def table(rows: Sequence[Row]) -> str:
                 f"{mean('accuracy_after'):.2%}",
                 f"{drop:.2f} points",
                 f"{mean('sparsity'):.0%}",
-                f"{mean('minutes'):.0f}",
+                f"{mean('minutes'):.0f}" if all(row["minutes"] for row in same) else "",
                 f"seed {seeds}, {last['epochs']} epochs, {last['device']}, {last['commit']}",
             ]
         )

@@ -189,11 +189,11 @@ class Recipe:
     pruning: PruningRecipe = PruningRecipe()
     sharing: SharingRecipe = SharingRecipe()
     fold_batch_norm: bool = True
-    dense: Literal["float16", "float32"] = "float16"
+    dense: Literal["bfloat16", "float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        if self.dense not in ("float16", "float32"):
-            raise RecipeError(f"dense is 'float16' or 'float32'; found {self.dense!r}")
+        if self.dense not in ("bfloat16", "float16", "float32"):
+            raise RecipeError(f"dense is 'bfloat16', 'float16' or 'float32'; found {self.dense!r}")
 
     def to_toml(self) -> str:
         """This recipe as a TOML document."""
