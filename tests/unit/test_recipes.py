@@ -114,7 +114,7 @@ def test_a_file_says_only_what_differs(tmp_path):
         ("name = " + "1" * 9999, "r is not valid TOML"),
         ("name = 3", "r: name is a string; found 3"),
         ("fold_batch_norm = 1", "fold_batch_norm is true or false; found 1"),
-        ("dense = 'float8'", "dense is 'bfloat16', 'float16' or 'float32'; found 'float8'"),
+        ("dense = 'float8'", "dense is 'bfloat16' or 'float16' or 'float32'; found 'float8'"),
         ("pruning = 0.5", r"pruning is a table, \[pruning\]; found 0.5"),
         ("[pruning]\nsparsity = '0.5'", "pruning.sparsity is a number; found '0.5'"),
         ("[pruning]\nsparsity = true", "pruning.sparsity is a number; found True"),
