@@ -35,6 +35,7 @@ from flyweight.checkpoints import SafetensorsWriter
 from flyweight.coding.threads import cores
 from flyweight.proof import decompress_to_file
 from flyweight.shrink import shrink
+from flyweight.training import keep_freed_memory
 
 VOCABULARY, WIDTH, INNER = 32_000, 1536, 4096
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
@@ -94,6 +95,7 @@ def _peak_megabytes() -> float:
 def work(source: str, target: str, way: str) -> None:
     """What the fresh process does; ``way`` is the place in `WAYS`, or "back"."""
     imported = _peak_megabytes()
+    keep_freed_memory()  # as the command line does
     start = time.perf_counter()
     if way == "back":
         decompress_to_file(source, target)

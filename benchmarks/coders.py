@@ -6,9 +6,9 @@ Every row is encoded, decoded and compared. Speeds are the median of the repeats
 symbols a second, on one core if the process is pinned to one (``taskset -c 1``); repeats of all
 coders alternate. A coder that would take more than 40 seconds a set is repeated less often. Sizes
 are of everything that a decoder needs. Numba has been started, as it is in a process that has met
-a large tensor; below some 50,000 symbols a layer, NumPy does the work of all coders but the
-context coder all the same. Peers that are not installed are left out (``make bench`` installs
-them; nncodec runs after the others, in an environment and a process of its own). Writes
+a large tensor, and freed memory is kept for the next run. Peers that are not installed are left out
+(``make bench`` installs them; nncodec runs after the others, in an environment and a process of its
+own). Writes
 ``benchmarks/results/coders.csv`` and the table in ``docs/benchmarks.md``.
 
 Sets: (a) 32 k-means clusters of Laplacian weights; (b) 90 % zeros, the rest 8 levels as often as
@@ -32,6 +32,7 @@ from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from benchmarks.weights import REAL, SYNTHETIC, Layer, layers_of
 from flyweight.coding import entropy
 from flyweight.coding.coders import SymbolCoder, decode_stream, encode_stream
+from flyweight.training import keep_freed_memory
 
 OURS: tuple[SymbolCoder, ...] = ("interleaved", "rans", "context")
 
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--symbols", type=int, default=10_000_000, help="in a synthetic set")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     codecs = [*map(ours, OURS), *symbol_codecs()]
     rows: list[Row] = []
     for name in options.sets:

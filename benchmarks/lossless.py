@@ -6,7 +6,7 @@ All values of a network in a row, as float32 and rounded to bfloat16: the shippe
 all-MiniLM-L6-v2, and Gaussian numbers. Every row is encoded, decoded and compared; repeats of all
 alternate, and the median counts. A codec that would take more than 40 seconds a set is repeated
 less often. Each runs on one thread; pin the process to one core. Numba has been started, as it is
-in a process that has met a large array; before that, few values are left to NumPy. Writes
+in a process that has met a large array, and freed memory is kept for the next run. Writes
 ``benchmarks/results/lossless.csv`` and the table in ``docs/benchmarks.md``.
 """
 
@@ -25,6 +25,7 @@ from benchmarks.peers import Compressor, general_compressors, zipnn_compressors
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from benchmarks.weights import floats_of
 from flyweight.coding.planes import decode_planes, encode_planes
+from flyweight.training import keep_freed_memory
 
 OURS = "flyweight planes"
 NETWORKS = ("resnet20", "minilm", "gaussian")
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sets", nargs="+", default=NETWORKS)
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     rows: list[Row] = []
     for name in options.sets:
         for dtype in DTYPES:

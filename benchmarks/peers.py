@@ -20,6 +20,10 @@ from benchmarks.codecs import Codec, Timing
 from benchmarks.weights import Layer
 
 NNCODEC_PYTHON = Path(os.environ.get("NNCODEC_PYTHON", ".venv-nncodec/bin/python"))
+# What `keep_freed_memory` does in this process.
+KEEPS_MEMORY = (
+    "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=268435456"
+)
 NO_NNCODEC = (
     f"nncodec is left out: {NNCODEC_PYTHON} is not there or failed. `make .venv-nncodec` makes it "
     "where there are a C++ compiler and a Python that numpy 1.26 runs on."
@@ -147,6 +151,7 @@ def nncodec_timings(layers: Sequence[Layer], repeats: int) -> dict[str, Timing]:
                 capture_output=True,
                 text=True,
                 check=True,
+                env={**os.environ, "GLIBC_TUNABLES": KEEPS_MEMORY},
             )
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"{NO_NNCODEC}\n{getattr(error, 'stderr', '')}", flush=True)

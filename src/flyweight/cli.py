@@ -191,7 +191,9 @@ def _shrink(
 ) -> None:
     from flyweight.console import print_rows, progress_bar
     from flyweight.shrink import shrink
+    from flyweight.training import keep_freed_memory
 
+    keep_freed_memory()
     with progress_bar(quiet=quiet) as progress:
         report = shrink(model, output, bits=bits, grid=grid, effort=effort, progress=progress)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from flyweight import decompress, ledger, load
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.proof import decompress_to_file
 from flyweight.quantization import kmeans_1d
-from flyweight.shrink import shrink
+from flyweight.shrink import quantize, shrink
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -201,3 +202,20 @@ def test_progress_counts_bytes(tmp_path, checkpoint):
     assert all(text.endswith("MB/s") for text, _, _ in seen)
     assert dataclasses.asdict(report) == report.to_dict()
     assert np.isfinite(report.ratio)
+
+
+def test_the_bytes_are_the_same_without_compiled_loops(tmp_path, checkpoint, monkeypatch):
+    pytest.importorskip("numba")
+    shrink(checkpoint, tmp_path / "compiled.fly", bits=4)
+    used = []
+    monkeypatch.setattr(quantize, "_kernels", lambda size: used.append(size))
+    shrink(checkpoint, tmp_path / "plain.fly", bits=4)
+    assert used
+    assert (tmp_path / "plain.fly").read_bytes() == (tmp_path / "compiled.fly").read_bytes()
+
+
+def test_compiled_loops_are_taken_for_large_tensors_or_where_numba_was_started(monkeypatch):
+    pytest.importorskip("numba")
+    assert quantize._kernels(10_000_000) is not None
+    monkeypatch.delitem(sys.modules, "numba")
+    assert quantize._kernels(100_000) is None

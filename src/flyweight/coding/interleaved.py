@@ -62,6 +62,7 @@ _PAIRED_WIDTH = 12
 _PAIRED_SYMBOLS = 64  # that occur: at most so many, and their pairs stay in the nearest cache
 _WORTH_STARTING = 2_000_000  # symbols, from which starting Numba pays
 _WORTH_CALLING = 50_000  # symbols, from which it pays if it has been started anyway
+_WORTH_CALLING_AGAIN = 2_000  # and if the kernels are there
 _SHORT = 1 << 17  # symbols, up to which a smaller table is filled sooner than it is missed
 _BYTES_PER_PASS = 1 << 13
 _SEVERAL_FROM = 1 << 13  # symbols, from which a larger table pays for itself in NumPy
@@ -73,8 +74,10 @@ def kernels_for(count: int, compiled: bool | None) -> ModuleType | None:
     ``compiled`` forces them (True; raises `ImportError` where there is no Numba) or forbids them.
     """
     if compiled is None:
-        started = "numba" in sys.modules
-        if count < (_WORTH_CALLING if started else _WORTH_STARTING):
+        least = _WORTH_CALLING if "numba" in sys.modules else _WORTH_STARTING
+        if "flyweight.coding.interleaved_kernels" in sys.modules:
+            least = _WORTH_CALLING_AGAIN
+        if count < least:
             return None
     elif not compiled:
         return None

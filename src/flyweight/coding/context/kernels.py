@@ -241,7 +241,6 @@ def _decode(
     for index in range(3):
         offset = (offset << 16) | _I(words[index])
     x, y, row, late = _I(0), _I(0), _I(0), _I(0)
-    root = _I(_KEPT if has_zeros else _SIGN)
     for place in range(values.size):
         if at - 3 > end:
             return offset, size, _I(-1)
@@ -264,7 +263,33 @@ def _decode(
             + _I(guess > b7) + _I(guess > b8) + 1
         )  # fmt: skip
         base = context << 11
-        node = root
+        node = _I(_SIGN)
+        value = _I(0)
+        if has_zeros:
+            state = _U(base + _KEPT)
+            word = states[state]
+            if word & 1023 < 32:
+                parent = states[_U(_KEPT)]
+                word = word if word != 0 else _opened(parent)
+                bit = _I(offset < (size >> 16) * _chance(word))
+                count = _U(parent & 1023)
+                states[_U(_KEPT)] = _taught(parent, bit, slow_rates[count], fast_rates[count])
+            bound = (size >> 16) * _chance(word)
+            count = _U(word & 1023)
+            # A branch, not a choice: what follows a zero, as most are, need not wait for it.
+            if offset >= bound:
+                offset -= bound
+                size -= bound
+                states[state] = _taught(word, _I(0), slow_rates[count], fast_rates[count])
+                node = _I(-1)
+            else:
+                size = bound
+                states[state] = _taught(word, _I(1), slow_rates[count], fast_rates[count])
+            if size < 1 << 32:
+                size <<= 16
+                offset = (offset << 16) | _I(words[_U(at)])
+                at += 1
+        told = node >= 0
         while node >= 0:
             state = _U(base + node)
             word = states[state]
@@ -285,21 +310,23 @@ def _decode(
                 offset = (offset << 16) | _I(words[_U(at)])
                 at += 1
             node = _I(tree[_U(2 * node + bit)])
-        leaf = -1 - node
-        value = (leaf >> 6) - 1
-        for _ in range((leaf >> 1) & 31):
-            bound = (size >> 16) << 15
-            bit = _I(offset < bound)
-            offset -= 0 if bit else bound
-            size = bound if bit else size - bound
-            if size < 1 << 32:
-                size <<= 16
-                offset = (offset << 16) | _I(words[_U(at)])
-                at += 1
-            value = 2 * value + 1 + bit
-        if value > 0x7FFFFFFF + (leaf & 1):
-            return offset, size, _I(-2)
-        values[_U(place)] = -value if leaf & 1 else value
+        values[_U(place)] = 0
+        if told:
+            leaf = -1 - node
+            value = (leaf >> 6) - 1
+            for _ in range((leaf >> 1) & 31):
+                bound = (size >> 16) << 15
+                bit = _I(offset < bound)
+                offset -= 0 if bit else bound
+                size = bound if bit else size - bound
+                if size < 1 << 32:
+                    size <<= 16
+                    offset = (offset << 16) | _I(words[_U(at)])
+                    at += 1
+                value = 2 * value + 1 + bit
+            if value > 0x7FFFFFFF + (leaf & 1):
+                return offset, size, _I(-2)
+            values[_U(place)] = -value if leaf & 1 else value
         if height <= 0:
             scaled = min(value, 65535) << 16
             row = _moved(row, late, energy_rates[_U(min(x, 128))])

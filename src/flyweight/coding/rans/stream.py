@@ -26,6 +26,7 @@ MAX_ALPHABET = 1 << 16
 _CHUNK = 1 << 21  # symbols; part of the format
 _COMPILE_ABOVE = 2_000_000
 _USE_COMPILED_ABOVE = 50_000
+_USE_COMPILED_AGAIN_ABOVE = 2_000
 
 
 def encode_rans(
@@ -174,6 +175,8 @@ def _unpack_states(chunk: bytes, lanes: int) -> tuple[NDArray[np.uint32], NDArra
 def _kernels(engine: Engine, count: int) -> ModuleType | None:
     """Return the compiled loops if they are asked for, or pay and can be had."""
     least = _USE_COMPILED_ABOVE if "numba" in sys.modules else _COMPILE_ABOVE
+    if "flyweight.coding.rans.kernels" in sys.modules:
+        least = _USE_COMPILED_AGAIN_ABOVE
     if engine == "numpy" or (engine == "auto" and count <= least):
         return None
     try:

@@ -1,9 +1,7 @@
 """Shrink any checkpoint: no architecture, no data, one tensor in memory at a time.
 
-Each large float tensor is reduced to few values, by k-means or on a uniform grid, or kept bit for
-bit; everything else is kept bit for bit. The work is done on a histogram of the first 16 bits of
-the values: for 16-bit floats those are all values there are, and a float32 is told from its
-neighbours to 0.8 %, while the centroids are exact means.
+Each large float tensor is reduced to few values (see `quantize`) or kept bit for bit; everything
+else is kept bit for bit.
 
 Example:
     >>> shrink("model.safetensors", "model.fly", bits=4)  # doctest: +SKIP
@@ -19,30 +17,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import Any, cast
 
 from flyweight.checkpoints import Checkpoint, TensorEntry, open_checkpoint, read_values
-from flyweight.coding import CodedTensor, Effort, code_alias, code_lossless, code_shared
+from flyweight.coding import CodedTensor, Effort, code_alias, code_lossless
 from flyweight.coding.threads import cores
 from flyweight.container import check_target, open_writer
 from flyweight.errors import ModelError
-from flyweight.quantization import kmeans_1d
+from flyweight.shrink.quantize import FLOATS, Grid, quantized
 
-__all__ = ["METADATA_PREFIX", "Grid", "ShrinkReport", "shrink"]
+__all__ = ["METADATA_PREFIX", "ShrinkReport", "shrink"]
 
-Grid = Literal["kmeans", "uniform"]
 Progress = Callable[[str, int, int | None], None]
 
 METADATA_PREFIX = "checkpoint."
 """Stands in the file before each key of the checkpoint's own metadata."""
 
-_FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
-_BLOCK = 1 << 21
 _SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
 
 
@@ -100,7 +91,7 @@ def shrink(
     metadata = {METADATA_PREFIX + key: text for key, text in checkpoint.metadata.items()}
     targets = _duplicates(checkpoint)
     places = {entry.name: place for place, entry in enumerate(checkpoint.entries)}
-    done = quantized = 0
+    done = few = 0
     workers = threads or min(cores(), 4)
 
     def code(entry: TensorEntry) -> CodedTensor:
@@ -118,7 +109,7 @@ def shrink(
                 tensor = next(results)
                 outline = dataclasses.replace(tensor, parts={})
                 coded[places[entry.name]] = outline
-            quantized += tensor.encoding == "shared"
+            few += tensor.encoding == "shared"
             writer.add(tensor)
             done += entry.length
             if progress is not None:
@@ -130,7 +121,7 @@ def shrink(
         file_bytes=file_bytes,
         ratio=checkpoint.tensor_bytes / file_bytes,
         tensors=len(checkpoint.entries),
-        quantized=quantized,
+        quantized=few,
         seconds=time.perf_counter() - start,
     )
 
@@ -201,95 +192,9 @@ def _digest(entry: TensorEntry) -> bytes:
 
 def _code(entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort) -> CodedTensor:
     values = read_values(entry)
-    if bits is not None and entry.dtype in _FLOATS and values.ndim > 1 and values.size >= _LEAST:
-        tensor = _quantized(entry.name, values, entry.dtype, bits, grid, effort)
+    if bits is not None and entry.dtype in FLOATS and values.ndim > 1 and values.size >= _LEAST:
+        tensor = quantized(entry.name, values, entry.dtype, bits, grid, effort)
         if tensor is not None:
             return tensor
     storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only
     return code_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
-
-
-def _quantized(
-    name: str, values: NDArray[Any], dtype: str, bits: int, grid: Grid, effort: Effort
-) -> CodedTensor | None:
-    """The tensor with 2^bits values, or None if it holds NaN or infinity."""
-    keys = _keys(values.ravel(), dtype)
-    counts = np.zeros(1 << 16, dtype=np.int64)
-    sums = np.zeros(1 << 16)
-    for block in _blocks(keys.size):
-        counts += np.bincount(keys[block], minlength=1 << 16)
-        if dtype == "float32":
-            sums += np.bincount(keys[block], weights=values.ravel()[block], minlength=1 << 16)
-    if dtype == "float32":
-        means = sums / np.maximum(counts, 1)
-    else:
-        every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(_FLOATS[dtype])
-        means = every.double().numpy()
-    means[[0, 0x8000]] = 0.0  # zeros, and float32 below 1e-40
-    used = np.flatnonzero(counts)
-    if not np.isfinite(means[used]).all():
-        return None
-    used = used[means[used] != 0]
-    if not used.size:
-        return None
-    points, weights = means[used], counts[used]
-    centroids = _kmeans(points, weights, bits) if grid == "kmeans" else None
-    levels, symbols_of_points = (
-        _nearest(points, centroids) if centroids is not None else _uniform(points, weights, bits)
-    )
-    table = np.zeros(1 << 16, dtype=np.uint8 if levels.size < 256 else np.uint16)
-    table[used] = symbols_of_points
-    symbols = np.empty(keys.size, dtype=table.dtype)
-    for block in _blocks(keys.size):
-        np.take(table, keys[block], out=symbols[block])
-    del keys
-    rounded = torch.from_numpy(levels).to(_FLOATS[dtype])
-    carried = rounded.view(torch.uint16) if dtype == "bfloat16" else rounded
-    return code_shared(
-        name, symbols.reshape(values.shape), levels=carried.numpy(), dtype=dtype, effort=effort
-    )
-
-
-def _blocks(size: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK))
-
-
-def _keys(flat: NDArray[Any], dtype: str) -> NDArray[np.uint16]:
-    """The sign, the exponent and the first bits of the mantissa of each value."""
-    if dtype == "float32":
-        halves: NDArray[np.uint16] = flat.view("<u2")[1::2]
-        return halves
-    return flat.view("<u2")
-
-
-def _kmeans(points: NDArray[Any], weights: NDArray[Any], bits: int) -> NDArray[np.float64]:
-    values = torch.from_numpy(points)
-    found = kmeans_1d(values, 1 << bits, init="density", weights=torch.from_numpy(weights))
-    centroids: NDArray[np.float64] = found.numpy()
-    return centroids
-
-
-def _nearest(
-    points: NDArray[Any], centroids: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    places = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, points)
-    return centroids, places + 1
-
-
-def _uniform(
-    points: NDArray[Any], weights: NDArray[Any], bits: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Multiples of the step that leaves the least square error; 0 is one of them."""
-    most = 2 ** (bits - 1) - 1 if bits > 1 else 1
-    widest = float(np.abs(points).max()) / most
-    best: tuple[float, float] | None = None
-    for step in widest * np.linspace(1, 0.05, 39):
-        error = points - step * np.clip(np.rint(points / step), -most, most)
-        cost = float(weights @ error**2)
-        if best is None or cost < best[0]:
-            best = (cost, float(step))
-    assert best is not None
-    places = np.clip(np.rint(points / best[1]), -most, most).astype(np.int64)
-    present = np.unique(places[places != 0])
-    symbols = np.where(places == 0, 0, np.searchsorted(present, places) + 1)
-    return best[1] * present, symbols
