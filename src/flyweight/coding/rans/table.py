@@ -19,6 +19,7 @@ _MIN_BITS = 9
 _BITS_OF_SHORT = (9, 12)
 _BITS_OF_LONG = (12, 14, 16)
 _SHORT = 4096  # symbols
+_LONG = 1 << 17  # symbols, from which the few bytes of a rougher table are not worth the search
 _EXACT = 7  # the precision that stores weights as they are
 _MAX_WEIGHT = 0xFFFF
 _MAX_TABLE = 1 << 19
@@ -53,6 +54,7 @@ def chosen_model(counts: NDArray[np.int64], chunks: int) -> tuple[Model, bytes]:
     total = int(occurring.sum())
     used_bits = _used_bits(used, counts.size)
     best: tuple[int, Model, int, int, NDArray[np.int64]] | None = None
+    precisions = range(_EXACT if total >= _LONG else 0, _EXACT + 1)
     for bits in _BITS_OF_SHORT if total < _SHORT else _BITS_OF_LONG:
         size = 1 << bits
         if used.size > size:
@@ -62,7 +64,7 @@ def chosen_model(counts: NDArray[np.int64], chunks: int) -> tuple[Model, bytes]:
         if best is not None and _with_penalty(least, bits) >= best[0]:
             continue
         sources = [wanted - 1, occurring] if total < _SHORT else [wanted - 1]
-        for precision, source in product(range(_EXACT + 1), sources):
+        for precision, source in product(precisions, sources):
             numbers = _rounded(source, precision)
             if not numbers.any():
                 numbers = np.ones_like(numbers)
