@@ -1,0 +1,149 @@
+"""What the header tells of a tensor, and the numbers it has for that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from flyweight.coding.forms import PART_KINDS, CodedTensor, Encoding
+from flyweight.coding.symbols import Coder, PartKind
+from flyweight.coding.varint import varint
+from flyweight.errors import ModelError
+
+__all__ = [
+    "DIGEST",
+    "FORMS",
+    "JOINED",
+    "MAY_JOIN",
+    "USUAL_KEYS",
+    "ZERO_CONSTANT",
+    "Outline",
+    "Shapes",
+    "Skeleton",
+    "digest_of",
+    "lengths_told",
+    "outline_of",
+    "pack_string",
+]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of the tensors of an architecture, in order, with their shapes."""
+
+Skeleton = Callable[[Mapping[str, str]], Shapes]
+"""Gives the names and shapes of the architecture that the metadata of a file tells of."""
+
+DIGEST = 8  # bytes
+USUAL_KEYS = ("architecture", "recipe")  # of the metadata; the place is the number in the file
+
+# The place is the number in the file. The fifth form is a constant whose bits are all zero.
+FORMS: tuple[tuple[Encoding, Coder], ...] = (
+    ("shared", "plain"),
+    ("dense", "plain"),
+    ("constant", "plain"),
+    ("alias", "plain"),
+    ("constant", "plain"),
+    ("shared", "interleaved"),
+    ("shared", "rans"),
+    ("shared", "context"),
+    ("dense", "planes"),
+)
+ZERO_CONSTANT = 4
+JOINED = 16  # added to the form of a tensor whose values are with an earlier one
+MAY_JOIN = (0, 2, 5, 6, 7, 8)  # forms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A coded tensor without its bytes: what the header tells, and the length of each part.
+
+    ``head`` is the place of the earlier tensor that holds the values of a joined one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: Encoding
+    storage: str
+    lengths: Mapping[PartKind, int]
+    levels: int = 0
+    target: int | None = None
+    coder: Coder = "plain"
+    head: int | None = None
+
+    @property
+    def alike(self) -> tuple[object, ...] | None:
+        """What tensors that are joined have in common; None for one that cannot be."""
+        number = FORMS.index((self.encoding, self.coder))
+        zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
+        if number not in MAY_JOIN or zeros or not self.shape:
+            return None
+        return (number, self.dtype, self.storage, len(self.shape), self.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Number of bytes in all parts."""
+        return sum(self.lengths.values())
+
+    def filled(self, data: bytes, start: int) -> CodedTensor:
+        """Return the coded tensor whose parts lie in ``data`` from ``start`` on."""
+        parts: dict[PartKind, bytes] = {}
+        for kind in PART_KINDS:
+            if kind in self.lengths:
+                parts[kind] = data[start : start + self.lengths[kind]]
+                start += self.lengths[kind]
+        return CodedTensor(
+            name=self.name,
+            shape=self.shape,
+            dtype=self.dtype,
+            encoding=self.encoding,
+            storage=self.storage,
+            parts=parts,
+            levels=self.levels,
+            target=self.target,
+            coder=self.coder,
+        )
+
+
+def outline_of(tensor: CodedTensor, head: int | None = None) -> Outline:
+    """Return what the header tells of a coded tensor; ``head`` as in `Outline`."""
+    return Outline(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        encoding=tensor.encoding,
+        storage=tensor.storage,
+        lengths={kind: len(part) for kind, part in tensor.parts.items()},
+        levels=tensor.levels,
+        target=tensor.target,
+        coder=tensor.coder,
+        head=head,
+    )
+
+
+def digest_of(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
+    """Return the first bytes of the SHA-256 of all names and shapes."""
+    digest = hashlib.sha256()
+    for name, shape in shapes:
+        digest.update(pack_string(name) + varint(len(shape)) + b"".join(map(varint, shape)))
+    return digest.digest()[:DIGEST]
+
+
+def pack_string(text: str) -> bytes:
+    """Return the length of a text in UTF-8, and its bytes. Raises `ModelError` for half a pair."""
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ModelError(f"the text {text!r} is not valid Unicode.") from error
+    return varint(len(raw)) + raw
+
+
+def lengths_told(coder: Coder) -> tuple[PartKind, ...]:
+    """Return the parts of a shared tensor whose lengths stand in the header."""
+    return ("tables", "positions", "symbols") if coder == "plain" else ("tables", "symbols")

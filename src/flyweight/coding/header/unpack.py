@@ -1,0 +1,275 @@
+"""The bytes of a header as outlines and metadata; nothing is allocated before it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+from flyweight.coding.forms import MAX_ELEMENTS, MAX_JOINED, MAX_NAME_BYTES, MAX_RANK
+from flyweight.coding.header.outline import (
+    DIGEST,
+    FORMS,
+    JOINED,
+    MAY_JOIN,
+    USUAL_KEYS,
+    ZERO_CONSTANT,
+    Outline,
+    Skeleton,
+    digest_of,
+    lengths_told,
+)
+from flyweight.coding.scalars import DTYPES, carrier, may_store
+from flyweight.coding.symbols import PartKind
+from flyweight.coding.varint import ByteReader
+from flyweight.errors import FormatError
+
+__all__ = ["unpack_header"]
+
+
+def unpack_header(
+    raw: bytes, skeleton: Skeleton | None = None, *, bare: bool = False
+) -> tuple[list[Outline], dict[str, str]]:
+    """Return the outlines and the metadata that `pack_header` stored; allocates no tensor."""
+    reader = ByteReader(raw, "the header")
+    metadata: dict[str, str] = {}
+    for _ in range(_count(reader, "strings of metadata", 2)):
+        key = _read_key(reader)
+        if metadata and key <= next(reversed(metadata)):
+            raise FormatError(f"the metadata key {key!r} is repeated or out of order.")
+        metadata[key] = reader.string()
+    count = reader.varint() if bare else _count(reader, "tensors", 3)
+    known = _known_shapes(reader, metadata, skeleton, count) if bare else None
+    outlines: list[Outline] = []
+    names = _NameReader()
+    kinds = _KindReader(reader, count)
+    shapes: list[tuple[int, ...]] = []
+    joined = _Joined()
+    for place in range(count):
+        name = names.read(reader) if known is None else known[place][0]
+        (number, dtype, storage), levels = kinds.read()
+        encoding, coder = FORMS[number % JOINED]
+        if encoding == "alias":
+            alias = _read_alias(reader, name, outlines, dtype)
+            if known is not None and known[place][1] != alias.shape:
+                raise FormatError(f"tensor {name!r} differs in shape from what it aliases.")
+            outlines.append(alias)
+            kinds.levels.append(0)
+            continue
+        if known is None:
+            index = _known(reader, len(shapes), "shape")
+            if index == len(shapes):
+                shapes.append(_read_shape(reader))
+            shape = shapes[index]
+        else:
+            shape = known[place][1]
+        if levels is None:
+            levels = reader.varint() if encoding == "shared" else 0
+        kinds.levels.append(levels)
+        outline = Outline(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            encoding=encoding,
+            storage=storage,
+            lengths=_read_lengths(reader, number, shape, storage, levels),
+            levels=levels,
+            coder=coder,
+        )
+        if number >= JOINED:
+            outline = joined.to_its_head(outline)
+        else:
+            joined.open(outline, place)
+        outlines.append(outline)
+    if reader.position != len(raw):
+        raise FormatError(f"the header has {len(raw) - reader.position} bytes too many.")
+    return outlines, metadata
+
+
+class _KindReader:
+    """Kinds of tensors, each told where it first occurs, and repetitions of those before."""
+
+    def __init__(self, reader: ByteReader, count: int) -> None:
+        self.reader = reader
+        self.count = count
+        self.kinds: list[tuple[int, str, str]] = []
+        self.numbers: list[int] = []
+        self.levels: list[int] = []  # of each tensor read so far; whoever reads them adds them
+        self.period, self.repeated = 0, 0
+
+    def read(self) -> tuple[tuple[int, str, str], int | None]:
+        """Return the kind of the next tensor, and how many levels it has if that is repeated."""
+        number, place = 0, len(self.numbers)
+        if not self.repeated:
+            number = self.reader.varint()
+            if number == len(self.kinds) + 1:
+                self.period, self.repeated = self._repetition(place)
+            elif number > len(self.kinds):
+                raise FormatError(
+                    f"the header refers to kind {number} where {len(self.kinds)} are known."
+                )
+            elif number == len(self.kinds):
+                self.kinds.append(_read_kind(self.reader))
+        levels = None
+        if self.repeated:
+            self.repeated -= 1
+            number, levels = self.numbers[place - self.period], self.levels[place - self.period]
+        self.numbers.append(number)
+        return self.kinds[number], levels
+
+    def _repetition(self, place: int) -> tuple[int, int]:
+        period, repeated = self.reader.varint(), self.reader.varint()
+        if not (1 <= period <= place and 1 <= repeated <= self.count - place):
+            raise FormatError(
+                f"the header repeats {repeated} tensors from {period} before number {place}."
+            )
+        return period, repeated
+
+
+class _Joined:
+    """The tensors that others may join: of those that are alike, the last that joins none."""
+
+    def __init__(self) -> None:
+        self.heads: dict[tuple[object, ...] | None, tuple[int, int]] = {None: (0, 0)}
+
+    def open(self, outline: Outline, place: int) -> None:
+        """Take a tensor that joins no other."""
+        if outline.alike is not None:
+            self.heads[outline.alike] = (place, outline.size)
+
+    def to_its_head(self, outline: Outline) -> Outline:
+        """Return the outline of a joined tensor with the place of its head."""
+        place, elements = self.heads.get(outline.alike, (0, 0))
+        if not (outline.size and elements):
+            raise FormatError(f"tensor {outline.name!r} joins no earlier tensor.")
+        elements += outline.size
+        if elements > MAX_JOINED:
+            raise FormatError(f"tensor {outline.name!r} joins too many others.")
+        self.heads[outline.alike] = (place, elements)
+        return replace(outline, head=place)
+
+
+def _known_shapes(
+    reader: ByteReader, metadata: Mapping[str, str], skeleton: Skeleton | None, count: int
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the names and shapes of the architecture, if its digest is that of the file."""
+    digest = reader.take(DIGEST)
+    if skeleton is None:
+        raise FormatError("the file leaves names and shapes to its architecture; give that.")
+    shapes = list(skeleton(metadata).items())
+    if len(shapes) != count or digest_of(shapes) != digest:
+        raise FormatError("the names and shapes of the file are those of another architecture.")
+    return shapes
+
+
+def _read_lengths(
+    reader: ByteReader, number: int, shape: tuple[int, ...], storage: str, levels: int
+) -> dict[PartKind, int]:
+    """Return the length of each part, read or known from what is there."""
+    encoding, coder = FORMS[number % JOINED]
+    item = carrier(storage).itemsize
+    if number >= JOINED:
+        return {"codebook": levels * item} if encoding == "shared" else {}
+    if encoding == "shared":
+        lengths: dict[PartKind, int] = {"positions": 0, "codebook": levels * item}
+        return lengths | {part: reader.varint() for part in lengths_told(coder)}
+    if coder == "planes":
+        return {"dense": reader.varint()}
+    if encoding == "dense":
+        return {"dense": prod(shape) * item}
+    return {"dense": 0 if number == ZERO_CONSTANT else item}
+
+
+def _count(reader: ByteReader, what: str, least: int) -> int:
+    """Return a count of things of at least ``least`` bytes each, checked against what is left."""
+    count = reader.varint()
+    left = len(reader.data) - reader.position
+    if count > left // least:
+        raise FormatError(f"the header announces {count} {what} in {left} bytes.")
+    return count
+
+
+def _known(reader: ByteReader, known: int, what: str) -> int:
+    """Return the number of a thing met before, or ``known`` for a new one."""
+    index = reader.varint()
+    if index > known:
+        raise FormatError(f"the header refers to {what} {index} where {known} are known.")
+    return index
+
+
+class _NameReader:
+    """Front-coded names, each unlike all before."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.previous: list[str] = []
+        self.seen: set[str] = set()
+
+    def read(self, reader: ByteReader) -> str:
+        shared = reader.varint()
+        if shared > len(self.previous):
+            raise FormatError("a tensor's name repeats more than the name before it has.")
+        components = self.previous[:shared]
+        for _ in range(_count(reader, "components of a name", 1)):
+            index = _known(reader, len(self.words), "word")
+            if index == len(self.words):
+                self.words.append(reader.string())
+                if "." in self.words[-1]:
+                    raise FormatError(f"a component of a name holds a dot: {self.words[-1]!r}.")
+            components.append(self.words[index])
+            if len(components) > MAX_NAME_BYTES + 1:
+                break
+        name = ".".join(components)
+        if not components or len(name.encode("utf-8")) > MAX_NAME_BYTES:
+            raise FormatError(f"a tensor's name is missing or longer than {MAX_NAME_BYTES} bytes.")
+        if name in self.seen:
+            raise FormatError(f"two tensors have the name {name!r}.")
+        self.seen.add(name)
+        self.previous = components
+        return name
+
+
+def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
+    number, dtype, storage = reader.take(3)
+    joined = JOINED <= number < 2 * JOINED
+    if number - JOINED not in MAY_JOIN if joined else number >= len(FORMS):
+        raise FormatError(f"the header names the encoding {number}, which is unknown.")
+    if max(dtype, storage) >= len(DTYPES):
+        raise FormatError(f"the header names the dtype {max(dtype, storage)}, which is unknown.")
+    if not may_store(DTYPES[dtype], DTYPES[storage]):
+        raise FormatError(f"{DTYPES[dtype]} cannot be stored as {DTYPES[storage]}.")
+    return number, DTYPES[dtype], DTYPES[storage]
+
+
+def _read_shape(reader: ByteReader) -> tuple[int, ...]:
+    rank = reader.varint()
+    if rank > MAX_RANK:
+        raise FormatError(f"a tensor has {rank} dimensions; at most {MAX_RANK} are allowed.")
+    shape = tuple(reader.varint() for _ in range(rank))
+    if prod(max(extent, 1) for extent in shape) > MAX_ELEMENTS:
+        raise FormatError(f"a tensor has a shape of more than 2**40 elements: {shape}.")
+    return shape
+
+
+def _read_alias(reader: ByteReader, name: str, earlier: list[Outline], dtype: str) -> Outline:
+    target = reader.varint()
+    if target >= len(earlier) or earlier[target].encoding == "alias":
+        raise FormatError(f"tensor {name!r} is an alias of no earlier tensor.")
+    if earlier[target].dtype != dtype:
+        raise FormatError(f"tensor {name!r} differs in dtype from what it aliases.")
+    return Outline(
+        name=name,
+        shape=earlier[target].shape,
+        dtype=dtype,
+        encoding="alias",
+        storage=dtype,
+        lengths={},
+        target=target,
+    )
+
+
+def _read_key(reader: ByteReader) -> str:
+    number = reader.varint()
+    if number < len(USUAL_KEYS):
+        return USUAL_KEYS[number]
+    return reader.text(number - len(USUAL_KEYS))
