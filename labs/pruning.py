@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     }
     if epochs:
         training = dataclasses.replace(recipe.training, epochs=epochs)
+        states = STATES / source_commit()  # another commit does not go on from these
         with progress_bar(quiet=False) as progress:
             trained = prune(
                 model,
@@ -123,9 +125,10 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
                 data=data,
                 device=device,
                 seed=seed,
-                resume_folder=STATES,
+                resume_folder=states,
                 progress=progress,
             )
+        shutil.rmtree(states, ignore_errors=True)
         reached = summary(trained).sparsity
         if abs(reached - row["sparsity"]) > 1e-3:
             raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")

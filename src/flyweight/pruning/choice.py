@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import Tensor
@@ -98,7 +99,7 @@ def choose_masks(
     pattern = pattern or Pattern()
     overrides = overrides or {}
     for glob in overrides:
-        if not any(matching(name, {glob: 1.0}, 0.0) for name in scores):
+        if not any(fnmatchcase(name, glob) for name in scores):
             raise ModelError(f"the layer pattern {glob!r} matches none of the weights to prune")
     own = {
         name: matching(name, overrides, sparsity)
@@ -118,4 +119,4 @@ def choose_masks(
 
 
 def _is_overridden(name: str, overrides: Mapping[str, float]) -> bool:
-    return matching(name, dict.fromkeys(overrides, 1.0), 0.0) == 1.0
+    return any(fnmatchcase(name, glob) for glob in overrides)
