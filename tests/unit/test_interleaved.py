@@ -287,9 +287,3 @@ def test_an_unusable_cache_folder_is_no_error(tmp_path):
     program = SMALL.format(first="", count=5000, compiled=True, last="")
     done = run(program, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"))
     assert done.returncode == 0, done.stderr
-
-
-@NUMBA
-def test_numba_is_taken_for_many_symbols():
-    assert interleaved.kernels_for(2_000_000, None) is not None
-    assert interleaved.kernels_for(1 << 30, False) is None

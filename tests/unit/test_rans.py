@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyweight.coding import entropy, rans
+from flyweight.coding import entropy, loops, rans
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.rans import decode_rans, encode_rans, frequencies, stream
 from flyweight.errors import FormatError
@@ -436,8 +436,8 @@ def test_a_folder_that_cannot_be_cached_in_does_not_matter(monkeypatch):
 
 
 def test_everything_works_without_numba(monkeypatch):
-    monkeypatch.setattr(stream, "_COMPILE_ABOVE", 0)
-    monkeypatch.setattr(stream, "_USE_COMPILED_ABOVE", 0)
+    for least in ("_WORTH_STARTING", "_WORTH_LOADING", "_WORTH_CALLING"):
+        monkeypatch.setattr(loops, least, 0)
     monkeypatch.delitem(sys.modules, "flyweight.coding.rans.kernels", raising=False)
     monkeypatch.delattr(rans, "kernels", raising=False)
     monkeypatch.delitem(sys.modules, "flyweight.coding.compiling", raising=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -208,14 +207,7 @@ def test_the_bytes_are_the_same_without_compiled_loops(tmp_path, checkpoint, mon
     pytest.importorskip("numba")
     shrink(checkpoint, tmp_path / "compiled.fly", bits=4)
     used = []
-    monkeypatch.setattr(quantize, "_kernels", lambda size: used.append(size))
+    monkeypatch.setattr(quantize, "loops_for", lambda module, size: used.append(size))
     shrink(checkpoint, tmp_path / "plain.fly", bits=4)
     assert used
     assert (tmp_path / "plain.fly").read_bytes() == (tmp_path / "compiled.fly").read_bytes()
-
-
-def test_compiled_loops_are_taken_for_large_tensors_or_where_numba_was_started(monkeypatch):
-    pytest.importorskip("numba")
-    assert quantize._kernels(10_000_000) is not None
-    monkeypatch.delitem(sys.modules, "numba")
-    assert quantize._kernels(100_000) is None

@@ -42,6 +42,7 @@ from flyweight.coding.huffman import (
     pack_lengths,
     unpack_lengths,
 )
+from flyweight.coding.loops import loops_for
 from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import LONGEST_VARINT, ByteReader, varint
 from flyweight.errors import FormatError
@@ -60,9 +61,6 @@ _WIDEST_COMPILED = 14  # four look-ups take no more than 56 bits: one refill
 _LONGEST = 16
 _PAIRED_WIDTH = 12
 _PAIRED_SYMBOLS = 64  # that occur: at most so many, and their pairs stay in the nearest cache
-_WORTH_STARTING = 2_000_000  # symbols, from which starting Numba pays
-_WORTH_CALLING = 50_000  # symbols, from which it pays if it has been started anyway
-_WORTH_CALLING_AGAIN = 2_000  # and if the kernels are there
 _SHORT = 1 << 17  # symbols, up to which a smaller table is filled sooner than it is missed
 _BYTES_PER_PASS = 1 << 13
 _SEVERAL_FROM = 1 << 13  # symbols, from which a larger table pays for itself in NumPy
@@ -73,23 +71,9 @@ def kernels_for(count: int, compiled: bool | None) -> ModuleType | None:
 
     ``compiled`` forces them (True; raises `ImportError` where there is no Numba) or forbids them.
     """
-    if compiled is None:
-        least = _WORTH_CALLING if "numba" in sys.modules else _WORTH_STARTING
-        if "flyweight.coding.interleaved_kernels" in sys.modules:
-            least = _WORTH_CALLING_AGAIN
-        if count < least:
-            return None
-    elif not compiled:
-        return None
     if sys.byteorder != "little":
         return None
-    try:
-        from flyweight.coding import interleaved_kernels
-    except ImportError:
-        if compiled:
-            raise
-        return None
-    return interleaved_kernels
+    return loops_for("flyweight.coding.interleaved_kernels", count, compiled)
 
 
 def limited_lengths(counts: NDArray[np.int64], limit: int = _WIDTH) -> NDArray[np.uint8]:

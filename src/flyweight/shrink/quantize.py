@@ -7,9 +7,7 @@ means.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flyweight.coding import CodedTensor, Effort, code_shared
+from flyweight.coding.loops import loops_for
 from flyweight.quantization import kmeans_1d
 
 __all__ = ["FLOATS", "Grid", "quantized"]
@@ -25,7 +24,6 @@ Grid = Literal["kmeans", "uniform"]
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _BLOCK = 1 << 21
-_WORTH_COMPILING = 4_000_000  # values, from which starting Numba pays
 
 
 def quantized(
@@ -33,7 +31,7 @@ def quantized(
 ) -> CodedTensor | None:
     """The tensor with 2^bits values, or None if it holds NaN or infinity."""
     keys = _keys(values.ravel(), dtype)
-    kernels = _kernels(keys.size)
+    kernels = loops_for("flyweight.shrink.kernels", keys.size)
     counts = np.zeros(1 << 16, dtype=np.int64)
     sums = np.zeros(1 << 16)
     if kernels is not None:
@@ -73,17 +71,6 @@ def quantized(
     return code_shared(
         name, symbols.reshape(values.shape), levels=carried.numpy(), dtype=dtype, effort=effort
     )
-
-
-def _kernels(size: int) -> ModuleType | None:
-    """The compiled loops, where they pay and can be had; NumPy does the same without them."""
-    if size < _WORTH_COMPILING and "numba" not in sys.modules:
-        return None
-    try:
-        from flyweight.shrink import kernels
-    except ImportError:
-        return None
-    return kernels
 
 
 def _blocks(size: int) -> Iterator[slice]:

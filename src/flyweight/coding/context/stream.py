@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.context import plain
 from flyweight.coding.context.layout import Layout, chosen_layout, header_of, read_layout
+from flyweight.coding.loops import loops_for
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint
@@ -96,17 +97,12 @@ def _kernels(engine: Engine, count: int) -> ModuleType | None:
     """
     if engine == "python":
         return None
-    if engine == "auto" and f"{__package__}.kernels" not in sys.modules:
+    loops = f"{__package__}.kernels"
+    if engine == "auto" and loops not in sys.modules:
         _coded_plainly[0] += count
         if _coded_plainly[0] <= _WORTH_STARTING:
             return None
-    try:
-        from flyweight.coding.context import kernels
-    except ImportError:
-        if engine == "numba":
-            raise
-        return None
-    return kernels
+    return loops_for(loops, sys.maxsize, True if engine == "numba" else None)
 
 
 def _sampled_plainly(values: NDArray[np.int32], width: int, step: int) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
 from types import ModuleType
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flyweight.coding.loops import loops_for
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.rans import plain
 from flyweight.coding.rans.table import LOW, chosen_model, read_model
@@ -24,9 +24,7 @@ Engine = Literal["auto", "numpy", "numba"]
 MAX_ALPHABET = 1 << 16
 
 _CHUNK = 1 << 21  # symbols; part of the format
-_COMPILE_ABOVE = 2_000_000
-_USE_COMPILED_ABOVE = 50_000
-_USE_COMPILED_AGAIN_ABOVE = 2_000
+_COMPILED: dict[Engine, bool | None] = {"auto": None, "numpy": False, "numba": True}
 
 
 def encode_rans(
@@ -174,15 +172,4 @@ def _unpack_states(chunk: bytes, lanes: int) -> tuple[NDArray[np.uint32], NDArra
 
 def _kernels(engine: Engine, count: int) -> ModuleType | None:
     """Return the compiled loops if they are asked for, or pay and can be had."""
-    least = _USE_COMPILED_ABOVE if "numba" in sys.modules else _COMPILE_ABOVE
-    if "flyweight.coding.rans.kernels" in sys.modules:
-        least = _USE_COMPILED_AGAIN_ABOVE
-    if engine == "numpy" or (engine == "auto" and count <= least):
-        return None
-    try:
-        from flyweight.coding.rans import kernels
-    except ImportError:
-        if engine == "numba":
-            raise
-        return None
-    return kernels
+    return loops_for(f"{__package__}.kernels", count, _COMPILED[engine])
