@@ -77,8 +77,8 @@ def rows_of(name: str, layers: Sequence[Layer], timings: dict[str, Timing]) -> l
             "bytes": timing.size,
             "bits_per_symbol": f"{8 * timing.size / symbols:.4f}",
             "over_entropy_percent": f"{100 * (8 * timing.size / least - 1):.2f}",
-            "encode_msym_s": f"{symbols / timing.encode / 1e6:.1f}",
-            "decode_msym_s": f"{symbols / timing.decode / 1e6:.1f}",
+            "encode_msym_s": f"{symbols / timing.encode / 1e6:.4g}",
+            "decode_msym_s": f"{symbols / timing.decode / 1e6:.4g}",
             "repeats": timing.repeats,
         }
         for coder, timing in timings.items()

@@ -83,7 +83,7 @@ def rows_of(name: str, layer: Layer, repeats: int) -> list[Row]:
             origin()
             | {"set": name, "symbols": symbols, "coder": f"flyweight {coder.name}"}
             | {
-                f"{way}_msym_s_{threads}": f"{symbols / seconds / 1e6:.1f}"
+                f"{way}_msym_s_{threads}": f"{symbols / seconds / 1e6:.4g}"
                 for threads, timing in ((1, one), (2, two))
                 for way, seconds in (("encode", timing.encode), ("decode", timing.decode))
             }
