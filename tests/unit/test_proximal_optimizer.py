@@ -213,7 +213,9 @@ def test_strengths_by_glob_and_warm_up():
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        seen.append((float(model[0].weight.mean()), float(model[4].weight.mean())))
+        seen.append(
+            (float(model[0].weight.detach().mean()), float(model[4].weight.detach().mean()))
+        )
     down = [0.25, 0.75, 1.5, 2.5, 3.5]
     assert [a for a, _ in seen] == pytest.approx([1 - 0.001 * d for d in down], abs=1e-5)
     assert [b for _, b in seen] == pytest.approx([1 - 0.002 * d for d in down], abs=1e-5)
