@@ -173,7 +173,7 @@ def draw(found: dict[str, dict[str, np.ndarray[Any, Any]]], path: Path) -> None:
             each.set_ylim(0, 100)
         sized = "magnitude of a weight, log scale (left edge: exactly 0)"
         label(axes[0], "Weights", sized, "weights not above it, %")
-        sized = "root mean square of a filter, log scale (left edge: exactly 0)"
+        sized = "root mean square of a filter, log (left edge: exactly 0)"
         label(axes[1], "Filters of convolutions", sized, "filters not above it, %")
         axes[0].legend()
         save_figure(figure, path)
