@@ -25,6 +25,7 @@ ROOMS = [
     "quantization",
     "shrink",
     "proximal",
+    "sparse_regression",
     "parametrizations",
     "structured",
     "batch_norm",

@@ -10,7 +10,15 @@ from torch import Tensor
 from flyweight.errors import ModelError
 from flyweight.pruning.ranking import check_finite, check_fraction, keep_highest
 
-__all__ = ["block_mask", "channel_mask", "filter_mask", "n_of_m_mask"]
+__all__ = [
+    "block_extents",
+    "block_mask",
+    "channel_mask",
+    "filter_mask",
+    "from_blocks",
+    "n_of_m_mask",
+    "to_blocks",
+]
 
 
 def n_of_m_mask(weight: Tensor, n: int, m: int, *, dim: int = 1) -> Tensor:
@@ -65,19 +73,60 @@ def block_mask(
     Source: Narang et al. 2017, "Block-sparse recurrent neural networks".
     """
     check_fraction(sparsity)
+    _check_block(weight, block)
+    check_finite([weight])
+    blocks = to_blocks(weight.detach(), block)
+    norms = blocks.norm(p=order, dim=-1)
+    keep = keep_highest(norms, round(sparsity * norms.numel()))
+    return from_blocks(keep.unsqueeze(-1).expand(blocks.shape), block)
+
+
+def _check_block(weight: Tensor, block: tuple[int, ...]) -> None:
     shape = tuple(weight.shape)
     if len(block) != len(shape) or any(b < 1 or s % b for s, b in zip(shape, block, strict=False)):
         raise ModelError(f"blocks of {tuple(block)} do not divide a weight of shape {shape}")
-    check_finite([weight])
-    split = [part for extent, b in zip(shape, block, strict=True) for part in (extent // b, b)]
-    outer, inner = range(0, 2 * len(shape), 2), range(1, 2 * len(shape), 2)
-    blocks = weight.detach().reshape(split).permute(*outer, *inner)
-    counts = split[::2]
-    norms = blocks.reshape(*counts, prod(block)).norm(p=order, dim=-1)
-    keep = keep_highest(norms, round(sparsity * prod(counts)))
-    for dim, extent in enumerate(block):
-        keep = keep.repeat_interleave(extent, dim)
-    return keep
+
+
+def block_extents(weight: Tensor, kind: str, extents: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Extent along each dimension of the groups of a pattern: "filters", "channels" or "block".
+
+    Raises ModelError where the shape has no such groups.
+    """
+    if kind == "block":
+        _check_block(weight, extents)
+        return extents
+    if weight.ndim < 2:
+        raise ModelError(
+            f"filters and channels are of weights of two and more dimensions, "
+            f"not of shape {tuple(weight.shape)}"
+        )
+    block = [max(extent, 1) for extent in weight.shape]
+    block[0 if kind == "filters" else 1] = 1
+    return tuple(block)
+
+
+def to_blocks(weight: Tensor, block: tuple[int, ...]) -> Tensor:
+    """The blocks in their order, and in the last dimension the weights of each.
+
+    Example:
+        >>> to_blocks(torch.arange(8).view(2, 4), (2, 2))
+        tensor([[[0, 1, 4, 5],
+                 [2, 3, 6, 7]]])
+    """
+    counts = [extent // b for extent, b in zip(weight.shape, block, strict=True)]
+    split = [part for pair in zip(counts, block, strict=True) for part in pair]
+    outer, inner = range(0, 2 * len(block), 2), range(1, 2 * len(block), 2)
+    return weight.reshape(split).permute(*outer, *inner).reshape(*counts, prod(block))
+
+
+def from_blocks(blocks: Tensor, block: tuple[int, ...]) -> Tensor:
+    """The weight that `to_blocks` took apart."""
+    counts, rank = blocks.shape[:-1], len(block)
+    order = [
+        place for pair in zip(range(rank), range(rank, 2 * rank), strict=True) for place in pair
+    ]
+    shape = [count * b for count, b in zip(counts, block, strict=True)]
+    return blocks.reshape(*counts, *block).permute(order).reshape(shape)
 
 
 def filter_mask(weight: Tensor, sparsity: float, *, order: float = 1) -> Tensor:
@@ -93,7 +142,7 @@ def filter_mask(weight: Tensor, sparsity: float, *, order: float = 1) -> Tensor:
 
     Source: Li et al. 2017, "Pruning filters for efficient ConvNets" (with order 1).
     """
-    return _slices(weight, sparsity, 0, order)
+    return block_mask(weight, sparsity, block_extents(weight, "filters"), order=order)
 
 
 def channel_mask(weight: Tensor, sparsity: float, *, order: float = 1) -> Tensor:
@@ -108,15 +157,4 @@ def channel_mask(weight: Tensor, sparsity: float, *, order: float = 1) -> Tensor
 
     Source: He et al. 2017, "Channel pruning for accelerating very deep neural networks".
     """
-    return _slices(weight, sparsity, 1, order)
-
-
-def _slices(weight: Tensor, sparsity: float, dim: int, order: float) -> Tensor:
-    if weight.ndim < 2:
-        raise ModelError(
-            f"filters and channels are of weights of two and more dimensions, "
-            f"not of shape {tuple(weight.shape)}"
-        )
-    block = list(weight.shape)
-    block[dim] = 1
-    return block_mask(weight, sparsity, tuple(max(extent, 1) for extent in block), order=order)
+    return block_mask(weight, sparsity, block_extents(weight, "channels"), order=order)

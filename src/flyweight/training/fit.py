@@ -49,6 +49,7 @@ def fit_(
     *,
     seed: int = 0,
     teacher: nn.Module | None = None,
+    with_optimizer: Callable[[torch.optim.Optimizer], object] | None = None,
     before_step: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
     checkpoint: Path | None = None,
@@ -56,6 +57,7 @@ def fit_(
 ) -> FitResult:
     """Train ``model`` in place on the device where it and ``data`` are.
 
+    ``with_optimizer`` is called once with the optimiser, to attach a proximal step to it, say.
     ``before_step(step, steps)`` is called ahead of every step, counted from 0 over the whole run;
     ``after_epoch(epoch, loss)`` after each epoch. With ``checkpoint``, the state is written there
     after every epoch, and a run that finds a state there goes on from it; on one device it reaches
@@ -77,6 +79,8 @@ def fit_(
     if accelerator.num_processes > 1:
         part = slice(accelerator.process_index, None, accelerator.num_processes)
     optimizer = _optimizer(model, config)
+    if with_optimizer is not None:
+        with_optimizer(optimizer)
     averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
     losses: list[float] = []
     run = {"config": repr(config), "seed": seed, "images": len(data.labels)}

@@ -1,0 +1,267 @@
+"""Training towards zeros: L1 in the loss, L1 by proximal steps, and group lasso on filters.
+
+    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 5e-4] [--device auto] [--data DIR]
+
+Trains the shipped ResNet-20 on with the 45,000 training images of CIFAR-10, once for each run: "L1
+in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" makes a soft threshold
+after each step, "group lasso, proximal" one of whole filters. All else is the same, and so is the
+objective of the first two. Zeros are counted; then each network goes through `compress`, `save` and
+`load` like any other, without pruning or retraining, and what was loaded is tested on the 10,000
+test images. A run of the same settings that is there is not made again; one that was interrupted
+goes on from its last epoch. Writes ``labs/results/proximal.csv``, the figure beside it and the
+table in ``docs/proximal.md``. λ is fixed beforehand; nothing is chosen on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
+from flyweight import (
+    PruningRecipe,
+    Recipe,
+    compress,
+    load,
+    load_cifar10,
+    load_pretrained,
+    save,
+    summary,
+)
+from flyweight.console import progress_bar
+from flyweight.data import Cifar10
+from flyweight.models import pretrained_card
+from flyweight.provenance import source_commit
+from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
+from flyweight.pruning import select_weights
+from flyweight.recipes import SharingRecipe
+from flyweight.training import (
+    TrainingConfig,
+    accuracy,
+    choose_device,
+    describe_device,
+    fit_,
+    keep_freed_memory,
+    prefixed,
+)
+from labs.figures import LINES, label, new_figure, save_figure, style
+
+RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
+STATES = Path.home() / ".cache" / "flyweight" / "labs"
+
+Attach = Callable[[torch.optim.Optimizer], object]
+_NONE = TrainingConfig(epochs=0, ema_decay=0.0)
+AS_IT_IS = Recipe(
+    name="zeros as they are",
+    pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=_NONE),
+    sharing=SharingRecipe(bits=5, training=_NONE),
+)
+
+
+def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Optimizer) -> None:
+    """Add what λ·‖w‖₁ in the loss adds to the gradients, before each step of the optimiser."""
+    weights = select_weights(model).values()
+
+    def add(*_: Any) -> None:
+        for weight in weights:
+            if weight.grad is not None:
+                weight.grad.add_(weight.detach().sign(), alpha=strength)
+
+    optimizer.register_step_pre_hook(add)
+
+
+def attachments(model: nn.Module, strength: float) -> dict[str, Attach]:
+    """The runs, each with what it does to the optimiser."""
+    group = Penalty(strength, operator=group_soft_threshold, types=("Conv2d",))
+    return {
+        "L1 in the loss": partial(l1_in_the_loss, model, strength),
+        "L1, proximal": partial(attach_proximal_, model=model, penalty=Penalty(strength)),
+        "group lasso, proximal": partial(attach_proximal_, model=model, penalty=group),
+    }
+
+
+RUNS = tuple(attachments(nn.Module(), 0.0))
+
+
+def train(
+    name: str, strength: float, config: TrainingConfig, data: Cifar10, device: str, seed: int
+) -> nn.Module:
+    """The shipped network, trained on by one of the runs."""
+    model = load_pretrained("resnet20").to(choose_device(device))
+    states = STATES / source_commit()  # another commit does not go on from these
+    checkpoint = states / f"proximal {name} {strength:g}.pt"
+    with progress_bar(quiet=False) as progress:
+        fit_(
+            model,
+            data.split("train45k").to(choose_device(device)),
+            config,
+            seed=seed,
+            with_optimizer=attachments(model, strength)[name],
+            checkpoint=checkpoint,
+            progress=prefixed(progress, name),
+        )
+    shutil.rmtree(states, ignore_errors=True)
+    return model.cpu().eval()
+
+
+def row_of(name: str, model: nn.Module, data: Cifar10, device: str) -> Row:
+    """What there is of zeros, and what a file of it holds."""
+    counted = summary(model)
+    convolutions = [layer for layer in counted.layers if layer.type == "Conv2d"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.fly"
+        size = save(compress(model, AS_IT_IS, data=data, device=device), path)
+        loaded = load(path, architecture="resnet20")
+    target = choose_device(device)
+    return {
+        "run": name,
+        "weights": counted.parameters,
+        "zeros": counted.parameters - counted.nonzeros,
+        "filters": sum(layer.filters for layer in convolutions),
+        "zero_filters": sum(layer.zero_filters for layer in convolutions),
+        "zeros_in_file": counted.parameters - summary(loaded).nonzeros,
+        "file_bytes": size,
+        "accuracy": accuracy(model.to(target), data.split("test").to(target)),
+        "accuracy_of_file": accuracy(loaded.to(target), data.split("test").to(target)),
+    }
+
+
+def distributions(model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
+    """Magnitudes of all weights, and root mean squares of all filters of convolutions, ascending.
+
+    Of many, 400 evenly spaced ones, so that they can be kept beside the rows.
+    """
+    weights = select_weights(model)
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
+    filters = torch.cat(
+        [w.detach().flatten(1).square().mean(1).sqrt() for w in weights.values() if w.ndim == 4]
+    )
+    places = np.linspace(0, 1, 400)
+    return {
+        kind: np.quantile(values.double().cpu().numpy(), places, method="lower")
+        for kind, values in (("weights", sizes), ("filters", filters))
+    }
+
+
+def draw(found: dict[str, dict[str, np.ndarray[Any, Any]]], path: Path) -> None:
+    """The share of weights, and of filters, below each size; zeros stand at the left edge."""
+    with style():
+        figure, axes = new_figure(1, 2, 8.5, 3.6)
+        for each, kind in zip(axes, ("weights", "filters"), strict=True):
+            least = min(
+                values[kind][values[kind] > 0].min(initial=1.0) for values in found.values()
+            )
+            edge = max(least / 3, 1e-9)
+            for line, (name, values) in zip(LINES, found.items(), strict=False):
+                sizes = values[kind].clip(min=edge)
+                share = np.linspace(0, 100, len(sizes))
+                each.plot(sizes, share, label=name, markevery=0.1, **line)
+            each.set_xscale("log")
+            each.set_xlim(left=edge)
+            each.set_ylim(0, 100)
+        sized = "magnitude of a weight, log scale (left edge: exactly 0)"
+        label(axes[0], "Weights", sized, "weights not above it, %")
+        sized = "root mean square of a filter, log (left edge: exactly 0)"
+        label(axes[1], "Filters of convolutions", sized, "filters not above it, %")
+        axes[0].legend()
+        save_figure(figure, path)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown of the rows."""
+    dense = 100 * pretrained_card("resnet20")["test_accuracy"]
+    columns = [":run", "λ", "epochs", "zeros", "sparsity", "zero filters", "zeros in the file"]
+    columns += ["file, bytes", "accuracy trained", "accuracy of the file", ":origin"]
+    cells = [
+        (
+            row["run"],
+            row["strength"],
+            row["epochs"],
+            f"{int(row['zeros']):,}",
+            f"{100 * int(row['zeros']) / int(row['weights']):.2f} %",
+            f"{row['zero_filters']} of {row['filters']}",
+            f"{int(row['zeros_in_file']):,}",
+            f"{int(row['file_bytes']):,}",
+            f"{100 * float(row['accuracy']):.2f} %",
+            f"{100 * float(row['accuracy_of_file']):.2f} %",
+            f"seed {row['seed']}, {row['device']}, {row['commit']}",
+        )
+        for row in rows
+    ]
+    return (
+        f"The shipped network has {dense:.2f} %.\n\n{markdown(columns, cells)}\n\n"
+        "![Sizes of weights and filters](../labs/results/proximal.svg)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the runs that are missing, then draw and write the table."""
+    parser = argparse.ArgumentParser(description="Training towards zeros.")
+    parser.add_argument("runs", nargs="*")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--strength", type=float, default=5e-4, help="λ of all runs")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.runs if name not in RUNS]:
+        parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(RUNS)}")
+    keep_freed_memory()
+    source_commit()  # of the code that runs, whatever is edited meanwhile
+    data = load_cifar10(options.data)
+    config = TrainingConfig(
+        epochs=options.epochs, batch_size=options.batch_size, learning_rate=0.02, ema_decay=0.0
+    )
+    settings = {"epochs": options.epochs, "strength": options.strength, "seed": options.seed}
+    curves = RESULTS / "proximal_sizes.csv"
+    for name in options.runs or RUNS:
+        rows = {row["run"]: row for row in read_rows("proximal", RESULTS)}
+        if name in rows and all(rows[name][key] == str(settings[key]) for key in settings):
+            continue
+        begin = time.perf_counter()
+        model = train(name, options.strength, config, data, options.device, options.seed)
+        rows[name] = {
+            **row_of(name, model, data, options.device),
+            **settings,
+            "device": describe_device(choose_device(options.device)),
+            "minutes": round((time.perf_counter() - begin) / 60, 1),
+            "commit": source_commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        }
+        print(rows[name], flush=True)
+        sizes = [row for row in read_rows(curves.stem, RESULTS) if row["run"] != name]
+        found = distributions(model)
+        sizes += [
+            {"run": name, "weights": f"{w:.4g}", "filters": f"{f:.4g}"}
+            for w, f in zip(found["weights"], found["filters"], strict=True)
+        ]
+        write_rows(curves.stem, sizes, RESULTS)
+        ordered = [rows[run] for run in RUNS if run in rows]
+        write_rows("proximal", ordered, RESULTS)
+        kept = {
+            run: {
+                kind: np.array([float(row[kind]) for row in sizes if row["run"] == run])
+                for kind in ("weights", "filters")
+            }
+            for run in RUNS
+            if run in rows
+        }
+        draw(kept, RESULTS / "proximal")
+        put_table("labs.proximal", table(ordered), DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()

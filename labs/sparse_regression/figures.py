@@ -1,0 +1,160 @@
+"""The figures: log loss and the path of every weight for each case, and what compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from flyweight.sparse_regression import History
+from labs.figures import LINES, label, legend_above, new_figure, save_figure, style
+from labs.sparse_regression.cases import (
+    L1_STRENGTHS,
+    STEPS,
+    Case,
+    converged,
+    ista_and_fista,
+    lasso_objective,
+    trimmed_on_old,
+)
+
+__all__ = ["draw_all"]
+
+STEP_AXIS = "step k"
+LOSS_AXIS = "loss L, (unit of y)², log scale"
+WEIGHT_AXIS = "weight, unit of y / unit of X"
+NAMES = ("w₁", "w₂", "w₃", "w₄", "w₅")
+
+
+def draw_all(cases: Sequence[Case], folder: Path) -> None:
+    """Write every figure as SVG and PNG into ``folder``."""
+    early = [case for case in cases if case.letter in "cf"]
+    with style():
+        for letter in "bcdef":
+            _per_case([case for case in cases if case.letter == letter], folder / letter)
+        _early(early, folder / "early")
+        _path(folder / "path")
+        _speed(folder / "fista")
+        _on_old(next(case for case in early if case.strength == 10), folder / "old")
+
+
+def _weights(axes: Axes, history: History, title: str, last: int, every: int) -> None:
+    for number, line in enumerate(LINES):
+        path = history.weights[: last + 1, number]
+        offset = number * every // len(LINES)  # markers of two lines never hide each other
+        axes.plot(path, label=NAMES[number], markevery=(offset, every), **line)
+    label(axes, title, STEP_AXIS, WEIGHT_AXIS)
+
+
+def _loss(axes: Axes, history: History, title: str) -> None:
+    axes.plot(history.loss, color="black")
+    label(axes, title, STEP_AXIS, LOSS_AXIS, log=True)
+
+
+def _per_case(cases: Sequence[Case], path: Path) -> None:
+    """A row for each: its loss on the left, its weights on the right."""
+    figure, axes = new_figure(len(cases), 2, 8.5, 0.6 + 2.5 * len(cases))
+    for left, right, case in zip(axes[::2], axes[1::2], cases, strict=True):
+        _loss(left, case.history, f"{case.name}: loss")
+        _weights(right, case.history, f"{case.name}: weights", STEPS, 25)
+    legend_above(figure, axes[1])
+    save_figure(figure, path)
+
+
+def _early(cases: Sequence[Case], path: Path) -> None:
+    figure, axes = new_figure(3, 2, 8.5, 8.5)
+    for each, case in zip(axes, cases, strict=False):
+        _weights(each, case.history, f"{case.name}: first 20 steps", 20, 5)
+        each.set_xticks(range(0, 21, 4))
+        each.set_ylim(-1.4, 2.1)
+    legend_above(figure, axes[0])
+    last = axes[-1]
+    for number, (line, case) in enumerate(zip(LINES, cases, strict=True)):
+        name = case.name.partition(") ")[2]
+        counts = case.history.support.sum(1)[:21]
+        last.plot(counts, label=name, markevery=(number, 5), **line)
+    label(last, "non-zero weights in the first 20 steps", STEP_AXIS, "number of weights")
+    last.set_xticks(range(0, 21, 4))
+    last.set_yticks(range(6))
+    last.set_ylim(-0.3, 8.5)
+    last.legend(handlelength=4, ncols=2, loc="upper center")
+    save_figure(figure, path)
+
+
+def shortfall(strength: float) -> tuple[float, float]:
+    """How far the weights of ISTA and of FISTA are from the minimiser after the last step."""
+    found = ista_and_fista(strength)
+    distances = [float(np.abs(h.weights[-1] - converged(strength)).max()) for h in found]
+    return distances[0], distances[1]
+
+
+def _path(path: Path) -> None:
+    """The lasso path in closed form, with where 200 steps of ISTA end, and the distance."""
+    figure, (left, right) = new_figure(1, 2, 8.5, 3.6)
+    fine = np.linspace(0, 24, 241)
+    some = np.array([0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 9, 12, 15, 18, 22, 24])
+    lines = np.array([converged(strength) for strength in fine])
+    ends = np.array([ista_and_fista(strength)[0].weights[-1] for strength in some])
+    for number, line in enumerate(LINES):
+        if number in (1, 4):
+            left.plot(fine, lines[:, number], **{**line, "marker": ""})
+        marks = {**line, "linestyle": "none", "markerfacecolor": "white"}
+        left.plot(some, ends[:, number], label=NAMES[number], **marks)
+    strengths = "strength λ, (unit of y) · (unit of X)"
+    label(left, f"Closed form (lines) and {STEPS} steps of ISTA (markers)", strengths, WEIGHT_AXIS)
+    left.legend(ncols=2)
+    grid = np.geomspace(0.05, 24, 60)
+    distances: npt.NDArray[np.float64] = np.array([shortfall(strength) for strength in grid])
+    for column, name in enumerate(("ISTA", "FISTA")):
+        clipped = distances[:, column].clip(min=1e-16)
+        right.plot(grid, clipped, label=name, markevery=6, **LINES[column])
+    for strength in L1_STRENGTHS:
+        right.axvline(strength, color="#888888", linewidth=0.8)
+    right.set_xscale("log")
+    label(
+        right,
+        f"Short of it after {STEPS} steps (grey: λ of the exercise)",
+        f"{strengths}, log scale",
+        "largest error of a weight, log scale",
+        log=True,
+    )
+    right.legend()
+    save_figure(figure, path)
+
+
+def _speed(path: Path) -> None:
+    """Objective above its minimum, ISTA and FISTA, and where their support is the final one."""
+    figure, axes = new_figure(2, 2, 8.5, 6)
+    for each, strength in zip(axes, L1_STRENGTHS, strict=True):
+        least = lasso_objective(converged(strength), strength)
+        for line, name, history in zip(
+            LINES, ("ISTA", "FISTA"), ista_and_fista(strength, 1000), strict=False
+        ):
+            # Below 1e-14 there is rounding alone.
+            gap = (lasso_objective(history.weights, strength) - least).clip(min=1e-14)
+            settled, _ = history.support_changes[-1]
+            text = f"{name}, final support from step {settled}"
+            each.plot(gap, label=text, markevery=[settled], **{**line, "markersize": 7})
+        objective = "objective above its minimum, log scale"
+        label(each, f"L1, λ = {strength:g}", STEP_AXIS, objective, log=True)
+        each.set_ylim(1e-14, 1e3)
+        each.legend(loc="upper right")
+    save_figure(figure, path)
+
+
+def _on_old(exact: Case, path: Path) -> None:
+    old = trimmed_on_old(10.0)
+    figure, axes = new_figure(1, 3, 10.5, 3.4)
+    _weights(axes[0], exact.history, "spared on the stepped vector", 40, 8)
+    _weights(axes[1], old, "spared on the old vector", 40, 8)
+    legend_above(figure, axes[0])
+    for line, name, history in zip(
+        LINES, ("stepped vector", "old vector"), (exact.history, old), strict=False
+    ):
+        axes[2].plot(history.loss, label=name, markevery=25, **line)
+    label(axes[2], "trimmed L1, λ = 10: loss", STEP_AXIS, LOSS_AXIS, log=True)
+    axes[2].legend()
+    save_figure(figure, path)
