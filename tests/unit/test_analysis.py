@@ -85,9 +85,12 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
     model = network()
     before = copy.deepcopy(model.state_dict())
 
+    scored = []
+
     def evaluate(net):
         zeros = [float((net[i].weight == 0).float().mean()) for i in (0, 3)]
         assert min(zeros) == 0
+        scored.append(zeros)
         return 1 - zeros[0] ** 2 - 0.1 * zeros[1]
 
     points = sensitivity(model, evaluate, (0.0, 0.5, 1.0))
@@ -95,6 +98,7 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
         (name, sparsity) for name in ("0.weight", "3.weight") for sparsity in (0.0, 0.5, 1.0)
     ]
     assert [point.score for point in points] == pytest.approx([1, 0.75, 0, 1, 0.95, 0.9])
+    assert scored == [[0, 0], [0.5, 0], [1, 0], [0, 0.5], [0, 1]]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
     found = allocate(points, {"0.weight": 288, "3.weight": 80}, 0.4)

@@ -190,7 +190,8 @@ def sensitivity(
 
     Arguments:
         model: is copied, and stays as it is.
-        evaluate: gives a score, higher for better; on validation data, since choices follow.
+        evaluate: gives a score, higher for better; on validation data, since choices follow. The
+            network with nothing pruned is scored once.
         sparsities: fractions from 0 to 1.
         layers: globs over names of weights.
         pattern: as in a recipe.
@@ -202,12 +203,17 @@ def sensitivity(
     weights = select_weights(copied, layers=layers)
     shape = Pattern.of(pattern)
     points = []
+    whole: float | None = None  # the score with nothing pruned is the same for all layers
     for place, (name, weight) in enumerate(weights.items()):
         dense = weight.detach().clone()
         for number, sparsity in enumerate(sparsities):
+            mask = shape.mask(dense.abs(), sparsity)
             with torch.no_grad():
-                weight.copy_(dense * shape.mask(dense.abs(), sparsity))
-            points.append(SensitivityPoint(name, sparsity, evaluate(copied)))
+                weight.copy_(dense * mask)
+            score = evaluate(copied) if whole is None or not bool(mask.all()) else whole
+            if bool(mask.all()):
+                whole = score
+            points.append(SensitivityPoint(name, sparsity, score))
             if progress is not None:
                 done = place * len(sparsities) + number + 1
                 progress(f"sensitivity of {name}", done, len(weights) * len(sparsities))
