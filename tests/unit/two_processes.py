@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     )
     images = torch.randint(0, 256, (96, 3, 32, 32), dtype=torch.uint8)
     data = Split(images, torch.arange(96) % 10)
-    training = TrainingConfig(epochs=2, batch_size=24, learning_rate=0.05, ema_decay=0.0)
+    training = TrainingConfig(epochs=2, batch_size=24, learning_rate=0.05, ema_decay=0.5)
     recipe = PruningRecipe(sparsity=0.7, interval=1, criterion="taylor", training=training)
     checkpoint = folder / "state.pt"
     prune_(model, recipe, data, seed=0, checkpoint=checkpoint)
