@@ -3,11 +3,11 @@
     python -m labs.analysis [--images 1000] [--device auto] [--data DIR]
 
 Prunes one layer of the shipped ResNet-20 at a time, without retraining, and tests it on images of
-the validation split of CIFAR-10 (``labs/results/sensitivity.csv``); from that, gives each layer a
-sparsity such that 80 % of all weights go, and tests on the 10,000 test images what becomes of the
-network so and otherwise (``labs/results/allocation.csv`` and the table in ``docs/pruning.md``).
-What is there already, of as many images, is not measured again. The figures are drawn anew each
-time, as ``labs/results/*.svg``.
+the validation split of CIFAR-10 (``labs/results/sensitivity.csv``); from the cross-entropy there,
+gives each layer a sparsity such that 80 % of all weights go, and tests on the 10,000 test images
+what becomes of the network so and otherwise (``labs/results/allocation.csv`` and the table in
+``docs/pruning.md``). What is there already, of as many images, is not measured again. The figures
+are drawn anew each time, as ``labs/results/*.svg``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import load_cifar10, load_pretrained, summary
@@ -43,11 +44,17 @@ from flyweight.report import (
     sensitivity_figure,
     sparsity_figure,
 )
-from flyweight.training import accuracy, choose_device, describe_device, keep_freed_memory
+from flyweight.training import (
+    accuracy,
+    choose_device,
+    describe_device,
+    keep_freed_memory,
+    predict,
+)
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
-SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
+SPARSITIES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SPARSITY = 0.8
 
 
@@ -61,23 +68,27 @@ def measured(device: torch.device) -> Row:
 
 
 def scan(model: nn.Module, data: Cifar10, images: int, device: str) -> list[Row]:
-    """Accuracy on images of the validation split, one layer pruned at a time."""
+    """Scores on images of the validation split, one layer pruned at a time."""
     target = choose_device(device)
     held_out = data.split("validation")
     every = max(1, len(held_out) // images)
     some = Split(held_out.images[::every], held_out.labels[::every]).to(target)
+    accuracies: dict[float, float] = {}  # by cross-entropy: one forward pass gives both
+
+    def evaluate(pruned: nn.Module) -> float:
+        logits = predict(pruned, some.images)
+        score = -float(F.cross_entropy(logits, some.labels))
+        accuracies[score] = float((logits.argmax(dim=1) == some.labels).double().mean())
+        return score
+
     with progress_bar(quiet=False) as progress:
-        points = sensitivity(
-            copy.deepcopy(model).to(target),
-            lambda pruned: accuracy(pruned, some),
-            SPARSITIES,
-            progress=progress,
-        )
+        points = sensitivity(model.to(target), evaluate, SPARSITIES, progress=progress)
     return [
         {
             "weight": point.name,
             "sparsity": point.sparsity,
-            "accuracy": point.score,
+            "accuracy": accuracies[point.score],
+            "cross_entropy": -point.score,
             "images": len(some),
             **measured(target),
         }
@@ -85,10 +96,11 @@ def scan(model: nn.Module, data: Cifar10, images: int, device: str) -> list[Row]
     ]
 
 
-def points_of(rows: Sequence[Row]) -> list[SensitivityPoint]:
-    """The points of a scan that was written."""
+def points_of(rows: Sequence[Row], score: str) -> list[SensitivityPoint]:
+    """The points of a scan that was written, by one of its scores."""
+    sign = -1 if score == "cross_entropy" else 1
     return [
-        SensitivityPoint(row["weight"], float(row["sparsity"]), float(row["accuracy"]))
+        SensitivityPoint(row["weight"], float(row["sparsity"]), sign * float(row[score]))
         for row in rows
     ]
 
@@ -107,9 +119,10 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     return pruned
 
 
-def ways(model: nn.Module, points: Sequence[SensitivityPoint]) -> dict[str, nn.Module]:
+def ways(model: nn.Module, rows: Sequence[Row]) -> dict[str, nn.Module]:
     """The network, 80 % of it pruned at once, by three ways to share that among the layers."""
     scores = magnitudes(model)
+    points = points_of(rows, "cross_entropy")
     found = allocate(points, {name: score.numel() for name, score in scores.items()}, SPARSITY)
     masks = {
         "the same in each layer": choose_masks(scores, SPARSITY, scope="layer"),
@@ -136,8 +149,7 @@ def compared(networks: Mapping[str, nn.Module], data: Cifar10, device: str) -> l
 
 def figures(model: nn.Module, rows: Sequence[Row]) -> dict[str, Figure]:
     """All figures, by the name of their file."""
-    points = points_of(rows)
-    networks = ways(model, points)
+    networks = ways(model, rows)
     given = {
         way: {layer.name: layer.sparsity for layer in summary(network).layers}
         for way, network in networks.items()
@@ -150,7 +162,9 @@ def figures(model: nn.Module, rows: Sequence[Row]) -> dict[str, Figure]:
         "layers": sparsity_figure(summary(single)),
         "filters-single": filters_figure(sums_of(single)),
         "filters-whole": filters_figure(sums_of(whole)),
-        "sensitivity": sensitivity_figure(points, allocation=given["by the scan"], score=told),
+        "sensitivity": sensitivity_figure(
+            points_of(rows, "accuracy"), allocation=given["by the scan"], score=told
+        ),
         "allocation": allocation_figure(given),
     }
 
@@ -187,11 +201,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = read_rows("sensitivity", RESULTS)
     ends = read_rows("allocation", RESULTS)
     if not rows or int(rows[0]["images"]) != options.images:
-        rows = scan(model, load_cifar10(options.data), options.images, options.device)
+        rows = scan(
+            copy.deepcopy(model), load_cifar10(options.data), options.images, options.device
+        )
         write_rows("sensitivity", rows, RESULTS)
         ends = []
     if not ends:
-        ends = compared(ways(model, points_of(rows)), load_cifar10(options.data), options.device)
+        ends = compared(ways(model, rows), load_cifar10(options.data), options.device)
         write_rows("allocation", ends, RESULTS)
     print(table(ends), flush=True)
     put_table("labs.analysis", table(ends), DOCUMENT)
