@@ -90,7 +90,7 @@ def filters_figure(sums: Mapping[str, Tensor]) -> Figure:
         empty = int((values == 0).sum())
         axes.plot(alive, [row] * len(alive), "|", color=INK, markersize=7, markeredgewidth=0.7)
         if empty:
-            axes.plot(0, row, "s", color="white", markeredgecolor=INK, clip_on=False)
+            axes.plot(0, row, "s", color="white", markeredgecolor=INK, clip_on=False, zorder=3)
         axes.annotate(f"{empty} / {values.numel()}", (1.01, row), **place)
         total += values.numel()
         dead += empty
