@@ -1,11 +1,11 @@
 """What masks cost while a network trains: seconds a step against dense training.
 
-    python -m benchmarks.masking [--device auto] [--repeats 15] [--steps 6]
+    python -m benchmarks.masking [--device auto] [--repeats 9] [--steps 20]
 
 ResNet-20 on CIFAR-10, batches of 128, plain SGD with momentum: without masks, with masks at 80 %,
-and with masks that are chosen anew every 20 steps under one threshold, with recovery. Repeats
-alternate, after a warm-up of each; the median counts. Writes ``benchmarks/results/masking.csv`` and
-the table in ``docs/benchmarks.md``.
+and with masks that are chosen anew every 20 steps under one threshold, with recovery: once in each
+run. Repeats alternate, after a warm-up of each; the median counts. Writes
+``benchmarks/results/masking.csv`` and the table in ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,11 @@ def table(rows: Sequence[Row]) -> str:
         (r["loop"], r["step_ms_median"], r["step_ms_min"], f"{r['over_dense_percent']} %")
         for r in rows
     ]
-    head = f"{rows[0]['device']}, {told(rows[0])}; medians of {rows[0]['repeats']} runs."
+    first = rows[0]
+    where = told(first)
+    if not first["device"].startswith(first["cpu"]):
+        where = f"{first['device']}; {where}"
+    head = f"{where}; medians of {first['repeats']} runs."
     return f"{head}\n\n{markdown(columns, cells)}"
 
 
@@ -96,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write both tables."""
     parser = argparse.ArgumentParser(description="What masks cost while a network trains.")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=6, help="of one timed run")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=EVERY, help="of one timed run")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     device = choose_device(options.device)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import datetime
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,18 +54,18 @@ INNER = ("stages.*.conv1.weight",)
 BATCHES = (1, 128)
 
 
-def milliseconds(model: nn.Module, images: Tensor, repeats: int) -> float:
-    """Median time of a forward pass, after three to warm up."""
-    times = []
+def milliseconds(models: Mapping[str, nn.Module], images: Tensor, repeats: int) -> dict[str, float]:
+    """Median time of a forward pass of each, in turn, after three to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
-        for number in range(repeats + 3):
-            begin = time.perf_counter()
-            model(images)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
-            if number >= 3:
-                times.append(time.perf_counter() - begin)
-    return 1000 * statistics.median(times)
+        for _ in range(repeats + 3):
+            for name, model in models.items():
+                begin = time.perf_counter()
+                model(images)
+                if images.is_cuda:
+                    torch.cuda.synchronize(images.device)
+                times[name].append(time.perf_counter() - begin)
+    return {name: 1000 * statistics.median(taken[3:]) for name, taken in times.items()}
 
 
 def through_a_file(model: nn.Module) -> tuple[int, nn.Module]:
@@ -84,21 +85,21 @@ def through_a_file(model: nn.Module) -> tuple[int, nn.Module]:
 def networks(epochs: int, data: Cifar10, device: str, seed: int) -> dict[str, nn.Module]:
     """The three, retrained for as many epochs each but the first."""
     dense = load_pretrained("resnet20")
-    half = TrainingConfig(
-        epochs=epochs // 2, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
+    whole = TrainingConfig(
+        epochs=epochs, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
+    )
+    before, after = (
+        dataclasses.replace(whole, epochs=part) for part in (epochs // 2, epochs - epochs // 2)
     )
     filters = PruningRecipe(
-        sparsity=0.5, pattern="filters", schedule="linear", layers=INNER, training=half
+        sparsity=0.5, pattern="filters", schedule="linear", layers=INNER, training=before
     )
     pruned = prune(dense, filters, data=data, device=device, seed=seed)
     smaller = remove_filters(pruned, torch.zeros(1, 3, 32, 32))
     # What is lost with the constants of dead filters comes back in the second half.
-    rest = PruningRecipe(sparsity=0.0, schedule="one-shot", training=half)
+    rest = PruningRecipe(sparsity=0.0, schedule="one-shot", training=after)
     smaller = prune(smaller, rest, data=data, device=device, seed=seed + 1)
     sparsity = 1 - summary(smaller).parameters / summary(dense).parameters
-    whole = TrainingConfig(
-        epochs=epochs, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
-    )
     single = PruningRecipe(sparsity=sparsity, ramp=0.5, training=whole)
     return {
         "dense": dense,
@@ -111,30 +112,26 @@ def rows_of(models: dict[str, nn.Module], data: Cifar10, device: str, epochs: in
     """What each network is, and how fast."""
     target = choose_device(device)
     test = data.split("test").to(target)
-    rows = []
-    for name, model in models.items():
-        size, loaded = through_a_file(model.cpu())
-        model = loaded.to(target).eval()
-        counted = summary(model)
-        images = torch.randn(max(BATCHES), 3, 32, 32, device=target)
-        rows.append(
-            {
-                "network": name,
-                "epochs": 0 if name == "dense" else epochs,
-                "weights": counted.parameters,
-                "nonzeros": counted.nonzeros,
-                "file_bytes": size,
-                "accuracy": accuracy(model, test),
-                **{
-                    f"ms_batch_{number}": f"{milliseconds(model, images[:number], 30):.2f}"
-                    for number in BATCHES
-                },
-                "device": describe_device(target),
-                "commit": source_commit(),
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            }
-        )
-    return rows
+    files = {name: through_a_file(model.cpu()) for name, model in models.items()}
+    loaded = {name: model.to(target).eval() for name, (_, model) in files.items()}
+    images = torch.randn(max(BATCHES), 3, 32, 32, device=target)
+    taken = {size: milliseconds(loaded, images[:size], 30) for size in BATCHES}
+    counted = {name: summary(model) for name, model in loaded.items()}
+    return [
+        {
+            "network": name,
+            "epochs": 0 if name == "dense" else epochs,
+            "weights": counted[name].parameters,
+            "nonzeros": counted[name].nonzeros,
+            "file_bytes": files[name][0],
+            "accuracy": accuracy(model, test),
+            **{f"ms_batch_{size}": f"{taken[size][name]:.2f}" for size in BATCHES},
+            "device": describe_device(target),
+            "commit": source_commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        }
+        for name, model in loaded.items()
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -283,7 +283,7 @@ def evaluate(
 def main() -> None:
     """Run the command line; a problem is one sentence on stderr and exit code 2.
 
-    Of several processes that train together the first one speaks.
+    Of several processes that train together the first one speaks; each tells why it ends.
     """
     if not is_main_process():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
@@ -306,7 +306,8 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"flyweight: {message}", file=sys.stderr)
+    if is_main_process():
+        print(f"flyweight: {message}", file=sys.stderr)
 
 
 def _sentence(error: BaseException) -> str:

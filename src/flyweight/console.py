@@ -7,19 +7,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flyweight.ledger import Ledger, Row
-from flyweight.training import Progress
+from flyweight.training import Progress, is_main_process
 
 __all__ = ["ledger_table", "print_rows", "print_table", "progress_bar"]
 
 
 @contextlib.contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
-    """One progress bar on stderr; none with ``quiet`` or where stderr is not a terminal."""
+    """One progress bar on stderr; none with ``quiet`` or where stderr is not a terminal.
+
+    Of several processes the first one shows it.
+    """
     import rich.console
     import rich.progress as bars
 
     console = rich.console.Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not console.is_terminal or not is_main_process():
         yield None
         return
     columns = (

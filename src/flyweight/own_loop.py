@@ -19,6 +19,9 @@ __all__ = ["Preparation", "prepare"]
 class Preparation:
     """A model whose layers see pruned weights while you train it; made by `prepare`.
 
+    A moving average of it (`torch.optim.swa_utils.AveragedModel`, which copies masks as they are)
+    keeps the zeros too: load its state into ``model`` before `finalize`.
+
     Attributes:
         model: to be trained, by any optimiser, on any device and wrapped in whatever is liked.
         number: how many steps were made.

@@ -33,7 +33,15 @@ from flyweight.provenance import source_commit
 from flyweight.recipes import Recipe, load_recipe
 from flyweight.shrink import METADATA_PREFIX
 from flyweight.stages import check_model
-from flyweight.training import Progress, accuracy, choose_device, describe_device, predict
+from flyweight.training import (
+    Progress,
+    accuracy,
+    choose_device,
+    describe_device,
+    is_main_process,
+    predict,
+    wait_for_all,
+)
 
 __all__ = [
     "CompressionReport",
@@ -89,6 +97,8 @@ def compress_to_file(
 
     ``model`` is the name of a pretrained network, or a checkpoint whose ``architecture`` is given.
     A run that is stopped leaves its state in ``<path>.partial`` and goes on from there next time.
+    Under ``accelerate launch`` the first process writes, and all read the file, which so has to be
+    in a folder that they share.
 
     Raises the errors of `compress`, and CheckpointError for a checkpoint that does not fit.
     """
@@ -118,14 +128,17 @@ def compress_to_file(
         )
     saved = materialize(compressed, named, "the compressed model").to(target)
     logits = predict(saved, test.images)
-    file_bytes = save(compressed, path)
+    if is_main_process():
+        save(compressed, path)
+    wait_for_all()
+    file_bytes = path.stat().st_size
     reloaded = load(path, architecture=named).to(target)
     reloaded_logits = predict(reloaded, test.images)
     coded = [t for t in compressed.tensors.values() if isinstance(t, CompressedTensor)]
     dense_bytes = 4 * sum(p.numel() for p in original.parameters())
     report = CompressionReport(
         dense_bytes=dense_bytes,
-        file_bytes=path.stat().st_size,
+        file_bytes=file_bytes,
         compression_ratio=dense_bytes / file_bytes,
         course_ratio=course_ratio(compressed),
         sparsity=sum(int((t.symbols == 0).sum()) for t in coded)
@@ -139,7 +152,8 @@ def compress_to_file(
         device=describe_device(target),
         commit=commit,
     )
-    shutil.rmtree(partial, ignore_errors=True)
+    if is_main_process():
+        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 

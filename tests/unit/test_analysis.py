@@ -1,7 +1,9 @@
 """What is said of a pruned network: counts, structure, sensitivity, allocation."""
 
 import copy
+import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,9 +87,12 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
     model = network()
     before = copy.deepcopy(model.state_dict())
 
+    scored = []
+
     def evaluate(net):
         zeros = [float((net[i].weight == 0).float().mean()) for i in (0, 3)]
         assert min(zeros) == 0
+        scored.append(zeros)
         return 1 - zeros[0] ** 2 - 0.1 * zeros[1]
 
     points = sensitivity(model, evaluate, (0.0, 0.5, 1.0))
@@ -95,6 +100,7 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
         (name, sparsity) for name in ("0.weight", "3.weight") for sparsity in (0.0, 0.5, 1.0)
     ]
     assert [point.score for point in points] == pytest.approx([1, 0.75, 0, 1, 0.95, 0.9])
+    assert scored == [[0, 0], [0.5, 0], [1, 0], [0, 0.5], [0, 1]]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
     found = allocate(points, {"0.weight": 288, "3.weight": 80}, 0.4)
@@ -117,6 +123,38 @@ def test_an_allocation_is_what_a_recipe_takes():
     assert with_zeros.sparsity == pytest.approx(0.6, abs=1e-3)
     with pytest.raises(ModelError, match=r"goes to a sparsity of 0\.900; 0\.95 was asked"):
         allocate(points, sizes, 0.95)
+
+
+def test_the_least_is_lost_of_all_ways_to_share_a_sparsity():
+    grid = [0.0, 0.25, 0.5, 0.75, 1.0]
+    costs = {"a": 0.1, "b": 0.4, "c": 1.0}
+    sizes = {"a": 40, "b": 80, "c": 20}
+    points = [SensitivityPoint(n, s, -cost * s**3) for n, cost in costs.items() for s in grid]
+    for asked in (0.3, 0.5, 0.8):
+        found = allocate(points, sizes, asked)
+
+        def lost(shares):
+            return sum(
+                np.interp(s, grid, [costs[n] * g**3 for g in grid]) for n, s in shares.items()
+            )
+
+        assert sum(found[n] * sizes[n] for n in sizes) == pytest.approx(asked * 140)
+        for a, b in itertools.product(np.linspace(0, 1, 21), repeat=2):
+            c = (asked * 140 - 40 * a - 80 * b) / 20
+            if 0 <= c <= 1:
+                assert lost(found) <= lost({"a": a, "b": b, "c": c}) + 1e-9
+
+
+def test_scores_that_wobble_or_rise_do_not_mislead():
+    scores = {"a": [0.9, 0.85, 0.89, 0.5], "b": [0.9, 0.95, 0.9, 0.88]}
+    points = [
+        SensitivityPoint(name, s, score)
+        for name, row in scores.items()
+        for s, score in zip((0.0, 0.3, 0.6, 0.9), row, strict=True)
+    ]
+    assert allocate(points, {"a": 10, "b": 10}, 0.45) == pytest.approx({"a": 0.0, "b": 0.9})
+    assert allocate(points[::-1], {"a": 10, "b": 10}, 0.9) == pytest.approx({"a": 0.9, "b": 0.9})
+    assert allocate(points, {"a": 10, "b": 10}, 0.0) == {"a": 0.0, "b": 0.0}
 
 
 def test_layers_that_lose_nothing_are_not_pruned_beyond_what_is_asked():

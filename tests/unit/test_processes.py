@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
+TOTAL = round(0.7 * (216 + 18_000))  # weights to be pruned
 
 
 def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
@@ -20,12 +21,23 @@ def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
         timeout=200,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[:3000]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    learnt = [*first]
-    assert len(learnt) > 4
-    for name in learnt:
-        assert torch.equal(first[name], second[name]), name
-    zeros = sum(int((first[name] == 0).sum()) for name in ("0.weight", "4.weight"))
-    assert zeros == round(0.7 * (216 + 18_000))
+    assert first["processes"] == second["processes"] == 2
+    ours, theirs = first["our loop"], second["our loop"]
+    assert {*ours} == {*theirs}
+    assert len(ours) > 4
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    zeros = sum(int((ours[name] == 0).sum()) for name in ("0.weight", "4.weight"))
+    assert zeros == TOTAL
     assert (tmp_path / "state.pt").exists()
+
+    steps = [*zip(first["a loop of your own"], second["a loop of your own"], strict=True)]
+    for ours, theirs in steps:
+        assert ours["loss"] != theirs["loss"]  # of other images
+        for name in {*ours} - {"loss"}:
+            assert torch.equal(ours[name], theirs[name]), name
+    pruned = [sum(int((~m).sum()) for n, m in ours.items() if "mask" in n) for ours, _ in steps]
+    assert pruned == sorted(pruned)
+    assert pruned[0] < pruned[-1] == TOTAL

@@ -1,10 +1,10 @@
 """Which weights go: masks by many criteria, and how sparsity grows over a run."""
 
+from flyweight.pruning.allocation import allocate
 from flyweight.pruning.analysis import (
     LayerSummary,
     SensitivityPoint,
     Summary,
-    allocate,
     filter_sums,
     sensitivity,
     summary,

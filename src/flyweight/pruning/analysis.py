@@ -1,11 +1,10 @@
-"""What pruning did to each layer, and what each layer can bear."""
+"""What pruning did to each layer, and what the network scores without some of one layer."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ __all__ = [
     "LayerSummary",
     "SensitivityPoint",
     "Summary",
-    "allocate",
     "filter_sums",
     "sensitivity",
     "summary",
@@ -190,7 +188,8 @@ def sensitivity(
 
     Arguments:
         model: is copied, and stays as it is.
-        evaluate: gives a score, higher for better; on validation data, since choices follow.
+        evaluate: gives a score, higher for better; on validation data, since choices follow. The
+            network with nothing pruned is scored once.
         sparsities: fractions from 0 to 1.
         layers: globs over names of weights.
         pattern: as in a recipe.
@@ -202,74 +201,20 @@ def sensitivity(
     weights = select_weights(copied, layers=layers)
     shape = Pattern.of(pattern)
     points = []
+    whole: float | None = None  # the score with nothing pruned is the same for all layers
     for place, (name, weight) in enumerate(weights.items()):
         dense = weight.detach().clone()
         for number, sparsity in enumerate(sparsities):
+            mask = shape.mask(dense.abs(), sparsity)
             with torch.no_grad():
-                weight.copy_(dense * shape.mask(dense.abs(), sparsity))
-            points.append(SensitivityPoint(name, sparsity, evaluate(copied)))
+                weight.copy_(dense * mask)
+            score = evaluate(copied) if whole is None or not bool(mask.all()) else whole
+            if bool(mask.all()):
+                whole = score
+            points.append(SensitivityPoint(name, sparsity, score))
             if progress is not None:
                 done = place * len(sparsities) + number + 1
                 progress(f"sensitivity of {name}", done, len(weights) * len(sparsities))
         with torch.no_grad():
             weight.copy_(dense)
     return points
-
-
-def allocate(
-    points: Sequence[SensitivityPoint], sizes: Mapping[str, int], sparsity: float
-) -> dict[str, float]:
-    """Sparsity for each layer, such that all lose about the same score and the total is right.
-
-    Each layer gets the sparsity at which its score, linear between the points of the scan, has
-    fallen by one tolerance common to all; the tolerance is what makes the whole reach
-    ``sparsity``. The result can be the ``overrides`` of a recipe.
-
-    Arguments:
-        points: what `sensitivity` returned, from a sparsity of 0 on.
-        sizes: number of weights of each layer.
-        sparsity: fraction of all weights to prune, from 0 to the largest in the scan.
-
-    Raises ModelError where the scan does not go so far.
-
-    Example:
-        >>> points = [SensitivityPoint("a", s, 0.9 - 0.2 * s) for s in (0.0, 1.0)]
-        >>> points += [SensitivityPoint("b", s, 0.9 - 0.6 * s) for s in (0.0, 1.0)]
-        >>> found = allocate(points, {"a": 100, "b": 100}, 0.5)
-        >>> {name: round(value, 3) for name, value in found.items()}
-        {'a': 0.75, 'b': 0.25}
-    """
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for point in sorted(points, key=lambda point: point.sparsity):
-        best = curves.setdefault(point.name, [])
-        # A layer that scores better when it is sparser has no reason to be less so.
-        score = min(point.score, best[-1][1]) if best else point.score
-        best.append((point.sparsity, score))
-    total = sum(sizes[name] for name in curves)
-
-    def at(tolerance: float) -> dict[str, float]:
-        return {name: _bearable(curve, tolerance) for name, curve in curves.items()}
-
-    def reached(found: Mapping[str, float]) -> float:
-        return sum(value * sizes[name] for name, value in found.items()) / total
-
-    low, high = 0.0, max(curve[0][1] - curve[-1][1] for curve in curves.values())
-    if reached(at(high)) < sparsity - 1e-9:
-        raise ModelError(
-            f"the scan goes to a sparsity of {reached(at(high)):.3f}; {sparsity} was asked for"
-        )
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if reached(at(middle)) < sparsity else (low, middle)
-    found = at(high)
-    excess = reached(found) / sparsity if sparsity else 0.0  # where scores are level, too much
-    return {name: value / excess if excess > 1 else value for name, value in found.items()}
-
-
-def _bearable(curve: list[tuple[float, float]], tolerance: float) -> float:
-    """The largest sparsity of a curve whose score is within a tolerance of the first."""
-    floor = curve[0][1] - tolerance
-    for (before, high), (after, low) in pairwise(curve):
-        if low < floor:
-            return before + (after - before) * (high - floor) / (high - low)
-    return curve[-1][0]

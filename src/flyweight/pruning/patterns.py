@@ -42,7 +42,7 @@ def n_of_m_mask(weight: Tensor, n: int, m: int, *, dim: int = 1) -> Tensor:
         raise ModelError(f"a weight of shape {tuple(weight.shape)} has no dimension {dim}")
     if weight.shape[dim] % m:
         raise ModelError(
-            f"{n}:{m} needs a multiple of {m} weights along dimension {dim}, "
+            f"N of {m} needs a multiple of {m} weights along dimension {dim}, "
             f"and the shape is {tuple(weight.shape)}"
         )
     check_finite([weight])

@@ -25,14 +25,6 @@ _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
 _TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
 
 
-def _refuse_average(stage: str, training: TrainingConfig) -> None:
-    if training.ema_decay:
-        raise RecipeError(
-            f"{stage}.training.ema_decay is 0, since masks and shared values are not averaged; "
-            f"found {training.ema_decay}"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class PruningRecipe:
     """Pruning while the network retrains.
@@ -55,7 +47,8 @@ class PruningRecipe:
         types: classes of layers, such as "Conv2d"; none for all.
         overrides: sparsity by glob, for layers that differ from the others.
         calibration: training images that saliency is measured on.
-        training: how the network retrains.
+        training: how the network retrains; with ``ema_decay`` the moving average of the weights,
+            under the masks of the last step, is what comes out.
 
     Sources: Zhu & Gupta 2017 (cubic schedule); Lin et al. 2020, "Dynamic model pruning with
     feedback" (recovery).
@@ -103,7 +96,6 @@ class PruningRecipe:
                     f"pruning.{key} is one of {', '.join(known)}; found {getattr(self, key)!r}"
                 )
         self._check_pattern()
-        _refuse_average("pruning", self.training)
 
     def _check_pattern(self) -> None:
         pattern = Pattern.of(self.pattern)
@@ -152,7 +144,6 @@ class SharingRecipe:
             raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
         if self.storage not in ("float16", "float32"):
             raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
-        _refuse_average("sharing", self.training)
 
     def bits_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Bits for each tensor, given its number of weights.

@@ -212,7 +212,7 @@ def prune_(
     )
     if not steps:
         pruning.at(0)
-    fit_(
+    result = fit_(
         model,
         data,
         training,
@@ -222,4 +222,6 @@ def prune_(
         checkpoint=checkpoint,
         progress=prefixed(progress, "prune and retrain"),
     )
+    if result.averaged is not None:  # of the dense weights; its masks are those of the last step
+        model.load_state_dict(result.averaged.state_dict())
     return pruning.finish_()

@@ -51,7 +51,7 @@ def share_(
             for name, weight in weights.items():
                 shared[name].reassign_(weight)
 
-    fit_(
+    result = fit_(
         model,
         data,
         recipe.training,
@@ -61,6 +61,8 @@ def share_(
         checkpoint=checkpoint,
         progress=prefixed(progress, "train the shared values"),
     )
+    if result.averaged is not None:  # of the dense weights; its symbols are those of the last step
+        model.load_state_dict(result.averaged.state_dict())
     compressed: dict[str, CompressedTensor] = {}
     for name, weight in weights.items():
         tensor = shared[name].compressed(weight)

@@ -6,7 +6,7 @@ from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_, prefixed
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.precision import choose_device, describe_device, memory_format_for
-from flyweight.training.processes import is_main_process
+from flyweight.training.processes import is_main_process, wait_for_all
 from flyweight.training.run import train
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "predict",
     "prefixed",
     "train",
+    "wait_for_all",
 ]

@@ -36,7 +36,11 @@ def prefixed(progress: Progress | None, stage: str) -> Progress | None:
 @dataclasses.dataclass(frozen=True)
 class FitResult:
     """``averaged`` is the moving average of the network, or None without one; ``losses`` has the
-    mean training loss of each epoch."""
+    mean training loss of each epoch.
+
+    Floats are averaged, the dense weights behind masks among them; masks and other integers are
+    those of the last step.
+    """
 
     averaged: nn.Module | None
     losses: tuple[float, ...]
@@ -131,6 +135,8 @@ def fit_(
         if after_epoch is not None and main:
             after_epoch(epoch, losses[-1])
     share_buffers_(model)
+    if averaged is not None:
+        share_buffers_(averaged)
     return FitResult(averaged=averaged, losses=tuple(losses))
 
 

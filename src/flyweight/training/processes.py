@@ -13,9 +13,15 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
-__all__ = ["accelerator_for", "is_main_process", "launched_device", "share_buffers_"]
+__all__ = [
+    "accelerator_for",
+    "is_main_process",
+    "launched_device",
+    "share_buffers_",
+    "wait_for_all",
+]
 
 
 def _launched() -> bool:
@@ -27,13 +33,20 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _state() -> PartialState:
+    """What joins the processes. Without an accelerator it has to be told so, or it joins none."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
+
+
 def launched_device() -> torch.device | None:
     """The device of this process among several; None where it is the only one."""
     if not _launched():
         return None
-    from accelerate import PartialState
-
-    device: torch.device = PartialState().device
+    device: torch.device = _state().device
     return device
 
 
@@ -47,6 +60,12 @@ def accelerator_for(device: torch.device) -> Accelerator:
     if known != device.type and not _launched():
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device.type == "cpu")
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far."""
+    if _launched():
+        _state().wait_for_everyone()
 
 
 def share_buffers_(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from flyweight.training.config import TrainingConfig
 from flyweight.training.evaluation import accuracy
 from flyweight.training.fit import Progress, fit_
 from flyweight.training.precision import choose_device, describe_device
+from flyweight.training.processes import is_main_process
 
 __all__ = ["train"]
 
@@ -107,9 +108,10 @@ def train(
         "commit": commit,
         "commits": _commits(output / "history.jsonl"),
     }
-    write_state_dict(winner.state_dict(), output / "model.safetensors")
-    (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    checkpoint.unlink(missing_ok=True)
+    if is_main_process():
+        write_state_dict(winner.state_dict(), output / "model.safetensors")
+        (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        checkpoint.unlink(missing_ok=True)
     return card
 
 
