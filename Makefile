@@ -4,7 +4,7 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 
-.PHONY: demo test lint bench fuzz
+.PHONY: demo test lint bench labs fuzz
 
 demo: $(STAMP)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick
@@ -32,6 +32,14 @@ bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m benchmarks.training
 	$(VENV)/bin/python -m benchmarks.masking
 	$(VENV)/bin/python -m benchmarks.aims
+
+# Each exercise of the course; what is measured already is not measured again. Hours without a GPU.
+labs: $(STAMP)
+	$(VENV)/bin/python -m labs.sparse_regression
+	$(VENV)/bin/python -m labs.analysis
+	$(VENV)/bin/python -m labs.pruning
+	$(VENV)/bin/python -m labs.structured
+	$(VENV)/bin/python -m labs.proximal
 
 # nncodec needs numpy below 2. Of it only the compiled coder is used, so none of the rest that it
 # asks for is installed. Where it cannot be built, the benchmarks leave it out and say so.
