@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.errors import RecipeError
+from flyweight.quantization import INITIALIZATIONS
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig
 
@@ -52,7 +53,7 @@ recipes = st.builds(
         allocation=st.sampled_from(["equal", "size"]),
         interval=st.integers(1, 99),
         settle=fractions,
-        init=st.sampled_from(["linear", "density"]),
+        init=st.sampled_from(INITIALIZATIONS),
         storage=st.sampled_from(["float16", "float32"]),
         training=trainings,
     ),
@@ -131,8 +132,8 @@ def test_a_file_says_only_what_differs(tmp_path):
         ("[sharing]\nallocation = 'fair'", "sharing.allocation is 'equal' or 'size'"),
         ("[sharing]\ninterval = 0", "sharing.interval is at least 1"),
         ("[sharing]\nsettle = 1.1", "sharing.settle is a fraction from 0 to 1; found 1.1"),
-        ("[sharing]\ninit = 'random'", "sharing.init is 'linear' or 'density'"),
-        ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density'"),
+        ("[sharing]\ninit = 'best'", "sharing.init is 'linear' or 'density' or 'random'"),
+        ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density' or 'random'"),
         ("[sharing]\nstorage = 'int8'", "sharing.storage is 'float16' or 'float32'"),
         (
             "[sharing.training]\nepochs = -1",
@@ -159,7 +160,7 @@ def test_what_is_wrong_is_said(toml, said):
         lambda: SharingRecipe(allocation="fair"),  # type: ignore[arg-type]
         lambda: SharingRecipe(interval=0),
         lambda: SharingRecipe(settle=-0.1),
-        lambda: SharingRecipe(init="random"),  # type: ignore[arg-type]
+        lambda: SharingRecipe(init="best"),  # type: ignore[arg-type]
         lambda: SharingRecipe(storage="int8"),  # type: ignore[arg-type]
         lambda: Recipe(dense="int8"),  # type: ignore[arg-type]
     ],

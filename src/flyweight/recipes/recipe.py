@@ -13,6 +13,7 @@ import tomli_w
 
 from flyweight.errors import RecipeError
 from flyweight.pruning import SCHEDULES, Pattern
+from flyweight.quantization import INITIALIZATIONS, Initialization
 from flyweight.recipes.values import with_values
 from flyweight.training import TrainingConfig
 
@@ -135,7 +136,7 @@ class SharingRecipe:
     allocation: Literal["equal", "size"] = "equal"
     interval: int = 20
     settle: float = 0.7
-    init: Literal["linear", "density"] = "density"
+    init: Initialization = "density"
     storage: Literal["float16", "float32"] = "float16"
     training: TrainingConfig = _TUNING
 
@@ -148,8 +149,10 @@ class SharingRecipe:
             raise RecipeError(f"sharing.interval is at least 1 step; found {self.interval}")
         if not 0 <= self.settle <= 1:
             raise RecipeError(f"sharing.settle is a fraction from 0 to 1; found {self.settle}")
-        if self.init not in ("linear", "density"):
-            raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
+        if self.init not in INITIALIZATIONS:
+            raise RecipeError(
+                f"sharing.init is one of {', '.join(INITIALIZATIONS)}; found {self.init!r}"
+            )
         if self.storage not in ("float16", "float32"):
             raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
         _refuse_average("sharing", self.training)

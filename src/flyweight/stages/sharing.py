@@ -39,7 +39,7 @@ def share_(
     shared: dict[str, SharedWeight] = {}
     for name, weight in weights.items():
         try:
-            start = share(weight, bits=bits[name], init=recipe.init)
+            start = share(weight, bits=bits[name], init=recipe.init, seed=seed)
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
         shared[name] = SharedWeight(start.symbols, start.levels.numel())
