@@ -1,6 +1,6 @@
 """Masked, shared and quantised weights on any module, while it trains."""
 
-from flyweight.parametrizations.attaching import attach_, detach_
+from flyweight.parametrizations.attaching import attach_, attached, detach_
 from flyweight.parametrizations.learned import LearnedStepWeight, TernaryWeight
 from flyweight.parametrizations.masked import MaskedWeight
 from flyweight.parametrizations.quantized import BinaryWeight, FixedPointWeight
@@ -15,6 +15,7 @@ __all__ = [
     "SharedWeight",
     "TernaryWeight",
     "attach_",
+    "attached",
     "detach_",
     "straight_through",
 ]

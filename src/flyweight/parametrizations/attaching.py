@@ -9,8 +9,21 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flyweight.errors import ModelError
+from flyweight.parametrizations.learned import LearnedStepWeight, TernaryWeight
+from flyweight.parametrizations.masked import MaskedWeight
+from flyweight.parametrizations.quantized import BinaryWeight, FixedPointWeight
+from flyweight.parametrizations.shared import SharedWeight
 
-__all__ = ["attach_", "detach_"]
+__all__ = ["attach_", "attached", "detach_"]
+
+_KINDS = (
+    MaskedWeight,
+    SharedWeight,
+    FixedPointWeight,
+    LearnedStepWeight,
+    TernaryWeight,
+    BinaryWeight,
+)
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -56,6 +69,23 @@ def attach_(model: nn.Module, parametrizations: Mapping[str, nn.Module]) -> None
     for name, parametrization in parametrizations.items():
         for module, leaf in _holders(model, name):
             parametrize.register_parametrization(module, leaf, parametrization, unsafe=True)
+
+
+def attached(model: nn.Module) -> dict[str, nn.Module]:
+    """The parametrizations that `attach_` has put on a model, by name of the parameter.
+
+    Example:
+        >>> attached(nn.Linear(2, 2))
+        {}
+    """
+    return {
+        f"{path}.{leaf}".removeprefix("."): parametrization
+        for path, module in model.named_modules()
+        if parametrize.is_parametrized(module)
+        for leaf, some in module.parametrizations.items()
+        for parametrization in some
+        if isinstance(parametrization, _KINDS)
+    }
 
 
 def detach_(model: nn.Module, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""The lossy stages of a compression: prune and retrain, share and tune, finish."""
+"""The lossy stages of a compression: prune and retrain, quantise and train, finish."""
 
 from flyweight.stages.finishing import check_model, finish
 from flyweight.stages.pruning import Pruning, prune_
-from flyweight.stages.sharing import share_
+from flyweight.stages.quantization import Quantization, quantize_
 
-__all__ = ["Pruning", "check_model", "finish", "prune_", "share_"]
+__all__ = ["Pruning", "Quantization", "check_model", "finish", "prune_", "quantize_"]
