@@ -4,6 +4,8 @@ from flyweight.quantization.fixed_point import SCHEMES, FixedPoint, Grid, Scheme
 from flyweight.quantization.kept import kept_weights
 from flyweight.quantization.kmeans import kmeans_1d
 from flyweight.quantization.optimum import optimal_edges
+from flyweight.quantization.rate_distortion import code_bits, rate_distortion, steps_at_price
+from flyweight.quantization.second_order import input_correlations, round_second_order
 from flyweight.quantization.sharing import share
 from flyweight.quantization.starts import INITIALIZATIONS, Initialization
 
@@ -14,9 +16,14 @@ __all__ = [
     "Grid",
     "Initialization",
     "Scheme",
+    "code_bits",
     "fixed_point",
+    "input_correlations",
     "kept_weights",
     "kmeans_1d",
     "optimal_edges",
+    "rate_distortion",
+    "round_second_order",
     "share",
+    "steps_at_price",
 ]
