@@ -1,5 +1,6 @@
 """Without training: bits against error, second-order rounding, statistics measured anew."""
 
+import copy
 import itertools
 import math
 
@@ -18,6 +19,7 @@ from flyweight.quantization import (
     share,
     steps_at_price,
 )
+from flyweight.stages import quantize_post_training_
 
 
 def random(*shape, seed=0):
@@ -195,3 +197,29 @@ def test_the_impossible_is_refused_in_words():
         input_correlations(layer, ["0.weight"], [])
     with pytest.raises(DataError, match="no calibration batch reached"):
         input_correlations(nn.Sequential(nn.Linear(2, 2)), ["0.weight"], [])
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_network_without_training_by_one_price(second_order):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10), nn.LogSoftmax(1)
+    )
+    model[3].weight.data[random(10, 288, seed=4) > 0] = 0
+    zeros = model[3].weight.detach() == 0
+    dense = copy.deepcopy(model.state_dict())
+    inputs = random(96, 3, 8, 8, seed=1).split(32)
+    plain = model(inputs[0]).detach()
+    sizes, errors = [], []
+    for price in (1e-8, 1e-4):
+        model.load_state_dict(dense)
+        found = quantize_post_training_(
+            model, ["0.weight", "3.weight"], inputs, price=price, second_order=second_order
+        )
+        assert torch.equal(found["3.weight"].dequantize(), model[3].weight)
+        assert not model[3].weight[zeros].any()
+        sizes.append(sum(coded_bytes(tensor) for tensor in found.values()))
+        errors.append(float((model(inputs[0]).detach() - plain).square().mean()))
+    assert sizes[0] > sizes[1]
+    assert errors[0] < errors[1]
+    assert errors[0] < 0.05 * float(plain.var())
