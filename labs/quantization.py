@@ -78,7 +78,7 @@ class Exercise:
     """A row: how the weights take few values, and whether 80 % of them are zero before."""
 
     name: str
-    sharing: SharingRecipe = SharingRecipe()
+    sharing: SharingRecipe = dataclasses.field(default_factory=SharingRecipe)
     price: float | None = None
 
     @property
