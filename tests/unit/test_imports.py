@@ -28,6 +28,7 @@ ROOMS = [
     "parametrizations",
     "structured",
     "batch_norm",
+    "int8",
     "models",
     "data",
     "training",
