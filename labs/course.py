@@ -1,19 +1,22 @@
 """The names that a course notebook uses, over flyweight: they change the network given.
 
     from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summary
+    from labs.course import FP_Conv, FP_Linear, STE, quantize_whole_model, huffman_coding
 
 ``q`` is in per cent, as in the course; zeros stay zeros while the network trains on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flyweight import load_cifar10
+from flyweight import CompressedTensor, load_cifar10
+from flyweight.coding import canonical_codewords, code_lengths
 from flyweight.parametrizations import MaskedWeight, attach_, detach_
 from flyweight.pruning import (
     Summary,
@@ -23,13 +26,20 @@ from flyweight.pruning import (
     std_mask,
 )
 from flyweight.pruning import summary as counted
+from flyweight.quantization import FixedPoint, Initialization, share
 from flyweight.training import TrainingConfig, fit_
 
 __all__ = [
+    "STE",
+    "FP_Conv",
+    "FP_Linear",
+    "average_bits",
     "finetune_after_prune",
     "global_prune_by_percentage",
+    "huffman_coding",
     "prune_by_percentage",
     "prune_by_std",
+    "quantize_whole_model",
     "summary",
 ]
 
@@ -116,3 +126,125 @@ def summary(net: nn.Module) -> Summary:
     found = counted(net)
     print(found)
     return found
+
+
+class STE(torch.autograd.Function):
+    """Fixed point with dynamic scaling of the non-zero weights; the gradient goes straight through.
+
+    ``STE.apply(weight, bits)`` or ``STE.apply(weight, bits, "narrow" | "mid-rise")``. Zeros stay
+    zeros and get no gradient. 32 bits and more leave the weight as it is.
+
+    Example:
+        >>> STE.apply(torch.tensor([0.0, -1.0, 0.1, 2.0]), 2).tolist()
+        [0.0, -1.0, 0.0, 2.0]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, bit: int, symmetric: str = "asymmetric") -> Tensor:
+        """What the layer computes with."""
+        mask = w != 0
+        ctx.save_for_backward(mask)
+        return w.clone() if bit >= 32 else FixedPoint(bit, symmetric).quantize(w, mask)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient itself, and none for what is pruned."""
+        return g * ctx.saved_tensors[0], None, None
+
+
+class FP_Linear(nn.Linear):  # noqa: N801
+    """A linear layer whose weights have ``Nbits`` bits in the forward pass."""
+
+    def __init__(self, in_features: int, out_features: int, Nbits: int = 32) -> None:
+        super().__init__(in_features, out_features)
+        self.Nbits = Nbits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer with quantised weights."""
+        return F.linear(x, STE.apply(self.weight, self.Nbits), self.bias)
+
+
+class FP_Conv(nn.Conv2d):  # noqa: N801
+    """A convolution without bias whose weights have ``Nbits`` bits in the forward pass."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+        Nbits: int = 32,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
+        )
+        self.Nbits = Nbits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer with quantised weights."""
+        return self._conv_forward(x, STE.apply(self.weight, self.Nbits), self.bias)
+
+
+def quantize_whole_model(
+    net: nn.Module, bits: int = 5, init: Initialization = "linear", seed: int = 0
+) -> list[Tensor]:
+    """Let the non-zero weights of each layer share 2^bits values; return these, layer by layer.
+
+    Example:
+        >>> torch.manual_seed(0)
+        <torch._C.Generator object at ...>
+        >>> [len(centers) for centers in quantize_whole_model(nn.Linear(10, 10), bits=3)]
+        [8]
+    """
+    centers = []
+    for weight in select_weights(net).values():
+        shared = share(weight, bits=bits, init=init, seed=seed)
+        weight.data.copy_(shared.dequantize())
+        centers.append(shared.levels)
+    return centers
+
+
+def huffman_coding(
+    net: nn.Module, centers: Sequence[Tensor] | None = None
+) -> tuple[list[dict[float, int]], list[dict[float, str]]]:
+    """Huffman codes of the non-zero weights of each layer; print their average length in bits.
+
+    Returns, layer by layer, how often each value occurs and its codeword. ``centers`` from
+    `quantize_whole_model` is checked against the values that are there.
+    """
+    frequencies: list[dict[float, int]] = []
+    encodings: list[dict[float, str]] = []
+    for place, weight in enumerate(select_weights(net).values()):
+        tensor = CompressedTensor.from_values(weight)
+        if centers is not None and not bool(torch.isin(tensor.levels, centers[place]).all()):
+            raise ValueError(f"layer {place} holds values that are not among its centers")
+        symbols = tensor.symbols[tensor.symbols > 0].long() - 1
+        counts = torch.bincount(symbols, minlength=tensor.levels.numel()).numpy()
+        lengths = code_lengths(counts)
+        words = canonical_codewords(lengths)
+        values = tensor.levels.tolist()
+        frequencies.append(dict(zip(values, counts.tolist(), strict=True)))
+        encodings.append(
+            {
+                value: format(int(word), f"0{int(length)}b")
+                for value, word, length in zip(values, words, lengths, strict=True)
+            }
+        )
+        average = float(counts @ lengths) / max(1, int(counts.sum()))
+        print(f"layer {place}: {average:.4f} bits for each non-zero weight")
+    print(f"average: {average_bits(frequencies, encodings):.4f} bits")
+    return frequencies, encodings
+
+
+def average_bits(
+    frequencies: Sequence[dict[float, int]], encodings: Sequence[dict[float, str]]
+) -> float:
+    """Bits for each weight of all layers together, by what `huffman_coding` returns."""
+    bits = sum(
+        count * len(words[value])
+        for counts, words in zip(frequencies, encodings, strict=True)
+        for value, count in counts.items()
+    )
+    return bits / max(1, sum(sum(counts.values()) for counts in frequencies))

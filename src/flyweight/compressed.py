@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flyweight.coding import (
+    MAX_LEVELS,
     CodedTensor,
     code_alias,
     code_lossless,
@@ -47,6 +48,29 @@ class CompressedTensor:
 
     symbols: Tensor
     levels: Tensor
+
+    @staticmethod
+    def from_values(values: Tensor) -> CompressedTensor:
+        """Symbols and ascending levels of a tensor that holds few distinct values.
+
+        Raises ModelError for more of them than a file can hold, and values not finite.
+
+        Example:
+            >>> CompressedTensor.from_values(torch.tensor([0.5, 0.0, -1.0, 0.5])).symbols
+            tensor([2, 0, 1, 2], dtype=torch.int32)
+        """
+        values = values.detach()
+        if not bool(torch.isfinite(values).all()):
+            raise ModelError("values hold NaN or infinity and cannot be levels")
+        nonzero = values != 0
+        levels, numbers = torch.unique(values[nonzero], return_inverse=True)
+        if levels.numel() > MAX_LEVELS:
+            raise ModelError(
+                f"a compressed tensor has at most {MAX_LEVELS} levels; found {levels.numel()}"
+            )
+        symbols = torch.zeros(values.shape, dtype=torch.int32, device=values.device)
+        symbols[nonzero] = (numbers + 1).to(torch.int32)
+        return CompressedTensor(symbols, levels)
 
     @property
     def shape(self) -> torch.Size:

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flyweight.compressed import CompressedModel
 from flyweight.errors import CheckpointError, ModelError
-from flyweight.recipes import PruningRecipe, Recipe, load_recipe
-from flyweight.stages import Pruning, check_model
+from flyweight.pruning import select_weights
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
+from flyweight.stages import Pruning, Quantization, check_model, finish
 
-__all__ = ["Preparation", "prepare"]
+__all__ = ["Preparation", "QuantizationPreparation", "prepare", "prepare_quantization"]
 
 
 class Preparation:
@@ -125,3 +127,105 @@ def prepare(
     pruning = Pruning(copied, recipe, steps=steps, epochs=epochs, batches=batches, seed=seed)
     pruning.at(0)
     return Preparation(copied, pruning)
+
+
+class QuantizationPreparation:
+    """A model whose layers see few values while you train it; made by `prepare_quantization`.
+
+    Attributes:
+        model: to be trained, by any optimiser, on any device and wrapped in whatever is liked.
+        number: how many steps were made.
+    """
+
+    def __init__(self, model: nn.Module, quantization: Quantization, recipe: Recipe) -> None:
+        self.model = model
+        self.number = 0
+        self._recipe = recipe
+        self._quantization: Quantization | None = quantization
+
+    @property
+    def _open(self) -> Quantization:
+        if self._quantization is None:
+            raise ModelError("this preparation was finalized; prepare the model again")
+        return self._quantization
+
+    def step(self) -> None:
+        """Tell that the optimiser made a step; bits and shared values follow the recipe."""
+        quantization = self._open
+        self.number += 1
+        quantization.at(self.number)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; to be saved beside the states of model and optimiser."""
+        return {"step": self.number, "masks": self._open.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that was saved, after the state of the model was loaded.
+
+        Raises CheckpointError where it is of a model with other zeros.
+        """
+        masks, own = state.get("masks", {}), self._open.state_dict()
+        alike = masks.keys() == own.keys() and all(
+            masks[name].shape == own[name].shape and bool((masks[name] == own[name]).all())
+            for name in own
+        )
+        if not alike:
+            raise CheckpointError("this state is of another model, or of one with other zeros")
+        self.number = int(state["step"])
+        self._open.resume(self.number)
+
+    def finalize(self) -> CompressedModel:
+        """The compressed model, for `save`; ``model`` is left with plain weights of few values.
+
+        Raises ModelError where a zero was lost.
+        """
+        compressed = self._open.finish_()
+        self._quantization = None
+        return finish(copy.deepcopy(self.model), compressed, self._recipe, metadata={})
+
+
+def prepare_quantization(
+    model: nn.Module,
+    recipe: SharingRecipe | Recipe | str | Path = "quick",
+    *,
+    steps: int,
+    seed: int = 0,
+) -> QuantizationPreparation:
+    """Get a copy of ``model`` ready to be quantised in your own training loop; ``model`` stays.
+
+    Weights that are zero stay so: prune before, finalize, and go on with what that gives.
+
+    Arguments:
+        model: any module.
+        recipe: how its weights of two and more dimensions take few values; of a `Recipe` the
+            sharing, and how other tensors are kept. What it says of training is left to you.
+        steps: that the optimiser will make.
+        seed: of k-means, where its start is drawn.
+
+    Raises ModelError where there is nothing to quantise, RecipeError where there is no such recipe.
+
+    Example:
+        >>> import torch
+        >>> recipe = SharingRecipe(scheme="learned-step", bits=3)
+        >>> prepared = prepare_quantization(nn.Linear(8, 4), recipe, steps=10)
+        >>> optimizer = torch.optim.SGD(prepared.model.parameters(), 0.1)
+        >>> for _ in range(10):
+        ...     prepared.model(torch.randn(2, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     prepared.step()
+        >>> compressed = prepared.finalize()
+        >>> len(compressed["weight"].levels) <= 8
+        True
+    """
+    if steps < 1:
+        raise ModelError(f"a run has at least one step; found {steps}")
+    if isinstance(recipe, SharingRecipe):
+        recipe = Recipe(sharing=recipe)
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    check_model(model)
+    copied = copy.deepcopy(model)
+    names = select_weights(copied)
+    quantization = Quantization(copied, names, recipe.sharing, steps=steps, seed=seed)
+    return QuantizationPreparation(copied, quantization, recipe)

@@ -26,7 +26,7 @@ from flyweight.models import (
     load_pretrained,
 )
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe
-from flyweight.stages import check_model, finish, prune_, share_
+from flyweight.stages import check_model, finish, prune_, quantize_
 from flyweight.training import (
     Progress,
     choose_device,
@@ -88,7 +88,7 @@ def compress(
         checkpoint=None if states is None else states / "prune.pt",
         progress=progress,
     )
-    shared = share_(
+    shared = quantize_(
         student,
         names,
         recipe.sharing,

@@ -12,7 +12,7 @@ from flyweight.data import Split
 from flyweight.own_loop import prepare
 from flyweight.parametrizations import MaskedWeight, attach_
 from flyweight.recipes import PruningRecipe, SharingRecipe
-from flyweight.stages import prune_, share_
+from flyweight.stages import prune_, quantize_
 from flyweight.training import TrainingConfig, fit_
 
 TRAINING = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.05, precision="fp32")
@@ -104,7 +104,7 @@ def test_shared_values_are_averaged_and_stay_few():
         with torch.no_grad():
             model[4].weight[:, ::2] = 0
         training = dataclasses.replace(TRAINING, ema_decay=decay)
-        tensors = share_(
+        tensors = quantize_(
             model, WEIGHTS, dataclasses.replace(recipe, training=training), images(), seed=1
         )
         assert not model[4].weight[:, ::2].any()

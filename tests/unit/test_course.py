@@ -1,5 +1,7 @@
 """The names of the course's notebooks."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -46,3 +48,52 @@ def test_zeros_survive_finetuning_with_any_optimizer(prune):
     assert (shares(net)[1] == 0.5) == prune
     assert not torch.equal(net[3].weight, before)
     assert set(net.state_dict()) == set(network().state_dict())
+
+
+def test_the_straight_through_estimator_by_hand():
+    weight = nn.Parameter(torch.tensor([0.0, -1.0, 0.2, 1.2, 2.0]))
+    seen = course.STE.apply(weight, 2)
+    torch.testing.assert_close(seen, torch.tensor([0.0, -1.0, 0.0, 1.0, 2.0]))
+    seen.backward(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert weight.grad.tolist() == [0.0, 2.0, 3.0, 4.0, 5.0]
+    narrow = course.STE.apply(weight, 2, "narrow")
+    torch.testing.assert_close(narrow, torch.tensor([0.0, 0.0, 0.0, 2.0, 2.0]))
+
+
+def test_fixed_point_layers_compute_with_few_values_and_keep_zeros():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        course.FP_Conv(3, 4, 3, stride=2, padding=1, Nbits=2), nn.Flatten(), course.FP_Linear(64, 5)
+    )
+    course.prune_by_percentage(net, q=50)
+    zeros = net[0].weight == 0
+    x = torch.randn(2, 3, 8, 8)
+    wanted = nn.functional.conv2d(x, course.STE.apply(net[0].weight, 2), stride=2, padding=1)
+    assert torch.equal(net[0](x), wanted)
+    assert torch.equal(net[2](wanted.flatten(1)), nn.Linear.forward(net[2], wanted.flatten(1)))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+    assert not net[0].weight[zeros].any()
+
+
+def test_few_values_and_their_codewords(capsys):
+    net = course.prune_by_percentage(network(), q=50)
+    zeros = net[3].weight == 0
+    centers = course.quantize_whole_model(net, bits=5)
+    assert [len(c) for c in centers] == [32, 32]
+    assert torch.equal(net[3].weight == 0, zeros)
+    frequencies, encodings = course.huffman_coding(net, centers)
+    assert [sum(counts.values()) for counts in frequencies] == [108, 1440]
+    for counts, words in zip(frequencies, encodings, strict=True):
+        assert 0.0 not in counts
+        assert sum(2.0 ** -len(word) for word in words.values()) == 1  # Kraft
+        ordered = sorted(words.values())
+        assert not any(b.startswith(a) for a, b in itertools.pairwise(ordered))
+    average = course.average_bits(frequencies, encodings)
+    assert 4 < average < 5
+    assert capsys.readouterr().out.splitlines()[-1] == f"average: {average:.4f} bits"
+    with pytest.raises(ValueError, match="layer 0 holds values that are not among"):
+        course.huffman_coding(network(), centers)

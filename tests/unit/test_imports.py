@@ -29,6 +29,7 @@ ROOMS = [
     "parametrizations",
     "structured",
     "batch_norm",
+    "int8",
     "models",
     "data",
     "training",

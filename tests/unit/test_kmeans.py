@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.errors import ModelError
-from flyweight.quantization import kmeans_1d, share
+from flyweight.quantization import INITIALIZATIONS, kmeans_1d, share
 
 values = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=60)
 
@@ -29,7 +29,7 @@ def test_equals_plain_lloyd_from_the_same_linear_start():
     torch.testing.assert_close(kmeans_1d(data, 8), lloyd(data, start), rtol=0, atol=1e-12)
 
 
-@given(values, st.integers(1, 9), st.sampled_from(["linear", "density"]))
+@given(values, st.integers(1, 9), st.sampled_from(INITIALIZATIONS))
 def test_lloyds_conditions_hold(data, clusters, init):
     data = torch.tensor(data, dtype=torch.float64)
     centroids = kmeans_1d(data, clusters, init=init)
@@ -58,7 +58,7 @@ def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clust
     assert means == pytest.approx(centroids.tolist(), abs=1e-9)
 
 
-@pytest.mark.parametrize("init", ["linear", "density"])
+@pytest.mark.parametrize("init", ["linear", "density", "optimal"])
 def test_weights_count_a_value_as_often_as_they_say(init):
     values = torch.linspace(-1, 1, 40, dtype=torch.float64) ** 3
     counts = torch.arange(40) % 7 + 1
@@ -66,6 +66,54 @@ def test_weights_count_a_value_as_often_as_they_say(init):
     weighted = kmeans_1d(values, 5, init=init, weights=counts)
     torch.testing.assert_close(weighted, repeated)
     assert not torch.equal(weighted, kmeans_1d(values, 5, init=init))
+
+
+@pytest.mark.parametrize("init", ["linear", "density", "random", "k-means++"])
+def test_equals_scikit_learn_from_the_same_start(init):
+    cluster = pytest.importorskip("sklearn.cluster")
+    data = torch.randn(700, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    start = kmeans_1d(data, 6, init=init, iterations=0, seed=3)
+    peer = cluster.KMeans(6, init=start[:, None].numpy(), n_init=1, tol=0, max_iter=500)
+    theirs = torch.from_numpy(peer.fit(data[:, None].numpy()).cluster_centers_).flatten()
+    ours = kmeans_1d(data, 6, init=init, iterations=500, seed=3)
+    torch.testing.assert_close(ours, theirs.sort().values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("init", ["random", "k-means++"])
+def test_drawn_starts_are_distinct_values_and_repeat_with_their_seed(init):
+    data = torch.tensor([1.0] * 50 + [2.0, 3.0, 5.0, 8.0, 13.0], dtype=torch.float64)
+    starts = [kmeans_1d(data, 4, init=init, iterations=0, seed=seed) for seed in range(20)]
+    for start in starts:
+        assert len(start.unique()) == 4
+        assert torch.isin(start, data).all()
+    assert len({tuple(start.tolist()) for start in starts}) > 1
+    again = kmeans_1d(data[torch.randperm(len(data))], 4, init=init, iterations=0, seed=7)
+    assert torch.equal(again, starts[7])
+    # Of 55 values 50 are 1, so that it is nearly always drawn.
+    assert sum(float(start[0]) == 1.0 for start in starts) >= 19
+
+
+def test_the_optimum_has_the_least_error_of_all_starts():
+    weight = torch.randn(3000, generator=torch.Generator().manual_seed(4)) ** 3
+    errors = {
+        init: float(
+            (weight - share(weight, bits=4, init=init).dequantize()).double().square().sum()
+        )
+        for init in INITIALIZATIONS
+    }
+    best = errors.pop("optimal")
+    assert all(best <= error * (1 + 1e-6) for error in errors.values())
+    assert best < 0.99 * errors["linear"]
+
+
+def test_weights_of_the_error_move_the_levels_and_zero_counts_nothing():
+    weight = torch.tensor([0.0, 1.0, 2.0, 10.0, 20.0])
+    importance = torch.tensor([9.0, 1.0, 3.0, 0.0, 1.0])
+    tensor = share(weight, bits=1, init="optimal", weights=importance)
+    assert tensor.levels.tolist() == [1.75, 20.0]
+    assert tensor.dequantize().tolist() == [0.0, 1.75, 1.75, 1.75, 20.0]
+    same = share(weight, bits=1, init="optimal", weights=torch.full((5,), 0.3))
+    assert torch.equal(same.dequantize(), share(weight, bits=1, init="optimal").dequantize())
 
 
 def test_two_clusters_by_brute_force():
@@ -128,11 +176,21 @@ def test_bad_input_is_refused_in_words():
         share(torch.ones(2), bits=0)
     with pytest.raises(ModelError, match="shape"):
         share(torch.ones(2), bits=1, mask=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ModelError, match=r"mask has .* type torch\.uint8"):
+        share(torch.ones(2), bits=1, mask=torch.ones(2, dtype=torch.uint8))
+    with pytest.raises(ModelError, match="weights of the error have shape"):
+        share(torch.ones(2), bits=1, weights=torch.ones(3))
+    with pytest.raises(ModelError, match="0 or more, and not all 0"):
+        share(torch.ones(2), bits=1, weights=torch.zeros(2))
+    with pytest.raises(ModelError, match="0 or more, and not all 0"):
+        share(torch.ones(2), bits=1, weights=torch.tensor([1.0, -1.0]))
+    with pytest.raises(ModelError, match="2 values have 3 weights"):
+        kmeans_1d(torch.ones(2), 1, weights=torch.ones(3))
     with pytest.raises(ModelError, match="NaN"):
         share(torch.tensor([1.0, float("inf")]), bits=1)
     with pytest.raises(ModelError, match="no values"):
         kmeans_1d(torch.empty(0), 2)
     with pytest.raises(ModelError, match="at least one cluster"):
         kmeans_1d(torch.ones(1), 0)
-    with pytest.raises(ModelError, match="'linear' or 'density'"):
+    with pytest.raises(ModelError, match="'best' is unknown; choose one of linear, density,"):
         kmeans_1d(torch.rand(9), 2, init="best")  # type: ignore[arg-type]

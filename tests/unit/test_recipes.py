@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.errors import RecipeError
+from flyweight.quantization import INITIALIZATIONS
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig
 
@@ -52,7 +53,9 @@ recipes = st.builds(
         allocation=st.sampled_from(["equal", "size"]),
         interval=st.integers(1, 99),
         settle=fractions,
-        init=st.sampled_from(["linear", "density"]),
+        init=st.sampled_from(INITIALIZATIONS),
+        threshold=fractions,
+        keep=st.lists(st.text(max_size=5), max_size=3).map(tuple),
         storage=st.sampled_from(["float16", "float32"]),
         training=trainings,
     ),
@@ -128,11 +131,21 @@ def test_a_file_says_only_what_differs(tmp_path):
         ("[pruning]\nlayers = [1]", "pruning.layers is a string; found 1"),
         ("[sharing]\nbits = 0", "sharing.bits is from 1 to 8; found 0"),
         ("[sharing]\nbits = 9", "sharing.bits is from 1 to 8; found 9"),
+        ("[sharing]\nscheme = 'nf4'", "sharing.scheme is 'shared' or 'asymmetric'"),
+        ("[sharing]\nscheme = 'narrow'\nbits = 1", "bits of 'narrow' is from 2 to 8; found 1"),
+        ("[sharing]\nfirst_bits = 3", "first_bits is 0, or from bits = 4 to 8; found 3"),
+        ("[sharing]\nfirst_bits = 9", "first_bits is 0, or from bits = 4 to 8; found 9"),
+        (
+            "[sharing]\nfirst_bits = 6\n[sharing.training]\nema_decay = 0.9",
+            "ema_decay is 0 with first_bits, since values of fewer and fewer bits",
+        ),
+        ("[sharing]\nper_channel = true", "per_channel is not for the scheme 'shared'"),
+        ("[sharing]\nthreshold = 1.0", "threshold is a fraction from 0 up to 1; found 1.0"),
         ("[sharing]\nallocation = 'fair'", "sharing.allocation is 'equal' or 'size'"),
         ("[sharing]\ninterval = 0", "sharing.interval is at least 1"),
         ("[sharing]\nsettle = 1.1", "sharing.settle is a fraction from 0 to 1; found 1.1"),
-        ("[sharing]\ninit = 'random'", "sharing.init is 'linear' or 'density'"),
-        ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density'"),
+        ("[sharing]\ninit = 'best'", "sharing.init is 'linear' or 'density' or 'random'"),
+        ("[sharing]\ninit = ['linear']", "sharing.init is 'linear' or 'density' or 'random'"),
         ("[sharing]\nstorage = 'int8'", "sharing.storage is 'float16' or 'float32'"),
         (
             "[sharing.training]\nepochs = -1",
@@ -156,10 +169,11 @@ def test_what_is_wrong_is_said(toml, said):
         lambda: PruningRecipe(ramp=-0.1),
         lambda: PruningRecipe(interval=0),
         lambda: SharingRecipe(bits=9),
+        lambda: SharingRecipe(scheme="nf4"),  # type: ignore[arg-type]
         lambda: SharingRecipe(allocation="fair"),  # type: ignore[arg-type]
         lambda: SharingRecipe(interval=0),
         lambda: SharingRecipe(settle=-0.1),
-        lambda: SharingRecipe(init="random"),  # type: ignore[arg-type]
+        lambda: SharingRecipe(init="best"),  # type: ignore[arg-type]
         lambda: SharingRecipe(storage="int8"),  # type: ignore[arg-type]
         lambda: Recipe(dense="int8"),  # type: ignore[arg-type]
     ],

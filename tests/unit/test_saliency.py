@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flyweight.errors import DataError, ModelError
-from flyweight.pruning import masks_by_score, saliency_scores, select_weights
+from flyweight.pruning import fisher_information, masks_by_score, saliency_scores, select_weights
 
 
 def network():
@@ -44,6 +44,8 @@ def test_fisher_by_hand():
             wanted += 0.5 * (weight.grad * weight.detach()) ** 2 / 30
     scores = saliency_scores(model, {"3.weight": weight}, batches(), criterion="fisher")
     assert torch.allclose(scores["3.weight"], wanted, rtol=1e-5)
+    found = fisher_information(model, {"3.weight": weight}, batches())["3.weight"]
+    assert torch.allclose(0.5 * found * weight**2, wanted, rtol=1e-5)
 
 
 def test_fisher_tells_what_a_weight_is_worth_where_magnitude_does_not():

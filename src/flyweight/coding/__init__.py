@@ -9,7 +9,7 @@ from __future__ import annotations
 from flyweight.coding.arrays import decode, encode
 from flyweight.coding.coders import Effort
 from flyweight.coding.entropy import entropy
-from flyweight.coding.forms import CodedTensor, Encoding
+from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding
 from flyweight.coding.huffman import (
     canonical_codewords,
     code_lengths,
@@ -33,6 +33,7 @@ from flyweight.coding.tensors import (
 
 __all__ = [
     "DTYPES",
+    "MAX_LEVELS",
     "CodedTensor",
     "Effort",
     "Encoding",

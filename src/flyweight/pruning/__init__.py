@@ -19,7 +19,7 @@ from flyweight.pruning.criteria import (
 from flyweight.pruning.layers import matching, select_weights
 from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
 from flyweight.pruning.ranking import masks_by_score
-from flyweight.pruning.saliency import saliency_scores
+from flyweight.pruning.saliency import fisher_information, saliency_scores
 from flyweight.pruning.schedules import (
     SCHEDULES,
     Unit,
@@ -43,6 +43,7 @@ __all__ = [
     "cubic_sparsity",
     "filter_mask",
     "filter_sums",
+    "fisher_information",
     "global_magnitude_masks",
     "linear_sparsity",
     "masks_by_score",

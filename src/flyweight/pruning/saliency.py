@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flyweight.errors import DataError, ModelError
 
-__all__ = ["Loss", "saliency_scores"]
+__all__ = ["Loss", "fisher_information", "saliency_scores"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of a batch, given what the network makes of the inputs, and the targets."""
@@ -58,6 +58,46 @@ def saliency_scores(
     """
     if criterion not in ("taylor", "fisher"):
         raise ModelError(f"the criterion {criterion!r} is unknown; known are taylor, fisher")
+    size = 1 if criterion == "fisher" else None
+    squares = _mean_squares(model, weights, batches, loss, size)
+    half = 0.5 if criterion == "fisher" else 1.0
+    return {
+        name: half * weights[name].detach().to(square.dtype) ** 2 * square
+        for name, square in squares.items()
+    }
+
+
+def fisher_information(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    loss: Loss = F.cross_entropy,
+) -> dict[str, Tensor]:
+    """E[g²] of each weight, g being the gradient of the loss of one example.
+
+    The diagonal of the empirical Fisher matrix: how much an error of each weight costs, to second
+    order, for `share`. Arguments and errors are those of `saliency_scores`; so are the shapes and
+    types returned.
+
+    Example:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+        >>> found = fisher_information(layer, {"weight": layer.weight}, [batch])
+        >>> (found["weight"] > 0).tolist()
+        [[True, False], [True, False]]
+    """
+    return _mean_squares(model, weights, batches, loss, 1)
+
+
+def _mean_squares(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Loss,
+    size: int | None,
+) -> dict[str, Tensor]:
+    """Mean squared gradient of the mean loss of ``size`` examples (None: of a batch)."""
     squares = {
         name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         for name, weight in weights.items()
@@ -67,8 +107,8 @@ def saliency_scores(
     number = 0
     try:
         for inputs, targets in batches:
-            size = 1 if criterion == "fisher" else max(1, len(inputs))
-            pieces = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+            each = size or max(1, len(inputs))
+            pieces = zip(torch.split(inputs, each), torch.split(targets, each), strict=True)
             for few, wanted in pieces:
                 number += 1
                 for name, gradient in _gradients(model, weights, few, wanted, loss).items():
@@ -78,11 +118,7 @@ def saliency_scores(
             module.training = mode
     if not number:
         raise DataError("there are no calibration batches to score the weights with")
-    half = 0.5 if criterion == "fisher" else 1.0
-    return {
-        name: half * weights[name].detach().to(total.dtype) ** 2 * (total / number)
-        for name, total in squares.items()
-    }
+    return {name: total / number for name, total in squares.items()}
 
 
 def _gradients(

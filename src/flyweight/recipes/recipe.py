@@ -13,6 +13,7 @@ import tomli_w
 
 from flyweight.errors import RecipeError
 from flyweight.pruning import SCHEDULES, Pattern
+from flyweight.quantization import INITIALIZATIONS, SCHEMES, Initialization
 from flyweight.recipes.values import with_values
 from flyweight.training import TrainingConfig
 
@@ -21,6 +22,7 @@ __all__ = ["PruningRecipe", "Recipe", "SharingRecipe", "load_recipe"]
 CRITERIA = ("magnitude", "taylor", "fisher", "random")
 SCOPES = ("global", "layer")
 UNITS = ("steps", "epochs")
+WEIGHT_SCHEMES = ("shared", *SCHEMES, "learned-step", "ternary", "binary")
 _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
 _TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
 
@@ -110,40 +112,99 @@ class PruningRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class SharingRecipe:
-    """K-means weight sharing of the non-zero weights, then training of the shared values.
+    """Few values for the non-zero weights, then training with them.
 
-    ``bits`` gives 2^bits values to a tensor. With ``allocation`` "size" that is the largest
-    tensor, and one with a quarter of its weights gets one bit more (up to 8): the relative error
-    of every tensor then counts the same, and bits are spent where they cost least. While the
-    values train, each weight joins the nearest one anew every ``interval`` steps over the first
-    ``settle`` (a fraction) of the steps; after that only the values move. ``storage`` is how the
-    values are kept in the file.
+    Attributes:
+        scheme: "shared" is k-means weight sharing with trained centroids; "asymmetric", "narrow"
+            and "mid-rise" are fixed point with a range that follows the weights; "learned-step" has
+            a step that is learned; "ternary" two learned scales and zero; "binary" one scale.
+        bits: at most 2^bits values to a tensor ("narrow" and "learned-step": 2 bits and more;
+            "ternary" and "binary" have their own number).
+        allocation: with "size", ``bits`` is that of the largest tensor, and one with a quarter of
+            its weights gets one bit more (up to 8): the relative error of every tensor then counts
+            the same, and bits are spent where they cost least.
+        first_bits: of the first step, for ``bits`` that fall to the last by one at a time over the
+            first ``settle`` of the steps; 0 is ``bits`` from the start.
+        interval: steps after which each weight joins the nearest shared value anew.
+        settle: fraction of the steps in which they do; after that only the values move.
+        init: where k-means begins; "optimal" has the least squared error.
+        per_channel: ranges, steps or scales of each output; takes more bytes than it is often
+            worth. Not for "shared" and "ternary".
+        threshold: "ternary" makes zeros of weights up to this fraction of the largest.
+        keep: globs of weights that stay floats; what is pruned of them stays so.
+        storage: how the values are kept in the file.
+        training: how the network trains with them.
 
-    Source: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
+    Sources: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
     (Cover & Thomas 2006, §10.3.3).
     """
 
+    scheme: Literal[
+        "shared", "asymmetric", "narrow", "mid-rise", "learned-step", "ternary", "binary"
+    ] = "shared"
     bits: int = 4
     allocation: Literal["equal", "size"] = "equal"
+    first_bits: int = 0
     interval: int = 20
     settle: float = 0.7
-    init: Literal["linear", "density"] = "density"
+    init: Initialization = "density"
+    per_channel: bool = False
+    threshold: float = 0.05
+    keep: tuple[str, ...] = ()
     storage: Literal["float16", "float32"] = "float16"
     training: TrainingConfig = _TUNING
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
             raise RecipeError(f"sharing.bits is from 1 to 8; found {self.bits}")
-        if self.allocation not in ("equal", "size"):
-            raise RecipeError(f"sharing.allocation is 'equal' or 'size'; found {self.allocation!r}")
+        choices = (
+            ("scheme", WEIGHT_SCHEMES),
+            ("allocation", ("equal", "size")),
+            ("init", INITIALIZATIONS),
+            ("storage", ("float16", "float32")),
+        )
+        for key, known in choices:
+            if getattr(self, key) not in known:
+                raise RecipeError(
+                    f"sharing.{key} is one of {', '.join(known)}; found {getattr(self, key)!r}"
+                )
+        if self.bits < 2 and self.scheme in ("narrow", "learned-step"):
+            raise RecipeError(f"sharing.bits of {self.scheme!r} is from 2 to 8; found {self.bits}")
+        if self.first_bits and not self.bits <= self.first_bits <= 8:
+            raise RecipeError(
+                f"sharing.first_bits is 0, or from bits = {self.bits} to 8; found {self.first_bits}"
+            )
         if self.interval < 1:
             raise RecipeError(f"sharing.interval is at least 1 step; found {self.interval}")
         if not 0 <= self.settle <= 1:
             raise RecipeError(f"sharing.settle is a fraction from 0 to 1; found {self.settle}")
-        if self.init not in ("linear", "density"):
-            raise RecipeError(f"sharing.init is 'linear' or 'density'; found {self.init!r}")
-        if self.storage not in ("float16", "float32"):
-            raise RecipeError(f"sharing.storage is 'float16' or 'float32'; found {self.storage!r}")
+        if self.per_channel and self.scheme in ("shared", "ternary"):
+            raise RecipeError(
+                f"sharing.per_channel is not for the scheme {self.scheme!r}; found true"
+            )
+        if not 0 <= self.threshold < 1:
+            raise RecipeError(
+                f"sharing.threshold is a fraction from 0 up to 1; found {self.threshold}"
+            )
+        if self.first_bits and self.training.ema_decay:
+            raise RecipeError(
+                "sharing.training.ema_decay is 0 with first_bits, since values of fewer and fewer "
+                f"bits are not averaged; found {self.training.ema_decay}"
+            )
+
+    def extra_bits(self, step: int, steps: int) -> int:
+        """How many more bits than at the end a step has, counted from 0 out of ``steps``.
+
+        Example:
+            >>> recipe = SharingRecipe(bits=2, first_bits=4, settle=0.6)
+            >>> [recipe.extra_bits(step, 10) for step in range(10)]
+            [2, 2, 1, 1, 0, 0, 0, 0, 0, 0]
+        """
+        ramp = self.settle * steps
+        if not self.first_bits or step >= ramp:
+            return 0
+        more = self.first_bits - self.bits
+        return more - int(step / ramp * (more + 1))
 
     def bits_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Bits for each tensor, given its number of weights.

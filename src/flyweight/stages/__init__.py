@@ -1,7 +1,16 @@
-"""The lossy stages of a compression: prune and retrain, share and tune, finish."""
+"""The lossy stages of a compression: prune and retrain, quantise and train, finish."""
 
 from flyweight.stages.finishing import check_model, finish
+from flyweight.stages.post_training import quantize_post_training_
 from flyweight.stages.pruning import Pruning, prune_
-from flyweight.stages.sharing import share_
+from flyweight.stages.quantization import Quantization, quantize_
 
-__all__ = ["Pruning", "check_model", "finish", "prune_", "share_"]
+__all__ = [
+    "Pruning",
+    "Quantization",
+    "check_model",
+    "finish",
+    "prune_",
+    "quantize_",
+    "quantize_post_training_",
+]

@@ -10,13 +10,23 @@ from torch import Tensor, nn
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.errors import ModelError
+from flyweight.parametrizations import attached
 from flyweight.recipes import Recipe
 
 __all__ = ["check_model", "finish", "rounded"]
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ModelError for a model without parameters or with values that are not finite."""
+    """Raise ModelError for a model that no stage can begin with.
+
+    It has parameters, no value that is NaN or infinite, and no masks or quantised weights of a
+    stage that is not over.
+    """
+    for name, parametrization in attached(model).items():
+        raise ModelError(
+            f"tensor {name!r} has a {type(parametrization).__name__} of another stage on it; "
+            "finalize that stage first"
+        )
     if not any(parameter.numel() for parameter in model.parameters()):
         raise ModelError("the model has no parameters, so there is nothing to compress")
     for name, tensor in model.state_dict().items():

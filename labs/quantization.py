@@ -1,0 +1,314 @@
+"""The tables of quantisation: k-means, fixed point, the same at 80 % sparsity, without training.
+
+    python -m labs.quantization [ROW ...] [--epochs 20] [--short 0] [--device auto] [--data DIR]
+
+Quantises the shipped ResNet-20, tests it on all 10,000 test images of CIFAR-10 as loaded back from
+a file, trains it with few values on the 45,000 training images and tests it again the same way.
+Zeros are counted in the file. ROW is kmeans, fixed, sparse or post-training (all of them if none is
+named), or a row of one such as "kmeans 5 linear". Key rows are trained for ``--epochs``, the others
+for ``--short``. A row that is there already, of as many epochs or more, is not made again; one that
+was interrupted goes on from its last epoch. Writes ``labs/results/quantization.csv`` and the tables
+in ``docs/quantization.md``. Nothing is chosen on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import datetime
+import itertools
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
+from flyweight import (
+    CompressedModel,
+    CompressedTensor,
+    PruningRecipe,
+    Recipe,
+    compress,
+    load,
+    load_cifar10,
+    load_pretrained,
+    prune,
+    save,
+)
+from flyweight.batch_norm import reestimate_batch_norms_
+from flyweight.coding import code_lengths
+from flyweight.console import progress_bar
+from flyweight.data import Cifar10
+from flyweight.models import pretrained_card
+from flyweight.provenance import source_commit
+from flyweight.pruning import select_weights
+from flyweight.recipes import SharingRecipe
+from flyweight.stages import finish, quantize_post_training_
+from flyweight.training import (
+    TrainingConfig,
+    accuracy,
+    choose_device,
+    describe_device,
+    keep_freed_memory,
+)
+from flyweight.training.batches import training_batches
+
+RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
+STATES = Path.home() / ".cache" / "flyweight" / "labs-quantization"
+
+OUTER = ("conv1.weight", "linear.weight")  # in the course's exercise these stay floats
+NONE = TrainingConfig(epochs=0, ema_decay=0.0)
+TRAINING = TrainingConfig(
+    epochs=20, batch_size=128, learning_rate=0.01, ema_decay=0.0, distillation=0.5
+)
+KEY = ("fixed learned-step 4", "fixed learned-step 2", "fixed ternary")
+KEY += ("sparse learned-step 4", "sparse learned-step 2", "sparse ternary")
+PRICES = (2e-8, 5e-8, 1e-7, 2e-7)
+CALIBRATION = 256  # images for post-training; 2,048 for the statistics of batch normalisation
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise:
+    """A row: how the weights take few values, and whether 80 % of them are zero before."""
+
+    name: str
+    sharing: SharingRecipe = dataclasses.field(default_factory=SharingRecipe)
+    price: float | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the network is pruned first."""
+        return self.name.startswith("sparse")
+
+
+def exercises() -> list[Exercise]:
+    """All rows, in the order of the tables."""
+    rows = [
+        Exercise(f"kmeans {bits} {init}", SharingRecipe(bits=bits, init=init, training=TRAINING))
+        for bits in (2, 3, 4, 5, 6)
+        for init in ("linear", "random", "k-means++", "density", "optimal")
+    ]
+    for kind in ("fixed", "sparse"):
+        for scheme, bits in itertools.product(
+            ("asymmetric", "narrow", "mid-rise", "learned-step"), (6, 5, 4, 3, 2)
+        ):
+            recipe = SharingRecipe(scheme=scheme, bits=bits, keep=OUTER, training=TRAINING)
+            rows.append(Exercise(f"{kind} {scheme} {bits}", recipe))
+            if kind == "fixed":
+                channels = dataclasses.replace(recipe, per_channel=True)
+                rows.append(Exercise(f"{kind} {scheme} {bits} per channel", channels))
+        for scheme in ("ternary", "binary"):
+            recipe = SharingRecipe(scheme=scheme, keep=OUTER, training=TRAINING)
+            rows.append(Exercise(f"{kind} {scheme}", recipe))
+    return rows + [Exercise(f"post-training {price:g}", price=price) for price in PRICES]
+
+
+def sparse_start(epochs: int, data: Cifar10, device: str, seed: int) -> nn.Module:
+    """The shipped network at 80 % sparsity, retrained; kept from one row to the next."""
+    path = STATES / f"sparse-{epochs}-{seed}.pt"
+    model = load_pretrained("resnet20")
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model
+    training = dataclasses.replace(TRAINING, epochs=epochs, learning_rate=0.02)
+    recipe = PruningRecipe(sparsity=0.8, ramp=0.5, training=training)
+    with progress_bar(quiet=False) as progress:
+        pruned = prune(
+            model,
+            recipe,
+            data=data,
+            device=device,
+            seed=seed,
+            resume_folder=STATES,
+            progress=progress,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(pruned.state_dict(), path)
+    return pruned
+
+
+def post_training(price: float, data: Cifar10, seed: int) -> CompressedModel:
+    """The shipped network without training, at a price of a bit."""
+    model = load_pretrained("resnet20")
+    images = data.split("train45k")
+    generator = torch.Generator().manual_seed(seed)
+    batches = [
+        inputs
+        for inputs, _ in itertools.islice(training_batches(images, CALIBRATION, 32, generator), 8)
+    ]
+    names = select_weights(model)
+    found = quantize_post_training_(model, names, batches[0].split(64), price=price)
+    reestimate_batch_norms_(model, batches)
+    return finish(copy.deepcopy(model), found, Recipe(dense="bfloat16"), metadata={})
+
+
+def measured(compressed: CompressedModel, data: Cifar10, device: torch.device) -> Row:
+    """Bytes, zeros, mean Huffman bits and accuracy, all by what a file holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantized.fly"
+        compressed = dataclasses.replace(compressed, metadata={"architecture": "resnet20"})
+        size = save(compressed, path)
+        model = load(path)
+    inner = [w for name, w in select_weights(model).items() if name not in OUTER]
+    zeros = sum(int((weight == 0).sum()) for weight in inner)
+    bits = weights = 0
+    for tensor in compressed.tensors.values():
+        if isinstance(tensor, CompressedTensor):
+            symbols = tensor.symbols[tensor.symbols > 0].long() - 1
+            counts = torch.bincount(symbols, minlength=tensor.levels.numel()).numpy()
+            bits += int((counts * code_lengths(counts)).sum())
+            weights += int(counts.sum())
+    return {
+        "bytes": size,
+        "sparsity": zeros / sum(weight.numel() for weight in inner),
+        "huffman_bits": bits / max(1, weights),
+        "accuracy": accuracy(model.to(device), data.split("test").to(device)),
+    }
+
+
+def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, long: int) -> Row:
+    """Quantise, test, train, test again."""
+    begin = time.perf_counter()
+    target = choose_device(device)
+    if exercise.price is not None:
+        before, after = measured(post_training(exercise.price, data, seed), data, target), None
+    else:
+        model = (
+            sparse_start(long, data, device, seed)
+            if exercise.is_sparse
+            else load_pretrained("resnet20")
+        )
+        before = measured(quantized(model, exercise.sharing, 0, data, device, seed), data, target)
+        after = None
+        if epochs:
+            trained = quantized(model, exercise.sharing, epochs, data, device, seed)
+            after = measured(trained, data, target)
+            if exercise.is_sparse and after["sparsity"] < 0.79:
+                raise AssertionError(f"{exercise.name}: {after['sparsity']} of the file is zero")
+    return {
+        "row": exercise.name,
+        "epochs": epochs,
+        "dense": pretrained_card("resnet20")["test_accuracy"],
+        **{f"quantized_{key}": value for key, value in before.items()},
+        **{f"trained_{key}": after[key] if after else "" for key in before},
+        "seed": seed,
+        "device": describe_device(target),
+        "minutes": round((time.perf_counter() - begin) / 60, 1),
+        "commit": source_commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def quantized(
+    model: nn.Module, sharing: SharingRecipe, epochs: int, data: Cifar10, device: str, seed: int
+) -> CompressedModel:
+    """The network with few values, trained for some epochs; zeros stay and none are added."""
+    training = dataclasses.replace(sharing.training, epochs=epochs)
+    recipe = Recipe(
+        pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=NONE),
+        sharing=dataclasses.replace(sharing, training=training),
+    )
+    states = STATES / source_commit()  # another commit does not go on from these
+    with progress_bar(quiet=False) as progress:
+        found = compress(
+            model,
+            recipe,
+            data=data,
+            device=device,
+            seed=seed,
+            resume_folder=states if epochs else None,
+            progress=progress,
+        )
+    shutil.rmtree(states, ignore_errors=True)
+    return found
+
+
+def wanted(names: Sequence[str]) -> list[Exercise]:
+    """The rows that are named, themselves or by their table."""
+    chosen = [
+        exercise
+        for exercise in exercises()
+        if not names or exercise.name in names or exercise.name.partition(" ")[0] in names
+    ]
+    if not chosen:
+        known = ", ".join(exercise.name for exercise in exercises())
+        raise SystemExit(f"none of {', '.join(names)} is a row; known are {known}")
+    return chosen
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown of all rows, a table for each exercise."""
+    titles = {
+        "kmeans": "K-means weight sharing, all layers",
+        "fixed": "Fixed point and learned levels, inner convolutions",
+        "sparse": "The same at 80 % sparsity",
+        "post-training": "Without training or labels, by the price of a bit",
+    }
+    columns = [":row", "bytes", "zeros", "Huffman bits", "accuracy"]
+    columns += ["bytes trained", "zeros", "accuracy trained", "epochs", ":origin"]
+    texts = []
+    for kind, title in titles.items():
+        cells = [
+            [
+                row["row"].removeprefix(kind).strip(),
+                *_cells(row, "quantized_", ("bytes", "sparsity", "huffman_bits", "accuracy")),
+                *_cells(row, "trained_", ("bytes", "sparsity", "accuracy")),
+                row["epochs"],
+                f"seed {row['seed']}, {row['device']}, {row['commit']}",
+            ]
+            for row in rows
+            if row["row"].startswith(kind)
+        ]
+        if cells:
+            texts.append(f"### {title}\n\n{markdown(columns, cells)}")
+    return "\n\n".join(texts)
+
+
+def _cells(row: Row, prefix: str, keys: Sequence[str]) -> list[str]:
+    written = {
+        "bytes": lambda text: f"{int(text):,}",
+        "sparsity": lambda text: f"{100 * float(text):.2f} %",
+        "huffman_bits": lambda text: f"{float(text):.3f}",
+        "accuracy": lambda text: f"{100 * float(text):.2f} %",
+    }
+    found = [(key, str(row[prefix + key])) for key in keys]
+    return [written[key](text) if text else "" for key, text in found]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the rows that are missing, then rewrite the tables."""
+    parser = argparse.ArgumentParser(description="The tables of quantisation.")
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--epochs", type=int, default=20, help="of the key rows")
+    parser.add_argument("--short", type=int, default=0, help="epochs of the others")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    source_commit()  # of the code that runs, whatever is edited meanwhile
+    chosen = wanted(options.rows)
+    data = load_cifar10(options.data)
+    for exercise in chosen:
+        epochs = options.epochs if exercise.name in KEY else options.short
+        epochs = 0 if exercise.price is not None else epochs
+        rows = {row["row"]: row for row in read_rows("quantization", RESULTS)}
+        if exercise.name in rows and int(rows[exercise.name]["epochs"]) >= epochs:
+            continue
+        rows[exercise.name] = run(
+            exercise, epochs, data, options.device, options.seed, options.epochs
+        )
+        print(rows[exercise.name], flush=True)
+        ordered = [rows[other.name] for other in exercises() if other.name in rows]
+        write_rows("quantization", ordered, RESULTS)
+        put_table("labs.quantization", tables(ordered), DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()

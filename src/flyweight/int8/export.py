@@ -1,0 +1,43 @@
+"""Models to ONNX: weights and activations in 8 bits as QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.errors import ModelError
+
+__all__ = ["export_onnx"]
+
+_OPSET = 17
+
+
+def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> None:
+    """Write a model as an ONNX file, with an input ``images`` and an output ``logits``.
+
+    The first dimension of both is free. ``model`` may be a float one or from `prepare_int8`; there
+    the runtime sees pairs of QuantizeLinear and DequantizeLinear, which onnxruntime turns into
+    integer arithmetic. ``example`` is a batch of inputs, which the model is traced with.
+
+    Raises ModelError without the package onnx (``pip install flyweight[onnx]``).
+    """
+    try:
+        import onnx  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    except ImportError as error:
+        raise ModelError("ONNX export needs onnx: pip install 'flyweight[onnx]'") from error
+    with warnings.catch_warnings():
+        # Only the exporter by tracing turns fake quantisation into the operators of ONNX.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(),
+            (example,),
+            os.fspath(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+        )

@@ -1,0 +1,56 @@
+"""A batch normalisation that follows a convolution becomes part of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from flyweight.errors import ModelError
+
+__all__ = ["fold_into_convolutions"]
+
+
+@torch.no_grad()
+def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """A copy of a model, in evaluation mode, without the batch normalisations after convolutions.
+
+    Which follows which is seen from a run on ``inputs``, a batch. Those that follow anything else
+    stay. ``model`` stays as it is.
+
+    Raises ModelError where the copy does not compute the same, as for a convolution whose output
+    goes elsewhere too.
+    """
+    folded = copy.deepcopy(model).eval()
+    names = {module: name for name, module in folded.named_modules()}
+    made: dict[int, tuple[str, Tensor]] = {}  # outputs are kept alive, so that no id comes back
+    pairs: dict[str, str] = {}
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            made[id(output)] = (names[module], output)
+        elif given and id(given[0]) in made:
+            pairs[names[module]] = made[id(given[0])][0]
+
+    kinds = nn.Conv2d | nn.BatchNorm2d
+    handles = [m.register_forward_hook(note) for m in folded.modules() if isinstance(m, kinds)]
+    wanted = folded(inputs)
+    for handle in handles:
+        handle.remove()
+    for norm, convolution in pairs.items():
+        first, then = folded.get_submodule(convolution), folded.get_submodule(norm)
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(then, nn.BatchNorm2d)
+        fused = fuse_conv_bn_eval(first, then)
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(norm, nn.Identity())
+    found = folded(inputs)
+    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())):
+        raise ModelError(
+            "batch normalisation cannot be folded into the convolutions of this model: some "
+            "convolution's output is used elsewhere too"
+        )
+    return folded

@@ -1,0 +1,70 @@
+"""The range of activations: observed first, then fake-quantised to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.errors import ModelError
+
+__all__ = ["Observer"]
+
+
+class Observer(nn.Module):
+    """Passes activations on; rounds them to 256 levels once it has seen their range.
+
+    While ``observing`` it notes, for each batch, the two quantiles that leave ``tail`` of the
+    values on either side (0: the least and the largest), and takes their mean over the batches;
+    zero is always within. After that a level is a whole number of ``scale``, and the gradient goes
+    straight through where nothing is clipped.
+
+    Example:
+        >>> observer = Observer()
+        >>> _ = observer(torch.tensor([0.0, 2.55]))
+        >>> observer.observing = False
+        >>> observer(torch.tensor([1.004, 9.0])).tolist()
+        [1.0, 2.549999952316284]
+
+    Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference", §3.
+    """
+
+    low: Tensor
+    high: Tensor
+    batches: Tensor
+
+    def __init__(self, *, tail: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= tail < 0.5:
+            raise ModelError(f"a tail is a fraction from 0 up to a half; found {tail}")
+        self.tail = tail
+        self.observing = True
+        for name in ("low", "high", "batches"):
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def _observe(self, inputs: Tensor) -> None:
+        flat = inputs.detach().flatten().float()
+        below = int(self.tail * flat.numel())
+        low = flat.kthvalue(below + 1).values if below else flat.min()
+        high = flat.kthvalue(flat.numel() - below).values if below else flat.max()
+        self.batches += 1
+        self.low += (low.clamp(max=0) - self.low) / self.batches
+        self.high += (high.clamp(min=0) - self.high) / self.batches
+
+    @property
+    def scale(self) -> float:
+        """Distance of two levels, above 0."""
+        return max(float(self.high - self.low) / 255, 1e-12)
+
+    @property
+    def zero_point(self) -> int:
+        """The level, from −128 to 127, that stands for zero."""
+        return round(-128 - float(self.low) / self.scale)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs, of any shape, observed or rounded."""
+        if self.observing:
+            self._observe(inputs)
+            return inputs
+        return torch.fake_quantize_per_tensor_affine(inputs, self.scale, self.zero_point, -128, 127)

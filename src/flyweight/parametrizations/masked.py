@@ -1,0 +1,47 @@
+"""Pruned weights: exactly zero for the layer, whatever the optimiser does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MaskedWeight"]
+
+
+class _MaskedProduct(torch.autograd.Function):
+    """weight · mask, whose gradient may reach the pruned weights too."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, recovery: bool) -> Tensor:
+        ctx.recovery = recovery
+        ctx.save_for_backward(mask)
+        return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        (mask,) = ctx.saved_tensors
+        return gradient if ctx.recovery else gradient * mask, None, None
+
+
+class MaskedWeight(nn.Module):
+    """The weight a layer sees is the dense one where ``mask`` is True and exactly 0 elsewhere.
+
+    The optimiser keeps the dense weight, so nothing it does can revive a zero. With ``recovery``
+    the gradient reaches the dense weight everywhere, and a weight may return when the mask is
+    chosen again (Lin et al. 2020, "Dynamic model pruning with feedback"); without it pruned
+    weights get no gradient.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, recovery: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.recovery = recovery
+
+    def forward(self, weight: Tensor) -> Tensor:
+        masked: Tensor = _MaskedProduct.apply(weight, self.mask, self.recovery)  # type: ignore[no-untyped-call]
+        return masked

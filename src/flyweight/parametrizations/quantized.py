@@ -1,0 +1,73 @@
+"""Weights on few levels that follow from the weights: fixed point, and binary with a scale."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.compressed import CompressedTensor
+from flyweight.parametrizations.through import straight_through
+from flyweight.quantization import FixedPoint
+
+__all__ = ["BinaryWeight", "FixedPointWeight"]
+
+
+class FixedPointWeight(nn.Module):
+    """The weight a layer sees is in fixed point where ``mask`` is True and exactly 0 elsewhere.
+
+    The range follows the weights at every step. The optimiser keeps the dense weight, which gets
+    the gradient straight through; pruned weights get none.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, fixed_point: FixedPoint) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.fixed_point = fixed_point
+
+    def set_bits_(self, bits: int) -> None:
+        """Go on with another number of bits."""
+        self.fixed_point = dataclasses.replace(self.fixed_point, bits=bits)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        values = self.fixed_point.quantize(weight, self.mask)
+        return straight_through(weight, values, self.mask)
+
+    @torch.no_grad()
+    def compressed(self, weight: Tensor) -> CompressedTensor:
+        """What the layer sees, as symbols and levels."""
+        return CompressedTensor.from_values(self(weight))
+
+
+class BinaryWeight(nn.Module):
+    """The weight a layer sees is ±scale where ``mask`` is True and exactly 0 elsewhere.
+
+    The scale is the mean magnitude of the weights that are kept, of all or of each output, and so
+    leaves the least squared error. The gradient goes straight through.
+
+    Source: Rastegari et al. 2016, "XNOR-Net", §3.1.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, per_channel: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.per_channel = per_channel and mask.ndim > 1
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            dims = tuple(range(1, weight.ndim)) if self.per_channel else tuple(range(weight.ndim))
+            magnitudes = torch.where(self.mask, weight.abs(), torch.zeros_like(weight))
+            count = self.mask.sum(dims, keepdim=self.per_channel).clamp(min=1)
+            scale = magnitudes.sum(dims, keepdim=self.per_channel) / count
+            values = torch.where(weight < 0, -scale, scale)
+        return straight_through(weight, values, self.mask)
+
+    @torch.no_grad()
+    def compressed(self, weight: Tensor) -> CompressedTensor:
+        """What the layer sees, as symbols and levels."""
+        return CompressedTensor.from_values(self(weight))

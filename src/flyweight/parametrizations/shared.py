@@ -1,0 +1,64 @@
+"""Weight sharing while a network trains: the centroids learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.compressed import CompressedTensor
+from flyweight.parametrizations.through import straight_through
+
+__all__ = ["SharedWeight"]
+
+
+def _cluster_means(weight: Tensor, symbols: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Mean (0 where there is none) and count of the weights of each cluster from 1 on."""
+    flat = symbols.flatten()
+    sums = weight.new_zeros(clusters + 1).scatter_add_(0, flat, weight.flatten())
+    counts = torch.bincount(flat, minlength=clusters + 1)
+    return (sums / counts.clamp(min=1))[1:], counts[1:]
+
+
+class SharedWeight(nn.Module):
+    """The weight a layer sees is the mean of its cluster: the centroids are trained.
+
+    The optimiser keeps the dense weight, which gets the gradient of the value seen (straight
+    through; Bengio et al. 2013); a centroid so moves by the mean gradient of its weights, and
+    `reassign_` lets a weight that has moved join another cluster. Symbol 0 is exactly 0 for ever.
+
+    ``symbols`` are integers of the weight's shape: 0 is pruned, k ≥ 1 the cluster k of
+    ``clusters``.
+    """
+
+    symbols: Tensor
+
+    def __init__(self, symbols: Tensor, clusters: int) -> None:
+        super().__init__()
+        self.register_buffer("symbols", symbols.long())
+        self.clusters = clusters
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            means, _ = _cluster_means(weight, self.symbols, self.clusters)
+            values = torch.cat([means.new_zeros(1), means])[self.symbols]
+        return straight_through(weight, values, self.symbols > 0)
+
+    @torch.no_grad()
+    def reassign_(self, weight: Tensor) -> None:
+        """Give each weight that is not pruned to the nearest centroid: one round of Lloyd's."""
+        means, counts = _cluster_means(weight, self.symbols, self.clusters)
+        centroids = means[counts > 0].sort().values
+        kept = self.symbols > 0
+        middles = (centroids[1:] + centroids[:-1]) / 2
+        self.symbols[kept] = torch.searchsorted(middles, weight[kept]) + 1
+
+    @torch.no_grad()
+    def compressed(self, weight: Tensor) -> CompressedTensor:
+        """What the layer sees, as symbols and ascending levels, as many as are in use."""
+        means, counts = _cluster_means(weight, self.symbols, self.clusters)
+        used = (counts > 0).nonzero().flatten()
+        used = used[means[used].argsort()]
+        numbers = torch.zeros_like(counts, dtype=torch.int32)
+        numbers[used] = torch.arange(1, used.numel() + 1, dtype=torch.int32, device=used.device)
+        numbers = torch.cat([numbers.new_zeros(1), numbers])
+        return CompressedTensor(numbers[self.symbols], means[used])

@@ -1,0 +1,180 @@
+"""Fixed point: weights on evenly spaced levels, scaled to the weights there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from flyweight.compressed import CompressedTensor
+from flyweight.errors import ModelError
+from flyweight.quantization.kept import kept_weights
+
+__all__ = ["SCHEMES", "FixedPoint", "Grid", "Scheme", "fixed_point"]
+
+Scheme = Literal["asymmetric", "narrow", "mid-rise"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Evenly spaced levels; ``scale`` and ``origin`` are scalars, or one for each channel.
+
+    With ``integers``, code q of ``lowest`` to ``highest`` is the value (q − origin)·scale; without,
+    codes run from 0 to ``highest`` and scale is the whole span: q is origin + scale·q/highest.
+    """
+
+    scale: Tensor
+    origin: Tensor
+    lowest: int
+    highest: int
+    integers: bool
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Whole numbers, of the nearest level (of the even code on a draw), in float."""
+        if self.integers:
+            codes = torch.round(weight * (1 / self.scale)) + self.origin
+        else:
+            codes = torch.round((weight - self.origin) / self.scale * self.highest)
+        return codes.clamp(self.lowest, self.highest)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """The levels of codes."""
+        if self.integers:
+            return (codes - self.origin) * self.scale
+        return self.scale * (codes / self.highest) + self.origin
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """How weights become fixed point; the range is taken from the weights each time.
+
+    Attributes:
+        bits: 1 to 8; 2 and more for "narrow".
+        scheme: "asymmetric" has 2^bits levels from the least to the largest weight that is kept;
+            "mid-rise" has as many from −m to m, m being the largest magnitude, and none at zero;
+            "narrow" has 2^(bits−1) − 1 on either side of a level at zero.
+        per_channel: a range for each output, along the first dimension.
+        power_of_two: the distance of levels is the next power of two.
+        zero_level: "asymmetric" with zero among the 2^bits levels, at a whole code; the range then
+            takes it in.
+
+    Raises ModelError for what cannot be.
+    """
+
+    bits: int
+    scheme: Scheme = "asymmetric"
+    per_channel: bool = False
+    power_of_two: bool = False
+    zero_level: bool = False
+
+    def __post_init__(self) -> None:
+        least = 2 if self.scheme == "narrow" else 1
+        if self.scheme not in SCHEMES:
+            raise ModelError(
+                f"scheme {self.scheme!r} is unknown; choose one of {', '.join(SCHEMES)}"
+            )
+        if not least <= self.bits <= 8:
+            raise ModelError(
+                f"fixed point, {self.scheme}, takes {least} to 8 bits; {self.bits} were asked for"
+            )
+        if self.zero_level and self.scheme != "asymmetric":
+            raise ModelError(f"zero_level is of the asymmetric scheme; {self.scheme!r} has its own")
+
+    @torch.no_grad()
+    def grid(self, weight: Tensor, kept: Tensor) -> Grid:
+        """The levels for the weights of a tensor where ``kept``, a bool mask, is True."""
+        steps = 2**self.bits - 1
+        low, high = _range(weight, kept, per_channel=self.per_channel)
+        if self.scheme == "narrow" or self.zero_level:
+            side = 2 ** (self.bits - 1) - 1
+            if self.scheme == "narrow":
+                low, high = 0 * high, torch.maximum(high, -low)
+                lowest, highest, steps = -side, side, side
+            else:
+                low, high = low.clamp(max=0), high.clamp(min=0)
+                lowest, highest = 0, steps
+            scale = self._distance((high - low) / steps)
+            return Grid(scale, torch.round(-low / scale), lowest, highest, True)
+        if self.scheme == "mid-rise":
+            high = torch.maximum(high, -low)
+            low = -high
+        span = high - low
+        if self.power_of_two:
+            span = self._distance(span / steps) * steps
+            low = -span / 2 if self.scheme == "mid-rise" else low
+        # Weights that are all the same have code 0, whatever they are divided by.
+        return Grid(torch.where(span > 0, span, torch.ones_like(span)), low, 0, steps, False)
+
+    def _distance(self, distance: Tensor) -> Tensor:
+        distance = distance.clamp(min=torch.finfo(distance.dtype).tiny)
+        if not self.power_of_two:
+            return distance
+        mantissa, exponent = torch.frexp(distance)
+        return torch.ldexp(torch.ones_like(distance), exponent - (mantissa == 0.5).to(torch.int32))
+
+    @torch.no_grad()
+    def quantize(self, weight: Tensor, kept: Tensor) -> Tensor:
+        """The values of the levels nearest to the weights, and 0 where they are not kept.
+
+        ``kept`` is a bool mask of the shape of ``weight``; so is what is returned, in the dtype of
+        ``weight``.
+        """
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        grid = self.grid(exact, kept)
+        values = grid.values(grid.codes(exact)).to(weight.dtype)
+        return torch.where(kept, values, torch.zeros_like(values))
+
+
+def _range(weight: Tensor, kept: Tensor, *, per_channel: bool) -> tuple[Tensor, Tensor]:
+    """Least and largest kept weight, of all or of each slice; 0 where none is kept."""
+    if per_channel and weight.ndim < 2:
+        raise ModelError(
+            f"a range for each channel needs two dimensions; the shape is {tuple(weight.shape)}"
+        )
+    dims = tuple(range(1, weight.ndim)) if per_channel else tuple(range(weight.ndim))
+    if not weight.numel():
+        return weight.new_zeros(()), weight.new_zeros(())
+    ends = []
+    for pick, worst in ((torch.amin, torch.inf), (torch.amax, -torch.inf)):
+        end = pick(torch.where(kept, weight, worst), dims, keepdim=per_channel)
+        ends.append(torch.where(torch.isinf(end), torch.zeros_like(end), end))
+    return ends[0], ends[1]
+
+
+def fixed_point(
+    weight: Tensor,
+    *,
+    bits: int,
+    scheme: Scheme = "asymmetric",
+    per_channel: bool = False,
+    mask: Tensor | None = None,
+    power_of_two: bool = False,
+    zero_level: bool = False,
+) -> CompressedTensor:
+    """Put the non-zero weights of a tensor on evenly spaced levels; zeros stay exactly zero.
+
+    Arguments:
+        weight: of any shape and float type.
+        bits, scheme, per_channel, power_of_two, zero_level: as for `FixedPoint`.
+        mask: bool, of the shape of ``weight``, True for what is kept. Without one, weights that
+            are zero are pruned.
+
+    The levels of the tensor returned are those in use, of all channels together; so a file holds
+    a codebook of every channel, and one range for the tensor takes fewer bytes.
+
+    Raises ModelError for bits and schemes that cannot be, a mask of another shape, or weights not
+    finite.
+
+    Example:
+        >>> fixed_point(torch.tensor([0.0, -1.0, 0.1, 2.0]), bits=2).dequantize().tolist()
+        [0.0, -1.0, 0.0, 2.0]
+
+    Source: the straight-through quantiser with dynamic scaling of Zhou et al. 2016, "DoReFa-Net",
+    on the weights that are not pruned.
+    """
+    wanted = FixedPoint(bits, scheme, per_channel, power_of_two, zero_level)
+    weight = weight.detach()
+    return CompressedTensor.from_values(wanted.quantize(weight, kept_weights(weight, mask)))

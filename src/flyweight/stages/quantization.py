@@ -1,0 +1,186 @@
+"""Few values for the weights that are left, while a network trains, in our loop or in yours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flyweight.compressed import CompressedTensor
+from flyweight.data import Split
+from flyweight.errors import FlyweightError, ModelError
+from flyweight.parametrizations import (
+    BinaryWeight,
+    FixedPointWeight,
+    LearnedStepWeight,
+    MaskedWeight,
+    SharedWeight,
+    TernaryWeight,
+    attach_,
+    detach_,
+)
+from flyweight.quantization import FixedPoint, share
+from flyweight.recipes import SharingRecipe
+from flyweight.stages.finishing import rounded
+from flyweight.training import Progress, fit_, prefixed
+
+__all__ = ["Quantization", "quantize_"]
+
+QuantizedWeight = SharedWeight | FixedPointWeight | LearnedStepWeight | TernaryWeight | BinaryWeight
+
+
+class Quantization:
+    """The quantised weights of a model in training; from the first step on its layers see them.
+
+    Puts a parametrization on each weight named, so ``model`` is changed. Weights that are zero stay
+    so, those of the layers that the recipe keeps as they are included. `at` follows the schedule of
+    the recipe; `finish_` takes the parametrizations off.
+
+    Arguments:
+        model: any module.
+        names: of its weights to quantise.
+        recipe: how.
+        steps: of the whole run; with none, the bits are those of the end at once.
+        seed: of k-means, where its start is drawn.
+
+    Raises ModelError, which names the tensor, where a weight cannot be quantised so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        recipe: SharingRecipe,
+        *,
+        steps: int,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.steps = steps
+        self._seed = seed
+        weights = {name: model.get_parameter(name) for name in names}
+        self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+        self.weights = {
+            name: weight
+            for name, weight in weights.items()
+            if not any(fnmatchcase(name, glob) for glob in recipe.keep)
+        }
+        self._bits = recipe.bits_of({n: weight.numel() for n, weight in self.weights.items()})
+        self._extra = recipe.extra_bits(0, steps)
+        self.quantized = {name: self._start(name) for name in self.weights}
+        kept = weights.keys() - self.weights.keys()
+        masked = {name: MaskedWeight(self._masks[name]) for name in weights if name in kept}
+        attach_(model, {**self.quantized, **masked})
+        self._attached = (*self.quantized, *masked)
+
+    def bits(self, name: str) -> int:
+        """Bits of a tensor now."""
+        return min(8, self._bits[name] + self._extra)
+
+    def _start(self, name: str) -> QuantizedWeight:
+        weight, mask, scheme = self.weights[name], self._masks[name], self.recipe.scheme
+        try:
+            if scheme == "shared":
+                start = self._share(name)
+                return SharedWeight(start.symbols, start.levels.numel())
+            if scheme == "learned-step":
+                channels = self.recipe.per_channel
+                return LearnedStepWeight(weight, mask, bits=self.bits(name), per_channel=channels)
+            if scheme == "ternary":
+                return TernaryWeight(weight, mask, threshold=self.recipe.threshold)
+            if scheme == "binary":
+                return BinaryWeight(mask, per_channel=self.recipe.per_channel)
+            wanted = FixedPoint(self.bits(name), scheme, per_channel=self.recipe.per_channel)
+            return FixedPointWeight(mask, wanted)
+        except FlyweightError as error:
+            raise type(error)(f"tensor {name!r}: {error}") from error
+
+    def _share(self, name: str) -> CompressedTensor:
+        return share(
+            self.weights[name],
+            bits=self.bits(name),
+            init=self.recipe.init,
+            mask=self._masks[name],
+            seed=self._seed,
+        )
+
+    def at(self, step: int) -> None:
+        """Get ready for the step that comes next, counted from 0."""
+        self.resume(step)
+        recipe = self.recipe
+        fewer = step > 0 and recipe.extra_bits(step - 1, self.steps) > self._extra
+        reassign = step and step % recipe.interval == 0 and step < recipe.settle * self.steps
+        for name, weight in self.weights.items():
+            quantized = self.quantized[name]
+            if isinstance(quantized, SharedWeight):
+                if fewer:
+                    quantized.symbols.copy_(self._share(name).symbols)
+                elif reassign:
+                    quantized.reassign_(weight)
+
+    def resume(self, step: int) -> None:
+        """Set the bits of a step before which `at` was called already."""
+        self._extra = self.recipe.extra_bits(step, self.steps)
+        for name, quantized in self.quantized.items():
+            if isinstance(quantized, FixedPointWeight | LearnedStepWeight):
+                quantized.set_bits_(self.bits(name))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks of what is never to come back, bool tensors by name of the weight."""
+        return {name: mask.clone() for name, mask in self._masks.items()}
+
+    def finish_(self) -> dict[str, CompressedTensor]:
+        """Leave what the layers see in plain weights; return it as symbols and levels.
+
+        Levels are rounded to what the recipe stores. Raises ModelError where a zero was lost.
+        """
+        storage: torch.dtype = getattr(torch, self.recipe.storage)
+        compressed: dict[str, CompressedTensor] = {}
+        for name, weight in self.weights.items():
+            tensor = self.quantized[name].compressed(weight)
+            compressed[name] = CompressedTensor(tensor.symbols, rounded(tensor.levels, storage))
+        detach_(self.model, self._attached)
+        for name, tensor in compressed.items():
+            self.model.get_parameter(name).data.copy_(tensor.dequantize())
+        for name, mask in self._masks.items():
+            if bool(self.model.get_parameter(name).detach()[~mask].any()):
+                raise ModelError(f"tensor {name!r} lost zeros while its values were trained")
+        return compressed
+
+
+def quantize_(
+    model: nn.Module,
+    names: tuple[str, ...],
+    recipe: SharingRecipe,
+    data: Split,
+    *,
+    seed: int,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, CompressedTensor]:
+    """Let the non-zero weights named take few values, and train these. Changes ``model``.
+
+    Raises ModelError if a zero was lost on the way.
+    """
+    per_epoch = max(1, len(data.labels) // recipe.training.batch_size)
+    steps = recipe.training.epochs * per_epoch
+    quantization = Quantization(model, names, recipe, steps=steps, seed=seed)
+    result = fit_(
+        model,
+        data,
+        recipe.training,
+        seed=seed,
+        teacher=teacher,
+        before_step=lambda step, _: quantization.at(step),
+        checkpoint=checkpoint,
+        progress=prefixed(progress, "train the shared values"),
+    )
+    if result.averaged is not None:  # of the dense weights; its symbols are those of the last step
+        model.load_state_dict(result.averaged.state_dict())
+    return quantization.finish_()

@@ -1,0 +1,140 @@
+"""Activations in 8 bits: ranges, folding, training, and the same answers from onnxruntime."""
+
+import pytest
+import torch
+from torch import nn
+
+from flyweight.errors import DataError, ModelError
+from flyweight.int8 import Int8Layer, Observer, export_onnx, fold_into_convolutions, prepare_int8
+from flyweight.models import create_model
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)
+    )
+    for _ in range(3):
+        model(1 + 2 * torch.randn(16, 3, 8, 8))
+    nn.init.normal_(model[1].weight)
+    return model.eval()
+
+
+def test_a_range_is_the_mean_of_what_was_seen_and_takes_zero_in():
+    observer = Observer()
+    for batch in ([1.0, 2.0], [3.0, 4.0]):
+        seen = observer(torch.tensor(batch))
+        assert seen.tolist() == batch
+    assert (float(observer.low), float(observer.high)) == (0.0, 3.0)
+    observer.observing = False
+    assert observer.scale == pytest.approx(3 / 255)
+    assert observer.zero_point == -128
+    levels = observer(torch.linspace(-1, 5, 2000))
+    assert len(levels.unique()) == 256
+    assert observer(torch.tensor([0.0, -1.0, 9.0])).tolist() == pytest.approx([0, 0, 3])
+
+
+def test_a_tail_clips_what_is_rare():
+    values = torch.cat([random(10_000), torch.tensor([1000.0])])
+    observer = Observer(tail=0.001)
+    observer(values)
+    assert 2.5 < float(observer.high) < 4
+    assert -4 < float(observer.low) < -2.5
+    with pytest.raises(ModelError, match="up to a half"):
+        Observer(tail=0.5)
+
+
+def test_batch_normalisation_folds_into_convolutions_of_any_model():
+    model = create_model("resnet20").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+            module.running_var.uniform_(0.5, 2)
+    inputs = random(4, 3, 32, 32)
+    folded = fold_into_convolutions(model, inputs)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 19
+    torch.testing.assert_close(folded(inputs), model(inputs), rtol=1e-3, atol=1e-3)
+
+
+class Twice(nn.Module):
+    """The output of its convolution goes two ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(3.0)
+
+    def forward(self, inputs):
+        found = self.convolution(inputs)
+        return self.norm(found) + found
+
+
+def test_what_cannot_be_folded_is_refused():
+    with pytest.raises(ModelError, match="output is used elsewhere too"):
+        fold_into_convolutions(Twice(), random(2, 3, 4, 4))
+
+
+def test_eight_bits_change_little_and_zeros_stay():
+    model = network()
+    model[0].weight.data[random(8, 3, 3, 3) > 0] = 0
+    inputs = random(64, 3, 8, 8, seed=2)
+    prepared = prepare_int8(model, inputs.split(16))
+    wanted = model(inputs).detach()
+    error = (prepared(inputs).detach() - wanted).square().mean()
+    assert 0 < float(error) < 0.02 * float(wanted.var())
+    assert isinstance(prepared[0], Int8Layer)
+    assert not prepared[0].weight()[model[0].weight == 0].any()
+    assert len(prepared[4].weight()[0].unique()) <= 255
+    assert not any(isinstance(m, Int8Layer) for m in model.modules())
+
+
+def test_it_can_be_trained_on():
+    prepared = prepare_int8(network(), [random(16, 3, 8, 8)])
+    optimizer = torch.optim.SGD(prepared.parameters(), 0.05)
+    inputs, labels = random(16, 3, 8, 8, seed=3), torch.arange(16) % 10
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(prepared(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_onnxruntime_gives_the_same_answers(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    inputs = random(32, 3, 8, 8, seed=4)
+    prepared = prepare_int8(network(), [inputs])
+    export_onnx(prepared, inputs[:2], tmp_path / "int8.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") >= 6
+    assert "BatchNormalization" not in kinds
+    wanted = prepared(inputs).detach()
+    level = prepared[4].outputs.scale
+    # As it is written, and as integers, where a tie may be rounded the other way inside.
+    for optimise, levels in ((False, 1.01), (True, 20)):
+        options = runtime.SessionOptions()
+        if not optimise:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = runtime.InferenceSession(
+            tmp_path / "int8.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        (found,) = session.run(None, {"images": inputs.numpy()})
+        error = (torch.from_numpy(found) - wanted).abs()
+        assert float(error.max()) <= levels * level
+        assert float(error.square().mean()) < 0.02 * float(wanted.var())
+
+
+def test_the_impossible_is_refused_in_words():
+    with pytest.raises(DataError, match="no calibration batches"):
+        prepare_int8(network(), [])
+    with pytest.raises(ModelError, match="no linear layer or convolution"):
+        prepare_int8(nn.Sequential(nn.ReLU()), [random(2, 3)])

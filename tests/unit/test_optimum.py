@@ -1,0 +1,98 @@
+"""The exact optimum of k-means on a line: by brute force, by the table, and at scale."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flyweight.errors import ModelError
+from flyweight.quantization import optimal_edges, optimum
+
+integers = st.lists(st.integers(-50, 50), min_size=2, max_size=9, unique=True)
+
+
+def error_of(points, weights, edges):
+    """Weighted squared error, each cluster by its own mean."""
+    total = 0.0
+    for begin, end in itertools.pairwise(edges):
+        mean = np.average(points[begin:end], weights=weights[begin:end])
+        total += float(weights[begin:end] @ (points[begin:end] - mean) ** 2)
+    return total
+
+
+def by_brute_force(points, weights, clusters):
+    """The least error over all ways to cut."""
+    cuts = itertools.combinations(range(1, len(points)), clusters - 1)
+    return min(error_of(points, weights, (0, *cut, len(points))) for cut in cuts)
+
+
+@pytest.fixture(params=["table", "price"])
+def way(request, monkeypatch):
+    """Either way to the optimum, whatever the number of points."""
+    monkeypatch.setattr(optimum, "_WORTH_COMPILING", 10**9 if request.param == "table" else 0)
+    return request.param
+
+
+@pytest.mark.parametrize("spread", ["normal", "equal steps", "heavy tails", "mirrored"])
+def test_no_cut_is_better(way, spread):
+    generator = np.random.default_rng(0)
+    for _ in range(12):
+        points = {
+            "normal": generator.normal(size=9),
+            "equal steps": np.arange(9.0),  # no price gives every number of clusters
+            "heavy tails": generator.standard_cauchy(9),
+            "mirrored": np.outer([-1, 1], generator.random(4)).ravel(),
+        }[spread]
+        points = np.unique(points)
+        weights = generator.integers(1, 5, points.size).astype(float)
+        for clusters in range(1, points.size + 1):
+            edges = optimal_edges(points, weights, clusters)
+            assert len(edges) == clusters + 1
+            assert (np.diff(edges) > 0).all()
+            least = by_brute_force(points, weights, clusters)
+            scale = error_of(points, weights, (0, points.size))
+            assert error_of(points, weights, edges) == pytest.approx(least, abs=1e-12 * scale)
+
+
+@given(integers, st.data())
+def test_integers_have_the_least_error_exactly(points, data):
+    points = np.array(sorted(points), dtype=float)
+    clusters = data.draw(st.integers(1, len(points)))
+    edges = optimal_edges(points, np.ones(len(points)), clusters)
+    least = by_brute_force(points, np.ones(len(points)), clusters)
+    assert error_of(points, np.ones(len(points)), edges) == pytest.approx(least, abs=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [2, 7, 32, 255])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_both_ways_agree_beyond_brute_force(monkeypatch, clusters, offset):
+    points = np.unique(np.random.default_rng(1).laplace(size=500)) + offset
+    weights = np.random.default_rng(2).exponential(size=500) * 1e-9
+    table = optimal_edges(points, weights, clusters)
+    monkeypatch.setattr(optimum, "_WORTH_COMPILING", 0)
+    price = optimal_edges(points, weights, clusters)
+    assert error_of(points, weights, price) == pytest.approx(
+        error_of(points, weights, table), rel=1e-6
+    )
+
+
+def test_the_first_price_of_many_values_leads_to_the_same_clusters(monkeypatch):
+    points = np.unique(np.random.default_rng(3).normal(size=20_000))
+    guessed = optimal_edges(points, np.ones(points.size), 16)
+    monkeypatch.setattr(optimum, "_COARSE", ())
+    assert np.array_equal(guessed, optimal_edges(points, np.ones(points.size), 16))
+
+
+def test_scales_at_the_ends_of_float32_are_no_trouble(way):
+    points = np.array([-3e38, -2.9e38, 1e-45, 2e38, 3e38])
+    assert optimal_edges(points, np.ones(5), 3).tolist() == [0, 2, 3, 5]
+    tiny = np.array([1e-45, 2e-45, 9e-45, 1e-44])
+    assert optimal_edges(tiny, np.ones(4), 2).tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_more_clusters_than_values_are_refused(clusters):
+    with pytest.raises(ModelError, match=f"3 distinct values cannot make {clusters} clusters"):
+        optimal_edges(np.arange(3.0), np.ones(3), clusters)

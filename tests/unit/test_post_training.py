@@ -1,0 +1,225 @@
+"""Without training: bits against error, second-order rounding, statistics measured anew."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from flyweight.batch_norm import reestimate_batch_norms_
+from flyweight.coding import code_shared
+from flyweight.errors import DataError, ModelError
+from flyweight.quantization import (
+    code_bits,
+    input_correlations,
+    rate_distortion,
+    round_second_order,
+    share,
+    steps_at_price,
+)
+from flyweight.stages import quantize_post_training_
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def coded_bytes(tensor):
+    coded = code_shared("w", tensor.symbols.numpy(), levels=tensor.levels.numpy(), coder="rans")
+    return len(coded.parts["symbols"])
+
+
+def test_bits_are_those_of_the_entropy_and_of_the_real_coder():
+    codes = torch.tensor([0, 0, 0, 0, 1, 1, -2, 2])
+    bits = code_bits(codes, 2)
+    assert float(bits[2]) == pytest.approx(1.0, abs=0.1)
+    assert float(bits[3]) == pytest.approx(2.0, abs=0.1)
+    assert float(bits[1]) > 5  # does not occur
+    weight = random(30_000)
+    tensor = rate_distortion(weight, step=0.3, price=0.0)
+    codes = torch.round(weight / 0.3)
+    told = float(code_bits(codes, 16)[(codes + 16).long()].sum()) / 8
+    assert coded_bytes(tensor) == pytest.approx(told, rel=0.01)
+
+
+def test_without_a_price_each_weight_takes_the_nearest_multiple_and_levels_are_means():
+    weight = torch.tensor([0.0, 0.4, 0.6, 0.9, -1.2, -2.4])
+    tensor = rate_distortion(weight, step=1.0, price=0.0)
+    torch.testing.assert_close(
+        tensor.dequantize(), torch.tensor([0.0, 0.0, 0.75, 0.75, -1.2, -2.4])
+    )
+
+
+def test_a_price_saves_real_bytes():
+    weight = random(20_000)
+    found = [rate_distortion(weight, step=0.5, price=price) for price in (0.0, 0.01, 0.03, 0.1)]
+    sizes = [coded_bytes(tensor) for tensor in found]
+    errors = [float((tensor.dequantize() - weight).square().mean()) for tensor in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert errors == sorted(errors)
+    assert sizes[3] < 0.95 * sizes[0]
+
+
+def test_a_grid_takes_fewer_bytes_than_k_means_at_equal_error_once_coded():
+    weight = random(20_000)
+    shared = share(weight, bits=4, init="optimal")
+    error = float((shared.dequantize() - weight).square().mean())
+    grid = rate_distortion(weight, step=math.sqrt(12 * error), price=0.1 * error)
+    assert float((grid.dequantize() - weight).square().mean()) <= 1.02 * error
+    assert coded_bytes(grid) < 0.97 * coded_bytes(shared)
+
+
+def test_no_other_codes_cost_less_at_the_bits_they_have():
+    weight = torch.tensor([0.3, 0.45, 0.52, 0.9, -0.6, 1.4, 0.0, 0.0])
+    price, step = 0.05, 0.5
+    tensor = rate_distortion(weight, step=step, price=price)
+    codes = tensor.dequantize().sign() * (tensor.dequantize().abs() / step).round()
+    bits = code_bits(codes, 4)
+
+    def cost(some):
+        return float(((weight - some * step) ** 2 + price * bits[(some + 4).long()]).sum())
+
+    others = itertools.product(*[range(-3, 4) for _ in range(3)])
+    for few in others:
+        changed = codes.clone()
+        changed[:3] = torch.tensor(few)
+        near = (changed[:3].abs() <= torch.round(weight[:3] / step).abs()).all()
+        if near and (changed[:3] * weight[:3] >= 0).all():
+            assert cost(codes) <= cost(changed) + 1e-9
+
+
+def test_zeros_stay_and_weights_that_matter_stay_near():
+    weight = random(500)
+    mask = random(500, seed=1) > 0
+    tensor = rate_distortion(weight, step=0.2, price=0.05, mask=mask)
+    assert not tensor.dequantize()[~mask].any()
+    importance = torch.where(random(500, seed=2) > 0, 10.0, 0.1)
+    found = rate_distortion(weight, step=0.2, price=0.05, weights=importance).dequantize()
+    error = (found - weight).square()
+    assert float(error[importance > 1].mean()) < 0.5 * float(error[importance < 1].mean())
+
+
+def test_steps_at_one_price_cost_least():
+    sensitivities, price = {"a": 2.0, "b": 0.1}, 1e-4
+    steps = steps_at_price(sensitivities, price)
+    for name, sensitivity in sensitivities.items():
+
+        def cost(step, sensitivity=sensitivity):
+            return sensitivity * step**2 / 12 - price * math.log2(step)
+
+        assert cost(steps[name]) < min(cost(0.99 * steps[name]), cost(1.01 * steps[name]))
+    with pytest.raises(ModelError, match="above 0"):
+        steps_at_price({"a": 0.0}, 1.0)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 5), nn.Conv2d(3, 5, 3, stride=2, padding=1)])
+def test_correlations_are_of_what_the_weight_multiplies(layer):
+    inputs = random(40, 12) if isinstance(layer, nn.Linear) else random(8, 3, 9, 9)
+    model = nn.Sequential(layer, nn.BatchNorm1d(5) if inputs.ndim == 2 else nn.BatchNorm2d(5))
+    before = model[1].running_mean.clone()
+    found = input_correlations(model, ["0.weight"], inputs.split(4))["0.weight"]
+    assert model.training
+    assert torch.equal(model[1].running_mean, before)
+    change = random(*layer.weight.shape, seed=3) * 0.1
+    with torch.no_grad():
+        plain = layer(inputs)
+        layer.weight.add_(change)
+        error = (layer(inputs) - plain).square()
+    rows = error.sum() / (error.numel() / 5)
+    delta = change.flatten(1).double()
+    assert float((delta @ found @ delta.T).trace()) == pytest.approx(float(rows), rel=1e-3)
+
+
+def test_second_order_rounding_changes_the_output_less_and_is_plain_without_correlation():
+    mixing = random(16, 16, seed=5)
+    inputs = random(400, 16) @ mixing
+    weight, step = random(8, 16, seed=6), 0.4
+    correlation = (inputs.T @ inputs / 400).double()
+    plain = rate_distortion(weight, step=step, price=0.0)
+    nearest = torch.round(weight / step) * step
+    second = round_second_order(weight, correlation, step=step).dequantize()
+    errors = [float((inputs @ (w - weight).T).square().mean()) for w in (nearest, second)]
+    assert errors[1] < 0.8 * errors[0]
+    assert torch.allclose(second / step, torch.round(second / step), atol=1e-5)
+    identity = torch.eye(16, dtype=torch.float64)
+    alone = round_second_order(weight, identity, step=step)
+    torch.testing.assert_close(alone.dequantize(), nearest)
+    assert torch.equal(alone.symbols, plain.symbols)
+
+
+def test_second_order_rounding_keeps_zeros_and_saves_bits_at_a_price():
+    inputs = random(300, 18) @ random(18, 18, seed=7)
+    weight = random(8, 2, 3, 3, seed=8)
+    mask = random(8, 2, 3, 3, seed=9) > 0
+    correlation = (inputs.T @ inputs / 300).double()
+    free = round_second_order(weight, correlation, step=0.2, mask=mask)
+    assert not free.dequantize()[~mask].any()
+    assert free.dequantize()[mask].any()
+    bits = code_bits(torch.round(free.dequantize() / 0.2), 20)
+    priced = round_second_order(weight, correlation, step=0.2, mask=mask, bits=bits, price=2.0)
+    assert not priced.dequantize()[~mask].any()
+
+    def told(tensor):
+        return float(bits[(torch.round(tensor.dequantize() / 0.2) + 20).long()].sum())
+
+    assert told(priced) < 0.95 * told(free)
+
+
+def test_statistics_are_those_of_the_data():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    inputs = 2 + 3 * random(64, 3, 8, 8)
+    reestimate_batch_norms_(model.eval(), inputs.split(16))
+    seen = model[0](inputs).detach()
+    torch.testing.assert_close(model[1].running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, seen.var((0, 2, 3)), rtol=0.02, atol=0)
+    assert not any(module.training for module in model.modules())
+    assert model[1].momentum == 0.1
+    before = model[1].running_mean.clone()
+    with pytest.raises(DataError, match="no calibration batches"):
+        reestimate_batch_norms_(model, [])
+    assert torch.equal(model[1].running_mean, before)
+
+
+def test_the_impossible_is_refused_in_words():
+    with pytest.raises(ModelError, match="a step is above 0"):
+        rate_distortion(torch.ones(2), step=0.0, price=0.0)
+    with pytest.raises(ModelError, match="take a larger one"):
+        rate_distortion(torch.ones(2), step=1e-6, price=0.0)
+    with pytest.raises(ModelError, match=r"correlate in shape \(3, 3\), and the weight has 2"):
+        round_second_order(torch.ones(2, 2), torch.eye(3), step=1.0)
+    with pytest.raises(ModelError, match="a step is above 0"):
+        round_second_order(torch.ones(2, 3), torch.eye(3), step=-1.0)
+    layer = nn.Sequential(nn.Conv1d(2, 2, 1))
+    with pytest.raises(ModelError, match=r"'0.weight' is of a Conv1d whose inputs cannot be told"):
+        input_correlations(layer, ["0.weight"], [])
+    with pytest.raises(DataError, match="no calibration batch reached"):
+        input_correlations(nn.Sequential(nn.Linear(2, 2)), ["0.weight"], [])
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_network_without_training_by_one_price(second_order):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10), nn.LogSoftmax(1)
+    )
+    model[3].weight.data[random(10, 288, seed=4) > 0] = 0
+    zeros = model[3].weight.detach() == 0
+    dense = copy.deepcopy(model.state_dict())
+    inputs = random(96, 3, 8, 8, seed=1).split(32)
+    plain = model(inputs[0]).detach()
+    sizes, errors = [], []
+    for price in (1e-8, 1e-4):
+        model.load_state_dict(dense)
+        found = quantize_post_training_(
+            model, ["0.weight", "3.weight"], inputs, price=price, second_order=second_order
+        )
+        assert torch.equal(found["3.weight"].dequantize(), model[3].weight)
+        assert not model[3].weight[zeros].any()
+        sizes.append(sum(coded_bytes(tensor) for tensor in found.values()))
+        errors.append(float((model(inputs[0]).detach() - plain).square().mean()))
+    assert sizes[0] > sizes[1]
+    assert errors[0] < errors[1]
+    assert errors[0] < 0.05 * float(plain.var())

@@ -1,0 +1,188 @@
+"""Every scheme on top of a mask: few values, zeros that stay, states that come back."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import flyweight
+from flyweight.compressed import CompressedTensor
+from flyweight.data import Split
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.own_loop import prepare, prepare_quantization
+from flyweight.parametrizations import MaskedWeight, attach_
+from flyweight.pruning import percentile_mask
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
+from flyweight.stages import Quantization, quantize_
+from flyweight.training import TrainingConfig
+
+# Scheme, bits, and how many values other than zero there are at most.
+SCHEMES = [
+    ("shared", 2, 4),
+    ("asymmetric", 2, 4),
+    ("narrow", 3, 6),
+    ("mid-rise", 2, 4),
+    ("learned-step", 2, 3),
+    ("ternary", 4, 2),
+    ("binary", 4, 2),
+]
+TRAINING = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.05, ema_decay=0.0)
+
+
+def network(sparsity=60):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10)
+    )
+    model(torch.randn(2, 3, 32, 32))
+    with torch.no_grad():
+        for layer in (model[0], model[4]):
+            layer.weight.mul_(percentile_mask(layer.weight, sparsity))
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Split(pixels, torch.arange(32) % 10)
+
+
+def zeros_of(model):
+    return [(model[0].weight == 0).clone(), (model[4].weight == 0).clone()]
+
+
+@pytest.mark.parametrize(("scheme", "bits", "values"), SCHEMES)
+def test_prune_train_quantise_train_and_a_file_with_the_zeros(
+    tmp_path, images, scheme, bits, values
+):
+    model = network()
+    zeros = zeros_of(model)
+    before = copy.deepcopy(model.state_dict())
+    recipe = SharingRecipe(scheme=scheme, bits=bits, interval=2, training=TRAINING)
+    compressed = quantize_(model, ("0.weight", "4.weight"), recipe, images, seed=0)
+    assert not torch.equal(model[1].weight, before["1.weight"])  # it did train
+    flyweight.save(flyweight.CompressedModel(dict(compressed)), tmp_path / "a.fly")
+    loaded = flyweight.decompress(tmp_path / "a.fly")
+    for name, zero in zip(("0.weight", "4.weight"), zeros, strict=True):
+        assert not loaded[name][zero].any()
+        assert torch.equal(loaded[name], model.get_parameter(name))
+        assert 1 <= len(compressed[name].levels) <= values
+        if scheme in ("shared", "binary"):
+            assert torch.equal(loaded[name] == 0, zero)
+    assert set(model.state_dict()) == set(network().state_dict())
+
+
+def step(prepared, optimizer):
+    torch.manual_seed(prepared.number)
+    inputs, targets = torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,))
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(prepared.model(inputs), targets).backward()
+    optimizer.step()
+    prepared.step()
+
+
+@pytest.mark.parametrize(("scheme", "bits", "values"), SCHEMES)
+def test_your_own_loop_with_bits_that_fall(scheme, bits, values):
+    model = network()
+    zeros = zeros_of(model)
+    first = 6 if bits < 4 else 0
+    recipe = SharingRecipe(scheme=scheme, bits=bits, first_bits=first, settle=0.8, interval=3)
+    prepared = prepare_quantization(model, recipe, steps=20)
+    optimizer = torch.optim.AdamW(prepared.model.parameters(), 0.003, weight_decay=0.5)
+    found = []
+    for _ in range(20):
+        found.append(len(prepared.model[4].weight.unique()) - 1)
+        step(prepared, optimizer)
+        for layer, zero in zip((prepared.model[0], prepared.model[4]), zeros, strict=True):
+            assert not layer.weight[zero].any()
+    if first:
+        assert found[-1] < found[0] <= 64
+    seen = prepared.model[4].weight.detach().clone()
+    compressed = prepared.finalize()
+    assert max(found[16:]) <= values
+    assert isinstance(compressed["4.weight"], CompressedTensor)
+    torch.testing.assert_close(prepared.model[4].weight, seen, rtol=1e-3, atol=0)
+    assert torch.equal(compressed["4.weight"].dequantize(), prepared.model[4].weight)
+    assert torch.equal(model[4].weight == 0, zeros[1])
+    with pytest.raises(ModelError, match="was finalized"):
+        prepared.step()
+
+
+@pytest.mark.parametrize("scheme", ["shared", "asymmetric", "learned-step", "ternary"])
+def test_a_state_comes_back(scheme):
+    recipe = SharingRecipe(scheme=scheme, bits=2, first_bits=4, interval=2)
+    runs = []
+    for stop in (20, 9):
+        prepared = prepare_quantization(network(), recipe, steps=20)
+        optimizer = torch.optim.SGD(prepared.model.parameters(), 0.01, momentum=0.9)
+        for _ in range(stop):
+            step(prepared, optimizer)
+        if stop < 20:
+            states = [copy.deepcopy(p.state_dict()) for p in (prepared.model, prepared, optimizer)]
+            prepared = prepare_quantization(network(), recipe, steps=20)
+            optimizer = torch.optim.SGD(prepared.model.parameters(), 0.01, momentum=0.9)
+            for part, state in zip((prepared.model, prepared, optimizer), states, strict=True):
+                part.load_state_dict(state)
+            for _ in range(stop, 20):
+                step(prepared, optimizer)
+        prepared.finalize()
+        runs.append(prepared.model.state_dict())
+    for name, value in runs[0].items():
+        assert torch.equal(value, runs[1][name]), name
+    other = prepare_quantization(network(sparsity=30), recipe, steps=20)
+    with pytest.raises(CheckpointError, match="with other zeros"):
+        other.load_state_dict(states[1])
+
+
+def test_layers_that_are_kept_stay_floats_and_keep_their_zeros(images):
+    model = network()
+    zeros = zeros_of(model)
+    recipe = SharingRecipe(scheme="asymmetric", bits=3, keep=("0.*",), training=TRAINING)
+    before = model[0].weight.detach().clone()
+    compressed = quantize_(model, ("0.weight", "4.weight"), recipe, images, seed=0)
+    assert [*compressed] == ["4.weight"]
+    assert torch.equal(model[0].weight == 0, zeros[0])
+    assert len(model[0].weight.unique()) > 50
+    assert (model[0].weight != before)[~zeros[0]].any()
+
+
+def test_nothing_trains_without_epochs_and_the_bits_are_those_of_the_end(images):
+    none = dataclasses.replace(TRAINING, epochs=0)
+    model = network()
+    dense = model[4].weight.detach().clone()
+    recipe = SharingRecipe(bits=3, first_bits=8, init="optimal", training=none)
+    tensor = quantize_(model, ("4.weight",), recipe, images, seed=0)["4.weight"]
+    best = flyweight.quantization.share(dense, bits=3, init="optimal")
+    assert torch.equal(tensor.symbols, best.symbols)
+    assert torch.equal(tensor.levels, best.levels.half().float())
+
+
+def test_stages_in_a_nonsense_order_are_refused():
+    model = network()
+    attach_(model, {"0.weight": MaskedWeight(model[0].weight != 0)})
+    message = "'0.weight' has a MaskedWeight of another stage on it; finalize that stage first"
+    with pytest.raises(ModelError, match=message):
+        prepare_quantization(model, SharingRecipe(), steps=1)
+    begun = prepare_quantization(network(), SharingRecipe(scheme="ternary"), steps=1)
+    with pytest.raises(ModelError, match="TernaryWeight of another stage"):
+        prepare(begun.model, PruningRecipe(), steps=1)
+    with pytest.raises(ModelError, match="TernaryWeight of another stage"):
+        flyweight.compress(begun.model, Recipe())
+    with pytest.raises(ModelError, match="at least one step"):
+        prepare_quantization(network(), SharingRecipe(), steps=0)
+    broken = network()
+    broken[4].weight.data[0] = torch.nan
+    with pytest.raises(ModelError, match=r"'4.weight': weights hold NaN"):
+        Quantization(broken, ["4.weight"], SharingRecipe(), steps=1)
+
+
+def test_a_quantised_network_can_still_be_pruned():
+    done = prepare_quantization(network(0), SharingRecipe(bits=3), steps=1)
+    done.finalize()
+    pruned = prepare(done.model, PruningRecipe(sparsity=0.5, schedule="one-shot"), steps=1)
+    model = pruned.finalize()
+    assert len(model[4].weight.unique()) <= 2**3 + 1
+    assert float((model[4].weight == 0).float().mean()) > 0.3
