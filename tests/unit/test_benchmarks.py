@@ -78,12 +78,17 @@ def test_coders_round_trip_and_write_rows_and_table(scratch, alone, capsys):
 
 def test_lossless_and_threads_write_rows(scratch, alone):
     lossless.main(["--values", "5000", "--repeats", "1", "--sets", "gaussian"])
-    threads.main(["--symbols", "3000", "--repeats", "1"])
+    threads.main(["--symbols", "3000", "--repeats", "1", "--seconds", "0.05"])
     assert [row["dtype"] for row in report.read_rows("lossless")] == ["float32"] * 2 + [
         "bfloat16"
     ] * 2
-    assert len(report.read_rows("threads")) == 6
-    assert "Not measured yet." in scratch.read_text(encoding="utf-8")
+    rows = report.read_rows("threads")
+    assert len(rows) == 6
+    assert 0 < float(rows[0]["two_processes_ratio"]) < 20
+    written, before = (path.read_text(encoding="utf-8") for path in (scratch, DOCS))
+    assert "\n3,000 symbols a set;" in written
+    mark = "<!-- results: python -m benchmarks.checkpoints -->"
+    assert written.partition(mark)[2][:500] == before.partition(mark)[2][:500]
 
 
 def test_a_codec_that_loses_a_symbol_is_refused():
