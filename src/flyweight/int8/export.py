@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import warnings
 
 import torch
 from torch import Tensor, nn
 
+from flyweight.container import check_target, replacing
 from flyweight.errors import ModelError
 
 __all__ = ["export_onnx"]
@@ -16,11 +19,12 @@ _OPSET = 17
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, with an input ``images`` and an output ``logits``.
+    """Write a model as an ONNX file, whole or not at all, from ``images`` to ``logits``.
 
-    The first dimension of both is free. ``model`` may be a float one or from `prepare_int8`; there
-    the runtime sees pairs of QuantizeLinear and DequantizeLinear, which onnxruntime turns into
-    integer arithmetic. ``example`` is a batch of inputs, which the model is traced with.
+    The first dimension of both is free. ``model``, which stays as it is, may be a float one or from
+    `prepare_int8`; there the runtime sees pairs of QuantizeLinear and DequantizeLinear, which
+    onnxruntime turns into integer arithmetic. ``example`` is a batch of inputs, which the model is
+    traced with.
 
     Raises ModelError without the package onnx (``pip install flyweight[onnx]``).
     """
@@ -28,16 +32,20 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
         import onnx  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
     except ImportError as error:
         raise ModelError("ONNX export needs onnx: pip install 'flyweight[onnx]'") from error
+    check_target(path)
+    written = io.BytesIO()
     with warnings.catch_warnings():
         # Only the exporter by tracing turns fake quantisation into the operators of ONNX.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model.eval(),
+            copy.deepcopy(model).eval(),
             (example,),
-            os.fspath(path),
+            written,  # type: ignore[arg-type]  # tracing writes to files in memory too
             dynamo=False,
             opset_version=_OPSET,
             input_names=["images"],
             output_names=["logits"],
             dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
         )
+    with replacing(path) as file:
+        file.write(written.getvalue())
