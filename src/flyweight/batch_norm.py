@@ -46,8 +46,8 @@ def reestimate_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None
     """Measure the running statistics of each batch normalisation anew; labels are not needed.
 
     ``batches`` are inputs of the model, on its device; each counts the same, so let them be of one
-    size and large (some thousands of examples in all), and augmented as in training: the shipped
-    ResNet-20 loses two points on images that are not. Weights that were quantised shift what the
+    size and large (some thousands of examples in all), and augmented as in training: networks lose
+    accuracy by the statistics of images that are not. Weights that were quantised shift what the
     layers after them see, and this puts mean and variance right. The mode of every module is put
     back. A batch normalisation that was folded has to be measured before it is.
 
