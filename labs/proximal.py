@@ -15,8 +15,6 @@ table in ``docs/proximal.md``. λ is fixed beforehand; nothing is chosen on the 
 from __future__ import annotations
 
 import argparse
-import datetime
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -50,16 +48,14 @@ from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
-    describe_device,
     fit_,
     keep_freed_memory,
     prefixed,
 )
 from labs.figures import LINES, label, new_figure, save_figure, style
+from labs.rows import RESULTS, origin, states
 
-RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
-STATES = Path.home() / ".cache" / "flyweight" / "labs"
 
 Attach = Callable[[torch.optim.Optimizer], object]
 _NONE = TrainingConfig(epochs=0, ema_decay=0.0)
@@ -100,19 +96,16 @@ def train(
 ) -> nn.Module:
     """The shipped network, trained on by one of the runs."""
     model = load_pretrained("resnet20").to(choose_device(device))
-    states = STATES / source_commit()  # another commit does not go on from these
-    checkpoint = states / f"proximal {name} {strength:g}.pt"
-    with progress_bar(quiet=False) as progress:
+    with states("proximal") as folder, progress_bar(quiet=False) as progress:
         fit_(
             model,
             data.split("train45k").to(choose_device(device)),
             config,
             seed=seed,
             with_optimizer=attachments(model, strength)[name],
-            checkpoint=checkpoint,
+            checkpoint=folder / f"{name} {strength:g}.pt",
             progress=prefixed(progress, name),
         )
-    shutil.rmtree(states, ignore_errors=True)
     return model.cpu().eval()
 
 
@@ -236,10 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows[name] = {
             **row_of(name, model, data, options.device),
             **settings,
-            "device": describe_device(choose_device(options.device)),
-            "minutes": round((time.perf_counter() - begin) / 60, 1),
-            "commit": source_commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **origin(options.seed, choose_device(options.device), begin),
         }
         print(rows[name], flush=True)
         sizes = [row for row in read_rows(curves.stem, RESULTS) if row["run"] != name]

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
+from benchmarks.report import Row, markdown
 from flyweight import PruningRecipe, load_cifar10, load_pretrained, prune
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
@@ -34,13 +32,11 @@ from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
-    describe_device,
     keep_freed_memory,
 )
+from labs.rows import fill, origin, states, wanted
 
-RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
-STATES = Path.home() / ".cache" / "flyweight" / "labs"
 
 RETRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
@@ -117,43 +113,21 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     }
     if epochs:
         training = dataclasses.replace(recipe.training, epochs=epochs)
-        states = STATES / source_commit()  # another commit does not go on from these
-        with progress_bar(quiet=False) as progress:
+        with states("pruning") as folder, progress_bar(quiet=False) as progress:
             trained = prune(
                 model,
                 dataclasses.replace(recipe, training=training),
                 data=data,
                 device=device,
                 seed=seed,
-                resume_folder=states,
+                resume_folder=folder,
                 progress=progress,
             )
-        shutil.rmtree(states, ignore_errors=True)
         reached = summary(trained).sparsity
         if abs(reached - row["sparsity"]) > 1e-3:
             raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")
         row["retrained"] = accuracy(trained.to(target), test)
-    origin = {
-        "seed": seed,
-        "device": describe_device(target),
-        "minutes": round((time.perf_counter() - begin) / 60, 1),
-        "commit": source_commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-    return row | origin
-
-
-def wanted(names: Sequence[str]) -> list[Exercise]:
-    """The rows that are named, themselves or by their table."""
-    chosen = [
-        exercise
-        for exercise in exercises()
-        if not names or exercise.name in names or exercise.name.partition(" ")[0] in names
-    ]
-    if not chosen:
-        known = ", ".join(exercise.name for exercise in exercises())
-        raise SystemExit(f"none of {', '.join(names)} is a row; known are {known}")
-    return chosen
+    return row | origin(seed, target, begin)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -200,18 +174,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()
     source_commit()  # of the code that runs, whatever is edited meanwhile
-    chosen = wanted(options.rows)
+    chosen = wanted(options.rows, exercises())
     data = load_cifar10(options.data)
-    for exercise in chosen:
-        epochs = options.epochs if exercise.is_key else options.short
-        rows = {row["row"]: row for row in read_rows("pruning", RESULTS)}
-        if exercise.name in rows and int(rows[exercise.name]["epochs"]) >= epochs:
-            continue
-        rows[exercise.name] = run(exercise, epochs, data, options.device, options.seed)
-        print(rows[exercise.name], flush=True)
-        ordered = [rows[other.name] for other in exercises() if other.name in rows]
-        write_rows("pruning", ordered, RESULTS)
-        put_table("labs.pruning", tables(ordered), DOCUMENT)
+    fill(
+        "pruning",
+        [(exercise, options.epochs if exercise.is_key else options.short) for exercise in chosen],
+        exercises(),
+        make=lambda exercise, epochs: run(exercise, epochs, data, options.device, options.seed),
+        tables=tables,
+        document=DOCUMENT,
+    )
 
 
 if __name__ == "__main__":

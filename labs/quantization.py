@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import datetime
 import itertools
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
+from benchmarks.report import Row, markdown
 from flyweight import (
     CompressedModel,
     CompressedTensor,
@@ -53,14 +51,12 @@ from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
-    describe_device,
     keep_freed_memory,
 )
 from flyweight.training.batches import training_batches
+from labs.rows import STATES, fill, origin, states, wanted
 
-RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
-STATES = Path.home() / ".cache" / "flyweight" / "labs-quantization"
 
 OUTER = ("conv1.weight", "linear.weight")  # in the course's exercise these stay floats
 NONE = TrainingConfig(epochs=0, ema_decay=0.0)
@@ -111,21 +107,21 @@ def exercises() -> list[Exercise]:
 
 def sparse_start(epochs: int, data: Cifar10, device: str, seed: int) -> nn.Module:
     """The shipped network at 80 % sparsity, retrained; kept from one row to the next."""
-    path = STATES / f"sparse-{epochs}-{seed}.pt"
+    path = STATES / "quantization" / f"sparse-{epochs}-{seed}.pt"
     model = load_pretrained("resnet20")
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
     training = dataclasses.replace(TRAINING, epochs=epochs, learning_rate=0.02)
     recipe = PruningRecipe(sparsity=0.8, ramp=0.5, training=training)
-    with progress_bar(quiet=False) as progress:
+    with states("sparse") as folder, progress_bar(quiet=False) as progress:
         pruned = prune(
             model,
             recipe,
             data=data,
             device=device,
             seed=seed,
-            resume_folder=STATES,
+            resume_folder=folder,
             progress=progress,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,11 +193,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
         "dense": pretrained_card("resnet20")["test_accuracy"],
         **{f"quantized_{key}": value for key, value in before.items()},
         **{f"trained_{key}": after[key] if after else "" for key in before},
-        "seed": seed,
-        "device": describe_device(target),
-        "minutes": round((time.perf_counter() - begin) / 60, 1),
-        "commit": source_commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **origin(seed, target, begin),
     }
 
 
@@ -214,32 +206,16 @@ def quantized(
         pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=NONE),
         sharing=dataclasses.replace(sharing, training=training),
     )
-    states = STATES / source_commit()  # another commit does not go on from these
-    with progress_bar(quiet=False) as progress:
-        found = compress(
+    with states("quantization") as folder, progress_bar(quiet=False) as progress:
+        return compress(
             model,
             recipe,
             data=data,
             device=device,
             seed=seed,
-            resume_folder=states if epochs else None,
+            resume_folder=folder if epochs else None,
             progress=progress,
         )
-    shutil.rmtree(states, ignore_errors=True)
-    return found
-
-
-def wanted(names: Sequence[str]) -> list[Exercise]:
-    """The rows that are named, themselves or by their table."""
-    chosen = [
-        exercise
-        for exercise in exercises()
-        if not names or exercise.name in names or exercise.name.partition(" ")[0] in names
-    ]
-    if not chosen:
-        known = ", ".join(exercise.name for exercise in exercises())
-        raise SystemExit(f"none of {', '.join(names)} is a row; known are {known}")
-    return chosen
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -293,21 +269,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()
     source_commit()  # of the code that runs, whatever is edited meanwhile
-    chosen = wanted(options.rows)
+    chosen = wanted(options.rows, exercises())
     data = load_cifar10(options.data)
-    for exercise in chosen:
-        epochs = options.epochs if exercise.name in KEY else options.short
-        epochs = 0 if exercise.price is not None else epochs
-        rows = {row["row"]: row for row in read_rows("quantization", RESULTS)}
-        if exercise.name in rows and int(rows[exercise.name]["epochs"]) >= epochs:
-            continue
-        rows[exercise.name] = run(
+
+    def epochs_of(exercise: Exercise) -> int:
+        if exercise.price is not None:
+            return 0
+        return int(options.epochs if exercise.name in KEY else options.short)
+
+    fill(
+        "quantization",
+        [(exercise, epochs_of(exercise)) for exercise in chosen],
+        exercises(),
+        make=lambda exercise, epochs: run(
             exercise, epochs, data, options.device, options.seed, options.epochs
-        )
-        print(rows[exercise.name], flush=True)
-        ordered = [rows[other.name] for other in exercises() if other.name in rows]
-        write_rows("quantization", ordered, RESULTS)
-        put_table("labs.quantization", tables(ordered), DOCUMENT)
+        ),
+        tables=tables,
+        document=DOCUMENT,
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from benchmarks.report import read_rows
 from flyweight.data import Cifar10, Split
 from labs import proximal as lab
+from labs import rows as lab_rows
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def scratch(tmp_path, monkeypatch, noise):
     document.write_text(lab.DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(lab, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(lab, "DOCUMENT", document)
-    monkeypatch.setattr(lab, "STATES", tmp_path / "states")
+    monkeypatch.setattr(lab_rows, "STATES", tmp_path / "states")
     monkeypatch.setattr(lab, "load_cifar10", lambda path: noise)
     return tmp_path
 
