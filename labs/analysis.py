@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,24 +46,15 @@ from flyweight.report import (
 from flyweight.training import (
     accuracy,
     choose_device,
-    describe_device,
     keep_freed_memory,
     predict,
 )
+from labs.rows import where
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
 SPARSITIES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SPARSITY = 0.8
-
-
-def measured(device: torch.device) -> Row:
-    """Where and when: the last columns of a row."""
-    return {
-        "device": describe_device(device),
-        "commit": source_commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
 
 
 def scan(model: nn.Module, data: Cifar10, images: int, device: str) -> list[Row]:
@@ -90,7 +80,7 @@ def scan(model: nn.Module, data: Cifar10, images: int, device: str) -> list[Row]
             "accuracy": accuracies[point.score],
             "cross_entropy": -point.score,
             "images": len(some),
-            **measured(target),
+            **where(target),
         }
         for point in points
     ]
@@ -141,7 +131,7 @@ def compared(networks: Mapping[str, nn.Module], data: Cifar10, device: str) -> l
             "way": way,
             "sparsity": summary(network).sparsity,
             "accuracy": accuracy(copy.deepcopy(network).to(target), test),
-            **measured(target),
+            **where(target),
         }
         for way, network in networks.items()
     ]

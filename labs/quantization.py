@@ -106,8 +106,11 @@ def exercises() -> list[Exercise]:
 
 
 def sparse_start(epochs: int, data: Cifar10, device: str, seed: int) -> nn.Module:
-    """The shipped network at 80 % sparsity, retrained; kept from one row to the next."""
-    path = STATES / "quantization" / f"sparse-{epochs}-{seed}.pt"
+    """The shipped network at 80 % sparsity, retrained; kept from one row to the next.
+
+    Not from one commit to another, which may ship another network.
+    """
+    path = STATES / "sparse-start" / source_commit() / f"{epochs}-{seed}.pt"
     model = load_pretrained("resnet20")
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))

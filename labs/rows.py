@@ -31,15 +31,19 @@ class Named(Protocol):
 Exercise = TypeVar("Exercise", bound=Named)
 
 
-def origin(seed: int, device: torch.device, begin: float) -> Row:
-    """Where a row comes from, with the minutes since ``begin``: its last columns."""
+def where(device: torch.device) -> Row:
+    """On what, at which commit and when a row is measured."""
     return {
-        "seed": seed,
         "device": describe_device(device),
-        "minutes": round((time.perf_counter() - begin) / 60, 1),
         "commit": source_commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def origin(seed: int, device: torch.device, begin: float) -> Row:
+    """Where a row comes from, with the minutes since ``begin``: its last columns."""
+    minutes = round((time.perf_counter() - begin) / 60, 1)
+    return {"seed": seed, "minutes": minutes, **where(device)}
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import datetime
 import statistics
 import tempfile
 import time
@@ -44,9 +43,9 @@ from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
-    describe_device,
     keep_freed_memory,
 )
+from labs.rows import where
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
@@ -126,9 +125,7 @@ def rows_of(models: dict[str, nn.Module], data: Cifar10, device: str, epochs: in
             "file_bytes": files[name][0],
             "accuracy": accuracy(model, test),
             **{f"ms_batch_{size}": f"{taken[size][name]:.2f}" for size in BATCHES},
-            "device": describe_device(target),
-            "commit": source_commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **where(target),
         }
         for name, model in loaded.items()
     ]
