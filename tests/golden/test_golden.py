@@ -35,7 +35,7 @@ def made():
 
 
 def test_all_files_are_here():
-    assert {"v1", "v1-bare", "v1-coders"} <= set(EXPECTED)
+    assert {"v1", "v1-bare", "v1-coders", "v1-scaled"} <= set(EXPECTED)
     assert set(EXPECTED) == {path.stem for path in FOLDER.glob("*.fly")}
 
 
@@ -92,3 +92,12 @@ def test_every_form_of_the_format_occurs(golden):
     assert (FOLDER / "v1-bare.fly").read_bytes()[5] & 2, "the header is not bare"
     coders = {tensor.coder for tensor in opened("v1-coders").tensors}
     assert coders >= {"interleaved", "rans", "context", "planes"}
+    scaled = [tensor for tensor in opened("v1-scaled").tensors if tensor.scaled]
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        assert any(tensor.dtype == dtype for tensor in scaled)
+    for wanted in (True, False):
+        for joined in (True, False):
+            assert any(
+                ("offsets" in tensor.parts, tensor.joint is not None) == (wanted, joined)
+                for tensor in scaled
+            )

@@ -128,11 +128,12 @@ class SharingRecipe:
         interval: steps after which each weight joins the nearest shared value anew.
         settle: fraction of the steps in which they do; after that only the values move.
         init: where k-means begins; "optimal" has the least squared error.
-        per_channel: ranges, steps or scales of each output; takes more bytes than it is often
-            worth. Not for "shared" and "ternary".
+        per_channel: ranges, steps or scales of each output. The file holds one number for each (a
+            second for "asymmetric"), and the weights use more of their levels, which takes more
+            bits. Not for "shared" and "ternary".
         threshold: "ternary" makes zeros of weights up to this fraction of the largest.
         keep: globs of weights that stay floats; what is pruned of them stays so.
-        storage: how the values are kept in the file.
+        storage: how the values, and the scales and offsets of outputs, are kept in the file.
         training: how the network trains with them.
 
     Sources: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
