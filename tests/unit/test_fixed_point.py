@@ -136,7 +136,7 @@ def test_channels_have_ranges_of_their_own():
     [
         # −1 … 2 in steps of 1 around 0.5, and 1 … 7 in steps of 2 around 4.
         ("asymmetric", [-1.5, -0.5, 0.5, 1.5], [1, 2], [0.5, 4], [[0, -1, 0, 2], [1, 7, 3, 5]]),
-        # −2, 0, 2 and −7, 0, 7; −1 is half-way and goes to the even 0. −1 times a scale is not used.
+        # −2, 0, 2 and −7, 0, 7; −1 is half-way and goes to the even 0.
         ("narrow", [1], [2, 7], None, [[0, 0, 0, 2], [0, 7, 0, 7]]),
         # −2, −2/3, 2/3, 2 and −7, −7/3, 7/3, 7: no offset, since the middle is 0.
         (
