@@ -8,8 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 
 from flyweight.coding import carrier, decode_tensor
+from flyweight.compressed import CompressedModel
 from flyweight.container import dumps, read
 
 FOLDER = Path(__file__).parent
@@ -61,6 +63,16 @@ def test_each_tensor_decodes_to_the_same_bits(stem, name):
         assert raw.hex() == expected["hex"]
     else:
         assert sha256(raw).hexdigest() == expected["sha256"]
+
+
+def test_torch_has_the_same_bits_where_channels_have_scales():
+    state = CompressedModel.from_container(opened("v1-scaled")).state_dict()
+    assert list(state) == list(EXPECTED["v1-scaled"])
+    for name, value in state.items():
+        expected = EXPECTED["v1-scaled"][name]
+        raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        found = raw.hex() if "hex" in expected else sha256(raw).hexdigest()
+        assert found == expected.get("hex", expected.get("sha256"))
 
 
 @pytest.mark.parametrize("stem", EXPECTED)
