@@ -175,7 +175,10 @@ def _states(
 
 
 def _on_cpu(shared: dict[str, CompressedTensor]) -> dict[str, CompressedTensor]:
-    return {n: CompressedTensor(t.symbols.cpu(), t.levels.cpu()) for n, t in shared.items()}
+    return {
+        name: dataclasses.replace(tensor.with_tables(Tensor.cpu), symbols=tensor.symbols.cpu())
+        for name, tensor in shared.items()
+    }
 
 
 def save(compressed: CompressedModel, path: str | os.PathLike[str]) -> int:
