@@ -70,10 +70,10 @@ def code(codec: Any, tensors: Sequence[np.ndarray], settings: dict[str, Any], pa
 
 def main() -> None:
     """Read the network, code it by each of the settings."""
+    codec = load_codec()
     with np.load(sys.argv[1]) as file:
         tensors = [file[name] for name in file.files]
     settings = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    codec = load_codec()
     with contextlib.redirect_stdout(io.StringIO()):
         for place, chosen in enumerate(settings):
             code(codec, tensors, chosen, Path(sys.argv[3]) / f"{place}.nnc")

@@ -19,8 +19,7 @@ from benchmarks.report import DOCS, END
 from benchmarks.weights import layers_of
 from flyweight.shrink import shrink
 
-# These run in an environment that flyweight is not in.
-STANDALONE = {"nncodec_network_peer", "nncodec_peer"}
+STANDALONE = {"nncodec_peer"}  # runs in an environment that flyweight is not in
 TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening", "masking")
 
 

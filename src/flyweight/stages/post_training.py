@@ -21,6 +21,10 @@ from flyweight.quantization import (
 __all__ = ["correct_biases_", "quantize_post_training_"]
 
 _LEAST = 1e-3  # of the largest sensitivity: what a layer that hardly matters is taken to have
+# Where weights still to come take up the error, a wider step with a narrower dead zone costs less
+# than the step and the price of each weight alone; measured on validation images.
+_WIDER = 1.2
+_ROUNDS = 2  # of rounding at the bits that codes cost, and counting those anew
 
 
 def quantize_post_training_(
@@ -61,21 +65,29 @@ def quantize_post_training_(
     found: dict[str, CompressedTensor] = {}
     for name, weight in weights.items():
         worth = price / sharp[name]  # squared error of a weight that a bit is worth
-        step = steps[name]
-        tensor = rate_distortion(weight, step=step, price=worth / 2)
         if second_order:
-            codes = torch.round(weight.detach() / step)
-            largest = int(codes.abs().max()) + 1 if codes.numel() else 1
-            bits = code_bits(
-                torch.round(tensor.dequantize() / step).clamp(-largest, largest), largest
-            )
-            mean = float(correlations[name].diagonal().mean())
-            tensor = round_second_order(
-                weight, correlations[name], step=step, bits=bits, price=mean * worth / 4
-            )
+            tensor = _second_order(weight, correlations[name], _WIDER * steps[name], worth / 4)
+        else:
+            tensor = rate_distortion(weight, step=steps[name], price=worth / 2)
         found[name] = tensor
         weight.data.copy_(tensor.dequantize())
     return found
+
+
+def _second_order(
+    weight: Tensor, correlation: Tensor, step: float, price: float
+) -> CompressedTensor:
+    """Round column by column at the bits that codes cost; ``price`` is a weight's squared error."""
+    tensor = rate_distortion(weight, step=step, price=price)
+    largest = int(torch.round(weight.detach() / step).abs().max()) + 1 if weight.numel() else 1
+    mean = float(correlation.diagonal().mean())
+    for _ in range(_ROUNDS):
+        codes = torch.round(tensor.dequantize() / step).clamp(-largest, largest)
+        bits = code_bits(codes, largest)
+        tensor = round_second_order(
+            weight, correlation, step=step, bits=bits, price=mean * price / 2
+        )
+    return tensor
 
 
 @torch.no_grad()
