@@ -48,7 +48,7 @@ from labs.rows import origin, wanted
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
-PRICES = (3e-9, 7e-9, 1.5e-8, 2.5e-8, 4e-8, 6e-8, 8e-8, 1.1e-7, 1.5e-7)
+PRICES = (3e-9, 7e-9, 1e-8, 1.5e-8, 2e-8, 2.5e-8, 4e-8, 6e-8, 8e-8, 1.1e-7, 1.5e-7)
 CALIBRATION = 256  # images for the weights
 STATISTICS = 8  # batches of as many, for batch normalisation
 # Coarser vectors than NNCodec's own -75: 2 % less, and on validation images no further off.
