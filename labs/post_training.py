@@ -6,11 +6,11 @@ Makes files of the shipped ResNet-20 by `quantize_post_training_`, without train
 row of prices of a bit, and by NNCodec (ISO/IEC 15938-17) at its own settings; reads each back and
 tests it on all 10,000 test images of CIFAR-10. Images to calibrate with are augmented ones of the
 45,000 training images. ROW is flyweight or NNCodec (both if none is named), or a row of one such as
-"flyweight 1e-07". A row that is there is not measured again unless the network that is shipped is
+"flyweight 4e-08". A row that is there is not measured again unless the network that is shipped is
 another. NNCodec runs in an environment of its own, see ``benchmarks/peers.py``; where that is
 missing, the rows that are there stay. Writes ``labs/results/post_training.csv``, the tables in
-``docs/quantization.md`` and the figure ``labs/results/post_training.svg`` and ``.png``. Nothing is
-chosen on the test images.
+``docs/quantization.md`` and the figure ``labs/results/post_training/curve.svg`` and ``.png``.
+Nothing is chosen on the test images.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(tables(ordered), flush=True)
         put_table("labs.post_training", tables(ordered), DOCUMENT)
         with style():
-            save_figure(figure_of(ordered), RESULTS / "post_training.svg")
+            save_figure(figure_of(ordered), RESULTS / "post_training" / "curve.svg")
 
 
 if __name__ == "__main__":

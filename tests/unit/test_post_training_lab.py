@@ -49,8 +49,8 @@ def test_rows_are_of_the_network_that_is_shipped(scratch, monkeypatch, capsys):
     assert row["row"] == names[0]
     assert 20_000 < int(row["bytes"]) < 300_000  # noise has other prices
     assert f"| {names[0]} | {int(row['bytes']):,} |" in (folder / "quantization.md").read_text()
-    assert (folder / "post_training.svg").stat().st_size > 1000
-    assert (folder / "post_training.png").stat().st_size > 1000
+    assert (folder / "post_training" / "curve.svg").stat().st_size > 1000
+    assert (folder / "post_training" / "curve.png").stat().st_size > 1000
     before = row["network"]
     lab.main(["NNCodec"])
     assert "nncodec is left out" in capsys.readouterr().out
