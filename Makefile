@@ -34,16 +34,17 @@ bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m benchmarks.aims
 
 # Each exercise of the course; what is measured already is not measured again. Hours without a GPU.
-labs: $(STAMP)
+labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.sparse_regression
 	$(VENV)/bin/python -m labs.analysis
 	$(VENV)/bin/python -m labs.pruning
 	$(VENV)/bin/python -m labs.structured
 	$(VENV)/bin/python -m labs.proximal
 	$(VENV)/bin/python -m labs.quantization
+	$(VENV)/bin/python -m labs.post_training
 
-# nncodec needs numpy below 2. Of it only the compiled coder is used, so none of the rest that it
-# asks for is installed. Where it cannot be built, the benchmarks leave it out and say so.
+# nncodec needs numpy below 2. What it asks for beside is not needed to code a network, so none of it
+# is installed. Where it cannot be built, benchmarks and labs leave it out and say so.
 .venv-nncodec: benchmarks/nncodec-requirements.txt
 	$(PYTHON) -m venv $@
 	-$@/bin/python -m pip install --quiet --no-deps --no-build-isolation -r $<

@@ -157,3 +157,27 @@ def nncodec_timings(layers: Sequence[Layer], repeats: int) -> dict[str, Timing]:
             print(f"{NO_NNCODEC}\n{getattr(error, 'stderr', '')}", flush=True)
             return {}
     return {name: Timing(**told) for name, told in json.loads(done.stdout).items()}
+
+
+def nncodec_files(
+    tensors: Sequence[NDArray[np.float32]], settings: Sequence[dict[str, Any]], folder: Path
+) -> list[tuple[Path, list[NDArray[np.float32]]]]:
+    """A network as NNCodec's file by each of the settings, and what that file holds.
+
+    The files are written into ``folder``. Empty where nncodec is not there.
+    """
+    script = Path(__file__).with_name("nncodec_network_peer.py")
+    np.savez(folder / "network.npz", *tensors)
+    (folder / "settings.json").write_text(json.dumps(list(settings)), encoding="utf-8")
+    names = ("network.npz", "settings.json", "")
+    command = [str(NNCODEC_PYTHON), str(script), *(str(folder / name) for name in names)]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"{NO_NNCODEC}\n{getattr(error, 'stderr', '')}", flush=True)
+        return []
+    found = []
+    for place in range(len(settings)):
+        with np.load(folder / f"{place}.npz") as file:
+            found.append((folder / f"{place}.nnc", [file[name] for name in file.files]))
+    return found

@@ -1,20 +1,19 @@
-"""The tables of quantisation: k-means, fixed point, the same at 80 % sparsity, without training.
+"""The tables of quantisation: k-means, fixed point, the same at 80 % sparsity.
 
     python -m labs.quantization [ROW ...] [--epochs 20] [--short 0] [--device auto] [--data DIR]
 
 Quantises the shipped ResNet-20, tests it on all 10,000 test images of CIFAR-10 as loaded back from
 a file, trains it with few values on the 45,000 training images and tests it again the same way.
-Zeros are counted in the file. ROW is kmeans, fixed, sparse or post-training (all of them if none is
-named), or a row of one such as "kmeans 5 linear". Key rows are trained for ``--epochs``, the others
-for ``--short``. A row that is there already, of as many epochs or more, is not made again; one that
-was interrupted goes on from its last epoch. Writes ``labs/results/quantization.csv`` and the tables
+Zeros are counted in the file. ROW is kmeans, fixed or sparse (all of them if none is named), or a
+row of one such as "kmeans 5 linear". Key rows are trained for ``--epochs``, the others for
+``--short``. A row that is there already, of as many epochs or more, is not made again; one that was
+interrupted goes on from its last epoch. Writes ``labs/results/quantization.csv`` and the tables
 in ``docs/quantization.md``. Nothing is chosen on the test images.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import itertools
 import tempfile
@@ -37,7 +36,6 @@ from flyweight import (
     load_pretrained,
     save,
 )
-from flyweight.batch_norm import reestimate_batch_norms_
 from flyweight.coding import code_lengths
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
@@ -45,14 +43,12 @@ from flyweight.models import pretrained_card
 from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
-from flyweight.stages import finish, quantize_post_training_
 from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
     keep_freed_memory,
 )
-from flyweight.training.batches import training_batches
 from labs import pruning
 from labs.rows import fill, origin, states, wanted
 from labs.teacher import dense_teacher
@@ -67,8 +63,6 @@ TRAINING = TrainingConfig(
 SPARSE = "ways global with recovery"  # of labs.pruning: where the sparse rows start
 KEY = ("fixed learned-step 4", "fixed learned-step 2", "fixed ternary")
 KEY += ("sparse learned-step 4", "sparse learned-step 2", "sparse ternary")
-PRICES = (2e-8, 5e-8, 1e-7, 2e-7)
-CALIBRATION = 256  # images for post-training; 2,048 for the statistics of batch normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +71,6 @@ class Exercise:
 
     name: str
     sharing: SharingRecipe = dataclasses.field(default_factory=SharingRecipe)
-    price: float | None = None
 
     @property
     def is_sparse(self) -> bool:
@@ -104,7 +97,7 @@ def exercises() -> list[Exercise]:
         for scheme in ("ternary", "binary"):
             recipe = SharingRecipe(scheme=scheme, keep=OUTER, training=TRAINING)
             rows.append(Exercise(f"{kind} {scheme}", recipe))
-    return rows + [Exercise(f"post-training {price:g}", price=price) for price in PRICES]
+    return rows
 
 
 def start_of(
@@ -115,21 +108,6 @@ def start_of(
         return load_pretrained("resnet20"), ""
     (way,) = (row for row in pruning.exercises() if row.name == SPARSE)
     return pruning.retrained(way, epochs, data, device, seed)
-
-
-def post_training(price: float, data: Cifar10, seed: int) -> CompressedModel:
-    """The shipped network without training, at a price of a bit."""
-    model = load_pretrained("resnet20")
-    images = data.split("train45k")
-    generator = torch.Generator().manual_seed(seed)
-    batches = [
-        inputs
-        for inputs, _ in itertools.islice(training_batches(images, CALIBRATION, 32, generator), 8)
-    ]
-    names = select_weights(model)
-    found = quantize_post_training_(model, names, batches[0].split(64), price=price)
-    reestimate_batch_norms_(model, batches)
-    return finish(copy.deepcopy(model), found, Recipe(dense="bfloat16"), metadata={})
 
 
 def measured(compressed: CompressedModel, data: Cifar10, device: torch.device) -> Row:
@@ -160,18 +138,14 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
     """Quantise, test, train, test again."""
     begin = time.perf_counter()
     target = choose_device(device)
-    commit = ""
-    if exercise.price is not None:
-        before, after = measured(post_training(exercise.price, data, seed), data, target), None
-    else:
-        model, commit = start_of(exercise, long, data, device, seed)
-        before = measured(quantized(model, exercise, 0, data, device, seed), data, target)
-        after = None
-        if epochs:
-            trained = quantized(model, exercise, epochs, data, device, seed)
-            after = measured(trained, data, target)
-            if exercise.is_sparse and after["sparsity"] < 0.79:
-                raise AssertionError(f"{exercise.name}: {after['sparsity']} of the file is zero")
+    model, commit = start_of(exercise, long, data, device, seed)
+    before = measured(quantized(model, exercise, 0, data, device, seed), data, target)
+    after = None
+    if epochs:
+        trained = quantized(model, exercise, epochs, data, device, seed)
+        after = measured(trained, data, target)
+        if exercise.is_sparse and after["sparsity"] < 0.79:
+            raise AssertionError(f"{exercise.name}: {after['sparsity']} of the file is zero")
     return {
         "row": exercise.name,
         "epochs": epochs,
@@ -212,7 +186,6 @@ def tables(rows: Sequence[Row]) -> str:
         "kmeans": "K-means weight sharing, all layers",
         "fixed": "Fixed point and learned levels, inner convolutions",
         "sparse": "The same at 80 % sparsity",
-        "post-training": "Without training or labels, by the price of a bit",
     }
     columns = [":row", "bytes", "zeros", "Huffman bits", "accuracy"]
     columns += ["bytes trained", "zeros", "accuracy trained", "epochs", ":origin"]
@@ -261,8 +234,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = load_cifar10(options.data)
 
     def epochs_of(exercise: Exercise) -> int:
-        if exercise.price is not None:
-            return 0
         return int(options.epochs if exercise.name in KEY else options.short)
 
     fill(

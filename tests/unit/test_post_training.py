@@ -19,7 +19,7 @@ from flyweight.quantization import (
     share,
     steps_at_price,
 )
-from flyweight.stages import quantize_post_training_
+from flyweight.stages import correct_biases_, quantize_post_training_
 
 
 def random(*shape, seed=0):
@@ -223,3 +223,33 @@ def test_a_network_without_training_by_one_price(second_order):
     assert sizes[0] > sizes[1]
     assert errors[0] < errors[1]
     assert errors[0] < 0.05 * float(plain.var())
+
+
+def test_corrected_biases_give_each_layer_the_mean_it_had():
+    torch.manual_seed(0)
+    before = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    after = copy.deepcopy(before).train()
+    for index in (0, 3):
+        after[index].weight.data += 0.1 * random(*after[index].weight.shape, seed=index)
+    weights = {name: p.clone() for name, p in after.named_parameters() if p.ndim > 1}
+    inputs = random(48, 3, 8, 8, seed=1)
+
+    def means(model):
+        with torch.no_grad():
+            return model[0](inputs).mean((0, 2, 3)), model(inputs).mean(0)
+
+    (stem, last), (shifted_stem, shifted_last) = means(before), means(after)
+    assert float((stem - shifted_stem).abs().min()) > 1e-4
+    assert float((last - shifted_last).abs().min()) > 1e-4
+    reference = copy.deepcopy(before.state_dict())
+    correct_biases_(after, before, inputs.split([32, 16]))
+    for wanted, found in zip(means(before), means(after), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert all(torch.equal(after.get_parameter(name), weights[name]) for name in weights)
+    assert all(torch.equal(before.state_dict()[name], reference[name]) for name in reference)
+    assert after.training
+    assert not after[0]._forward_hooks
+    with pytest.raises(DataError, match="no calibration batches to correct the biases"):
+        correct_biases_(after, before, [])
+    with pytest.raises(ModelError, match="lacks a layer"):
+        correct_biases_(after, nn.Sequential(nn.Flatten()), [inputs])

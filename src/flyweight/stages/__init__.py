@@ -1,7 +1,7 @@
 """The lossy stages of a compression: prune and retrain, quantise and train, finish."""
 
 from flyweight.stages.finishing import check_model, finish
-from flyweight.stages.post_training import quantize_post_training_
+from flyweight.stages.post_training import correct_biases_, quantize_post_training_
 from flyweight.stages.pruning import Pruning, prune_
 from flyweight.stages.quantization import Quantization, quantize_
 
@@ -9,6 +9,7 @@ __all__ = [
     "Pruning",
     "Quantization",
     "check_model",
+    "correct_biases_",
     "finish",
     "prune_",
     "quantize_",
