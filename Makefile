@@ -27,6 +27,7 @@ bench: $(STAMP) .venv-nncodec
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.coders
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.lossless
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.opening
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.kmeans
 	$(VENV)/bin/python -m benchmarks.threads
 	$(VENV)/bin/python -m benchmarks.checkpoints
 	$(VENV)/bin/python -m benchmarks.training
