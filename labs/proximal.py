@@ -14,7 +14,6 @@ table in ``docs/proximal.md``. λ is fixed beforehand; nothing is chosen on the 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +39,6 @@ from flyweight import (
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.provenance import source_commit
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
@@ -49,10 +47,10 @@ from flyweight.training import (
     accuracy,
     choose_device,
     fit_,
-    keep_freed_memory,
     prefixed,
 )
 from labs.figures import LINES, label, new_figure, save_figure, style
+from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, states
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
@@ -201,19 +199,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are missing, then draw and write the table."""
-    parser = argparse.ArgumentParser(description="Training towards zeros.")
+    parser = lab_parser("Training towards zeros.", epochs=4)
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--strength", type=float, default=5e-4, help="λ of all runs")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if unknown := [name for name in options.runs if name not in RUNS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(RUNS)}")
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
     data = load_cifar10(options.data)
     config = TrainingConfig(
         epochs=options.epochs, batch_size=options.batch_size, learning_rate=0.02, ema_decay=0.0

@@ -13,7 +13,6 @@ in ``docs/quantization.md``. Nothing is chosen on the test images.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import itertools
@@ -47,13 +46,9 @@ from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
 from flyweight.stages import finish, quantize_post_training_
-from flyweight.training import (
-    TrainingConfig,
-    accuracy,
-    choose_device,
-    keep_freed_memory,
-)
+from flyweight.training import TrainingConfig, accuracy, choose_device
 from flyweight.training.batches import training_batches
+from labs.options import lab_parser, read_options
 from labs.rows import STATES, fill, origin, states, wanted
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
@@ -262,16 +257,8 @@ def _cells(row: Row, prefix: str, keys: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, then rewrite the tables."""
-    parser = argparse.ArgumentParser(description="The tables of quantisation.")
-    parser.add_argument("rows", nargs="*")
-    parser.add_argument("--epochs", type=int, default=20, help="of the key rows")
-    parser.add_argument("--short", type=int, default=0, help="epochs of the others")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    parser = lab_parser("The tables of quantisation.", rows=True, epochs=20, short=0)
+    options = read_options(parser, arguments)
     chosen = wanted(options.rows, exercises())
     data = load_cifar10(options.data)
 

@@ -12,7 +12,6 @@ networks loaded from files that hold 32 values a layer, which were not trained. 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import statistics
@@ -36,15 +35,10 @@ from flyweight import (
     summary,
 )
 from flyweight.data import Cifar10
-from flyweight.provenance import source_commit
 from flyweight.quantization import share
 from flyweight.structured import remove_filters
-from flyweight.training import (
-    TrainingConfig,
-    accuracy,
-    choose_device,
-    keep_freed_memory,
-)
+from flyweight.training import TrainingConfig, accuracy, choose_device
+from labs.options import lab_parser, read_options
 from labs.rows import where
 
 RESULTS = Path(__file__).parent / "results"
@@ -152,14 +146,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prune, remove, test, time; write both tables."""
-    parser = argparse.ArgumentParser(description="Filters removed against weights pruned.")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    options = read_options(
+        lab_parser("Filters removed against weights pruned.", epochs=4), arguments
+    )
     data = load_cifar10(options.data)
     models = networks(options.epochs, data, options.device, options.seed)
     rows = rows_of(models, data, options.device, options.epochs)
