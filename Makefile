@@ -42,6 +42,7 @@ labs: $(STAMP)
 	$(VENV)/bin/python -m labs.structured
 	$(VENV)/bin/python -m labs.proximal
 	$(VENV)/bin/python -m labs.quantization
+	$(VENV)/bin/python -m labs.quantization_figures
 	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
 
 # nncodec needs numpy below 2. Of it only the compiled coder is used, so none of the rest that it

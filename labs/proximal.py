@@ -42,6 +42,7 @@ from flyweight.models import pretrained_card
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
+from flyweight.report import LINES, in_style, label_axes, save_figure, sheet
 from flyweight.training import (
     TrainingConfig,
     accuracy,
@@ -49,7 +50,6 @@ from flyweight.training import (
     fit_,
     prefixed,
 )
-from labs.figures import LINES, label, new_figure, save_figure, style
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, states
 
@@ -146,28 +146,26 @@ def distributions(model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
+@in_style
 def draw(found: dict[str, dict[str, np.ndarray[Any, Any]]], path: Path) -> None:
     """The share of weights, and of filters, below each size; zeros stand at the left edge."""
-    with style():
-        figure, axes = new_figure(1, 2, 8.5, 3.6)
-        for each, kind in zip(axes, ("weights", "filters"), strict=True):
-            least = min(
-                values[kind][values[kind] > 0].min(initial=1.0) for values in found.values()
-            )
-            edge = max(least / 3, 1e-9)
-            for line, (name, values) in zip(LINES, found.items(), strict=False):
-                sizes = values[kind].clip(min=edge)
-                share = np.linspace(0, 100, len(sizes))
-                each.plot(sizes, share, label=name, markevery=0.1, **line)
-            each.set_xscale("log")
-            each.set_xlim(left=edge)
-            each.set_ylim(0, 100)
-        sized = "magnitude of a weight, log scale (left edge: exactly 0)"
-        label(axes[0], "Weights", sized, "weights not above it, %")
-        sized = "root mean square of a filter, log (left edge: exactly 0)"
-        label(axes[1], "Filters of convolutions", sized, "filters not above it, %")
-        axes[0].legend()
-        save_figure(figure, path)
+    figure, axes = sheet(1, 2, height=3.2)
+    for each, kind in zip(axes, ("weights", "filters"), strict=True):
+        least = min(values[kind][values[kind] > 0].min(initial=1.0) for values in found.values())
+        edge = max(least / 3, 1e-9)
+        for line, (name, values) in zip(LINES, found.items(), strict=False):
+            sizes = values[kind].clip(min=edge)
+            share = np.linspace(0, 100, len(sizes))
+            each.plot(sizes, share, label=name, markevery=0.1, **line)
+        each.set_xscale("log")
+        each.set_xlim(left=edge)
+        each.set_ylim(0, 100)
+    sized = "magnitude of a weight, log scale (left edge: exactly 0)"
+    label_axes(axes[0], "Weights", sized, "weights not above it, %")
+    sized = "root mean square of a filter, log (left edge: exactly 0)"
+    label_axes(axes[1], "Filters of convolutions", sized, "filters not above it, %")
+    axes[0].legend()
+    save_figure(figure, path)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -241,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for run in RUNS
             if run in rows
         }
-        draw(kept, RESULTS / "proximal")
+        draw(kept, RESULTS / "proximal.svg")
         put_table("labs.proximal", table(ordered), DOCUMENT)
 
 
