@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,13 +13,13 @@ from torch import Tensor
 from flyweight.coding import entropy
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.quantization.fixed_point import SCHEMES, fixed_point
+from flyweight.quantization.fixed_point import SCHEMES, Scheme, fixed_point
 from flyweight.quantization.rate_distortion import rate_distortion
 from flyweight.quantization.sharing import share
 
 __all__ = ["SchemeError", "compare_schemes"]
 
-_FINEST = 4.0  # times the root mean square: the step that takes about b bits is this times 2^−b
+_COARSEST = 4.0  # times the root mean square; the step that takes about b bits is this times 2^−b
 
 
 @dataclass(frozen=True)
@@ -57,40 +58,27 @@ def compare_schemes(
     if not weights:
         raise ModelError("there are no weights to quantise")
     return [
-        _measured(scheme, some, weights, quantize)
-        for scheme, of_bits in _schemes().items()
+        _measured(scheme, some, weights)
+        for scheme in ("k-means", *SCHEMES, "rate and distortion")
         for some in bits
-        for quantize in [partial(of_bits, some)]
     ]
 
 
-def _schemes() -> dict[str, Callable[[int, Tensor], CompressedTensor]]:
-    return {
-        "k-means": lambda bits, weight: share(weight, bits=bits, init="optimal"),
-        **{
-            scheme: lambda bits, weight, scheme=scheme: fixed_point(  # type: ignore[misc]
-                weight, bits=bits, scheme=scheme
-            )
-            for scheme in SCHEMES
-        },
-        "rate and distortion": _by_price,
-    }
+def _quantized(scheme: str, weight: Tensor, bits: int) -> CompressedTensor:
+    if scheme == "k-means":
+        return share(weight, bits=bits, init="optimal")
+    if scheme == "rate and distortion":
+        size = float(weight.detach().double().square().mean().sqrt())
+        step = _COARSEST * 2.0**-bits * max(size, 1e-30)
+        # The price at which steps_at_price takes this step, of weights that count once.
+        return rate_distortion(weight, step=step, price=step**2 * math.log(2) / 6)
+    return fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme))
 
 
-def _by_price(bits: int, weight: Tensor) -> CompressedTensor:
-    step = _FINEST * 2.0**-bits * max(float(weight.detach().double().square().mean().sqrt()), 1e-30)
-    return rate_distortion(weight, step=step, price=step**2 * 0.1155)  # ln 2 / 6
-
-
-def _measured(
-    scheme: str,
-    bits: int,
-    weights: Mapping[str, Tensor],
-    quantize: Callable[[Tensor], CompressedTensor],
-) -> SchemeError:
+def _measured(scheme: str, bits: int, weights: Mapping[str, Tensor]) -> SchemeError:
     coded = lost = total = 0.0
     for weight in weights.values():
-        found = quantize(weight)
+        found = _quantized(scheme, weight, bits)
         exact = weight.detach().double()
         squares = float((found.dequantize().double() - exact).square().sum())
         lost += weight.numel() * squares / max(float(exact.square().sum()), 1e-300)
