@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,18 @@ def read_rows(name: str, folder: Path | None = None) -> list[Row]:
 
 
 def write_rows(name: str, rows: Sequence[Row], folder: Path | None = None) -> None:
-    """Replace the rows of a benchmark."""
+    """Replace the rows of a benchmark, all or none; a row may lack columns of another."""
     folder = folder or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / f"{name}.csv"
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+    partial.replace(path)
 
 
 def append_rows(name: str, rows: Sequence[Row]) -> None:

@@ -94,7 +94,7 @@ def train(
 ) -> nn.Module:
     """The shipped network, trained on by one of the runs."""
     model = load_pretrained("resnet20").to(choose_device(device))
-    with states("proximal") as folder, progress_bar(quiet=False) as progress:
+    with states("proximal", name) as folder, progress_bar(quiet=False) as progress:
         fit_(
             model,
             data.split("train45k").to(choose_device(device)),

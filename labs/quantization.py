@@ -34,7 +34,6 @@ from flyweight import (
     load,
     load_cifar10,
     load_pretrained,
-    prune,
     save,
 )
 from flyweight.batch_norm import reestimate_batch_norms_
@@ -42,14 +41,15 @@ from flyweight.coding import code_lengths
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
 from flyweight.stages import finish, quantize_post_training_
 from flyweight.training import TrainingConfig, accuracy, choose_device
 from flyweight.training.batches import training_batches
+from labs import pruning
 from labs.options import lab_parser, read_options
-from labs.rows import STATES, fill, origin, states, wanted
+from labs.rows import fill, origin, states, wanted
+from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
@@ -58,6 +58,7 @@ NONE = TrainingConfig(epochs=0, ema_decay=0.0)
 TRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.01, ema_decay=0.0, distillation=0.5
 )
+SPARSE = "ways global with recovery"  # of labs.pruning: where the sparse rows start
 KEY = ("fixed learned-step 4", "fixed learned-step 2", "fixed ternary")
 KEY += ("sparse learned-step 4", "sparse learned-step 2", "sparse ternary")
 PRICES = (2e-8, 5e-8, 1e-7, 2e-7)
@@ -100,31 +101,14 @@ def exercises() -> list[Exercise]:
     return rows + [Exercise(f"post-training {price:g}", price=price) for price in PRICES]
 
 
-def sparse_start(epochs: int, data: Cifar10, device: str, seed: int) -> nn.Module:
-    """The shipped network at 80 % sparsity, retrained; kept from one row to the next.
-
-    Not from one commit to another, which may ship another network.
-    """
-    path = STATES / "sparse-start" / source_commit() / f"{epochs}-{seed}.pt"
-    model = load_pretrained("resnet20")
-    if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True))
-        return model
-    training = dataclasses.replace(TRAINING, epochs=epochs, learning_rate=0.02)
-    recipe = PruningRecipe(sparsity=0.8, ramp=0.5, training=training)
-    with states("sparse") as folder, progress_bar(quiet=False) as progress:
-        pruned = prune(
-            model,
-            recipe,
-            data=data,
-            device=device,
-            seed=seed,
-            resume_folder=folder,
-            progress=progress,
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(pruned.state_dict(), path)
-    return pruned
+def start_of(
+    exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int
+) -> tuple[nn.Module, str]:
+    """The shipped network, or the one of 80 % sparsity that labs.pruning makes; its commit."""
+    if not exercise.is_sparse:
+        return load_pretrained("resnet20"), ""
+    (way,) = (row for row in pruning.exercises() if row.name == SPARSE)
+    return pruning.retrained(way, epochs, data, device, seed)
 
 
 def post_training(price: float, data: Cifar10, seed: int) -> CompressedModel:
@@ -170,18 +154,15 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
     """Quantise, test, train, test again."""
     begin = time.perf_counter()
     target = choose_device(device)
+    commit = ""
     if exercise.price is not None:
         before, after = measured(post_training(exercise.price, data, seed), data, target), None
     else:
-        model = (
-            sparse_start(long, data, device, seed)
-            if exercise.is_sparse
-            else load_pretrained("resnet20")
-        )
-        before = measured(quantized(model, exercise.sharing, 0, data, device, seed), data, target)
+        model, commit = start_of(exercise, long, data, device, seed)
+        before = measured(quantized(model, exercise, 0, data, device, seed), data, target)
         after = None
         if epochs:
-            trained = quantized(model, exercise.sharing, epochs, data, device, seed)
+            trained = quantized(model, exercise, epochs, data, device, seed)
             after = measured(trained, data, target)
             if exercise.is_sparse and after["sparsity"] < 0.79:
                 raise AssertionError(f"{exercise.name}: {after['sparsity']} of the file is zero")
@@ -191,24 +172,27 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
         "dense": pretrained_card("resnet20")["test_accuracy"],
         **{f"quantized_{key}": value for key, value in before.items()},
         **{f"trained_{key}": after[key] if after else "" for key in before},
+        "start": commit,
         **origin(seed, target, begin),
     }
 
 
 def quantized(
-    model: nn.Module, sharing: SharingRecipe, epochs: int, data: Cifar10, device: str, seed: int
+    model: nn.Module, exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int
 ) -> CompressedModel:
     """The network with few values, trained for some epochs; zeros stay and none are added."""
+    sharing = exercise.sharing
     training = dataclasses.replace(sharing.training, epochs=epochs)
     recipe = Recipe(
         pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=NONE),
         sharing=dataclasses.replace(sharing, training=training),
     )
-    with states("quantization") as folder, progress_bar(quiet=False) as progress:
+    with states("quantization", exercise.name) as folder, progress_bar(quiet=False) as progress:
         return compress(
             model,
             recipe,
             data=data,
+            teacher=dense_teacher(),
             device=device,
             seed=seed,
             resume_folder=folder if epochs else None,

@@ -47,12 +47,12 @@ def origin(seed: int, device: torch.device, begin: float) -> Row:
 
 
 @contextmanager
-def states(lab: str) -> Iterator[Path]:
-    """A folder for states of training, which goes when that is done.
+def states(lab: str, row: str) -> Iterator[Path]:
+    """A folder for states of training of a row, which goes when that is done.
 
-    Another commit, and another lab, do not go on from them.
+    Another commit, another row and another lab do not go on from them.
     """
-    folder = STATES / lab / source_commit()
+    folder = STATES / lab / source_commit() / row.replace(" ", "-")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -79,13 +79,17 @@ def fill(
     tables: Callable[[Sequence[Row]], str],
     document: Path,
 ) -> None:
-    """Make each row that is not there with as many epochs, and rewrite file and tables after it."""
+    """Make each row that is not there with as many epochs, and rewrite file and tables after it.
+
+    Another process may make other rows meanwhile.
+    """
     for exercise, epochs in exercises:
-        rows = {row["row"]: row for row in read_rows(lab, RESULTS)}
-        if exercise.name in rows and int(rows[exercise.name]["epochs"]) >= epochs:
+        there = {row["row"]: row for row in read_rows(lab, RESULTS)}
+        if exercise.name in there and int(there[exercise.name]["epochs"]) >= epochs:
             continue
-        rows[exercise.name] = make(exercise, epochs)
-        print(rows[exercise.name], flush=True)
+        made = make(exercise, epochs)
+        print(made, flush=True)
+        rows = {row["row"]: row for row in read_rows(lab, RESULTS)} | {exercise.name: made}
         ordered = [rows[other.name] for other in order if other.name in rows]
         write_rows(lab, ordered, RESULTS)
         put_table(f"labs.{lab}", tables(ordered), document)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,16 @@ from flyweight.coding import (
     code_alias,
     code_lossless,
     code_shared,
+    decode_channels,
     decode_dense,
     decode_shared,
     join,
 )
+from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.container import Container
 from flyweight.errors import FormatError, ModelError
 
-__all__ = ["CompressedModel", "CompressedTensor"]
+__all__ = ["CompressedModel", "CompressedTensor", "by_channel"]
 
 # Types that numpy lacks travel as their bits.
 _CARRIED_AS = {
@@ -34,20 +36,68 @@ _CARRIED_AS = {
 }
 
 
+def by_channel(levels: Tensor, scales: Tensor, offsets: Tensor | None) -> Tensor:
+    """Levels times the scales of their channels, plus the offsets, as `CompressedTensor` has it.
+
+    ``levels`` has any shape; ``scales`` and ``offsets`` are 1-D, one for each place along its first
+    axis, and of its dtype.
+
+    Example:
+        >>> by_channel(torch.tensor([[1.0], [2.0]]), torch.tensor([3.0, 0.5]), None).tolist()
+        [[3.0], [1.0]]
+    """
+    along = (-1, *[1] * (levels.ndim - 1))
+    wide = torch.promote_types(levels.dtype, torch.float32)
+    values = levels.to(wide) * scales.to(wide).view(along)
+    if offsets is not None:
+        values = values + offsets.to(wide).view(along)
+    return values.to(levels.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class CompressedTensor:
-    """A tensor of few values.
+    """A tensor of few values, or of few values to a channel.
 
-    ``symbols`` are integers of the tensor's shape: 0 is an exact zero, k ≥ 1 is ``levels[k − 1]``.
-    ``levels`` is 1-D, of the tensor's dtype.
+    Attributes:
+        symbols: integers of the tensor's shape: 0 is an exact zero, k ≥ 1 is ``levels[k − 1]``.
+        levels: 1-D, of the tensor's dtype.
+        scales: where the channels, along the first axis, have scales: 1-D, one for each, of the
+            tensor's dtype. The value is then ``levels[k − 1] * scales[channel]``.
+        offsets: the same, added to that; only with scales. An exact zero stays one.
+
+    Scales and offsets are applied in float32, or float64 if that is the dtype, each operation
+    rounded to nearest; values of 16 bits are rounded again at the end.
+
+    Raises ModelError for scales or offsets of another length or dtype, and values of another dtype
+    than float16, bfloat16, float32 and float64 that have any.
 
     Example:
         >>> CompressedTensor(torch.tensor([[0, 2]]), torch.tensor([-1.5, 0.5])).dequantize()
         tensor([[0.0000, 0.5000]])
+        >>> symbols, scales = torch.tensor([[1, 2], [0, 2]]), torch.tensor([1.0, 0.25])
+        >>> CompressedTensor(symbols, torch.tensor([-1.0, 1.0]), scales).dequantize()
+        tensor([[-1.0000,  1.0000],
+                [ 0.0000,  0.2500]])
     """
 
     symbols: Tensor
     levels: Tensor
+    scales: Tensor | None = None
+    offsets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.scales is None and self.offsets is not None:
+            raise ModelError("a compressed tensor has offsets of its channels and no scales")
+        for what, table in (("scales", self.scales), ("offsets", self.offsets)):
+            if table is None:
+                continue
+            if _dtype_name(self.dtype) not in SCALED_DTYPES or table.dtype != self.dtype:
+                raise ModelError(f"values of {self.dtype} cannot have {what} of {table.dtype}")
+            if not self.shape or table.shape != self.shape[:1]:
+                raise ModelError(
+                    f"a tensor of shape {tuple(self.shape)} has one of the {what} for each place "
+                    f"along its first axis; found shape {tuple(table.shape)}"
+                )
 
     @staticmethod
     def from_values(values: Tensor) -> CompressedTensor:
@@ -89,7 +139,26 @@ class CompressedTensor:
 
     def dequantize(self) -> Tensor:
         """The values, in the shape and dtype of the tensor."""
-        return torch.cat([self.levels.new_zeros(1), self.levels])[self.symbols.long()]
+        symbols = self.symbols.long()
+        values = torch.cat([self.levels.new_zeros(1), self.levels])[symbols]
+        if self.scales is None:
+            return values
+        return torch.where(symbols == 0, values, by_channel(values, self.scales, self.offsets))
+
+    def with_tables(self, function: Callable[[Tensor], Tensor]) -> CompressedTensor:
+        """The same symbols, with a function of the levels, of the scales and of the offsets.
+
+        Example:
+            >>> tensor = CompressedTensor(torch.tensor([1, 2]), torch.tensor([0.3, 0.5]))
+            >>> tensor.with_tables(torch.neg).dequantize()
+            tensor([-0.3000, -0.5000])
+        """
+        return CompressedTensor(
+            self.symbols,
+            function(self.levels),
+            None if self.scales is None else function(self.scales),
+            None if self.offsets is None else function(self.offsets),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +206,8 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
                         name,
                         tensor.symbols.cpu().numpy(),
                         levels=_to_numpy(tensor.levels, name),
+                        scales=None if tensor.scales is None else _to_numpy(tensor.scales, name),
+                        offsets=None if tensor.offsets is None else _to_numpy(tensor.offsets, name),
                         dtype=_dtype_name(tensor.dtype),
                     )
                 )
@@ -160,8 +231,12 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
                 aliases[coded.name] = container.tensors[coded.target].name
             elif coded.encoding == "shared":
                 symbols, levels = decode_shared(coded)
+                scales, offsets = decode_channels(coded)
                 tensors[coded.name] = CompressedTensor(
-                    torch.from_numpy(symbols.astype(np.int32)), _to_torch(levels, coded.dtype)
+                    torch.from_numpy(symbols.astype(np.int32)),
+                    _to_torch(levels, coded.dtype),
+                    None if scales is None else _to_torch(scales, coded.dtype),
+                    None if offsets is None else _to_torch(offsets, coded.dtype),
                 )
             else:
                 tensors[coded.name] = _to_torch(decode_dense(coded), coded.dtype)

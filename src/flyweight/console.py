@@ -43,7 +43,8 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
 
 def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row of text per tensor, per overhead and for the total."""
-    parts = ("symbols", "positions", "codebook", "tables", "dense")
+    parts = ["symbols", "positions", "codebook", "tables", "dense"]
+    parts[3:3] = [part for part in ("scales", "offsets") if part in ledger.part_bytes]
     peers = list(ledger.peer_bytes)
     columns = ["tensor", "values", "non-zero", *parts, "header", "bytes", "bound", "over"]
     columns += ["bits/value", *peers]
@@ -59,7 +60,9 @@ def ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
         rows.append([name, *_counts(row), *cells, "", *_totals(row, row.peer_bytes, peers)])
     for name, size in ledger.overhead.items():
         blank = [""] * (2 + len(peers))
-        rows.append([f"({name})", *[""] * 7, str(size), str(size), str(size), *blank])
+        rows.append(
+            [f"({name})", *[""] * (2 + len(parts)), str(size), str(size), str(size), *blank]
+        )
     sizes = [ledger.part_bytes.get(part, 0) for part in parts]  # type: ignore[call-overload]
     header = str(ledger.overhead_bytes)
     totals = _totals(ledger, ledger.peer_bytes, peers)

@@ -27,7 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from flyweight.coding import CodedTensor, PartKind, decode_dense, decode_shared, entropy
+from flyweight.coding import (
+    CodedTensor,
+    PartKind,
+    decode_dense,
+    decode_shared,
+    decode_tensor,
+    entropy,
+)
+from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.scalars import nonzero_count
 from flyweight.container import Container, Skeleton, dumps, loads, overhead
 from flyweight.errors import FormatError
@@ -187,8 +195,9 @@ def ledger(
 
     Every tensor is decoded. ``skeleton`` gives names and shapes where the file leaves them to
     its architecture. With ``peers`` the account also says what the same tensors take elsewhere:
-    as "fp32" and "fp16" values, and their symbols (a byte each, or two), codebooks and dense
-    values as coded by "xz -9e" and, where the package zstandard is installed, by "zstd -19".
+    as "fp32" and "fp16" values, and their symbols (a byte each, or two), codebooks, scales,
+    offsets and dense values as coded by "xz -9e" and, where the package zstandard is installed, by
+    "zstd -19".
 
     Raises `FormatError` if the file is damaged.
     """
@@ -244,10 +253,13 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
     if tensor.encoding == "shared":
         symbols, levels = decode_shared(tensor)
         counts = np.bincount(symbols.ravel(), minlength=tensor.levels + 1)
-        level_is_zero = [
-            nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
-        ]
-        nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
+        if tensor.scaled:
+            nonzeros = nonzero_count(decode_tensor(tensor), tensor.dtype)
+        else:
+            level_is_zero = [
+                nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
+            ]
+            nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
         tables = (tensor.joint or tensor).parts["tables"]
         zeros_apart = tensor.coder == "plain" and tables[:1] != b"\0"
         bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
@@ -255,7 +267,7 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
             bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8
         if coders:
             narrow = symbols.astype("u1" if tensor.levels < 256 else "<u2")
-            own = tensor.parts["codebook"] + narrow.tobytes()
+            own = b"".join(tensor.parts.get(kind, b"") for kind in OWN_PARTS) + narrow.tobytes()
     elif tensor.encoding != "alias":
         values = decode_dense(tensor)
         nonzeros = nonzero_count(values, tensor.dtype)

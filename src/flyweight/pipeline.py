@@ -49,6 +49,7 @@ def compress(
     recipe: Recipe | str | Path = "quick",
     *,
     data: Cifar10 | str | Path | None = None,
+    teacher: nn.Module | None = None,
     device: str = "auto",
     seed: int = 0,
     resume_folder: Path | None = None,
@@ -58,8 +59,10 @@ def compress(
 
     ``model`` is a module that takes N×3×32×32 images and gives N×10 logits, or the name of a
     pretrained network. ``data`` is CIFAR-10 or its folder (None: found or downloaded); the 45,000
-    training images are used. With ``resume_folder``, the state of training is kept there after
-    each epoch, and a run that was stopped goes on from it.
+    training images are used. Where the recipe distils, soft labels come from ``teacher``, or from
+    the model as it is given; where that has lost accuracy already, name a teacher that has not.
+    With ``resume_folder``, the state of training is kept there after each epoch, and a run that was
+    stopped goes on from it.
 
     Raises ModelError for a model that cannot be compressed, RecipeError and DataError.
 
@@ -75,16 +78,16 @@ def compress(
     dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
     target = choose_device(device)
     student = copy.deepcopy(model).to(target)
-    teacher = _teacher(model, target) if _distils(recipe) else None
+    master = _teacher(teacher or model, target) if _distils(recipe) else None
     training = dataset.split("train45k").to(target)
-    states = None if resume_folder is None else resume_folder / _digest(model, recipe, seed)
+    states = _states(resume_folder, model, master, recipe, seed)
 
     names = prune_(
         student,
         recipe.pruning,
         training,
         seed=seed,
-        teacher=teacher,
+        teacher=master,
         checkpoint=None if states is None else states / "prune.pt",
         progress=progress,
     )
@@ -94,7 +97,7 @@ def compress(
         recipe.sharing,
         training,
         seed=seed + 1,
-        teacher=teacher,
+        teacher=master,
         checkpoint=None if states is None else states / "share.pt",
         progress=progress,
     )
@@ -106,6 +109,7 @@ def prune(
     recipe: PruningRecipe | Recipe | str | Path = "quick",
     *,
     data: Cifar10 | str | Path | None = None,
+    teacher: nn.Module | None = None,
     device: str = "auto",
     seed: int = 0,
     resume_folder: Path | None = None,
@@ -127,13 +131,14 @@ def prune(
     dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
     target = choose_device(device)
     student = copy.deepcopy(model).to(target)
-    states = None if resume_folder is None else resume_folder / _digest(model, recipe, seed)
+    master = _teacher(teacher or model, target) if recipe.training.distillation else None
+    states = _states(resume_folder, model, master, recipe, seed)
     prune_(
         student,
         recipe,
         dataset.split("train45k").to(target),
         seed=seed,
-        teacher=_teacher(model, target) if recipe.training.distillation else None,
+        teacher=master,
         checkpoint=None if states is None else states / "prune.pt",
         progress=progress,
     )
@@ -151,16 +156,29 @@ def _teacher(model: nn.Module, device: torch.device) -> nn.Module:
     return frozen
 
 
-def _digest(model: nn.Module, recipe: Recipe | PruningRecipe, seed: int) -> str:
+def _states(
+    folder: Path | None,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    recipe: Recipe | PruningRecipe,
+    seed: int,
+) -> Path | None:
+    """Where states of this run are kept, and of no other."""
+    if folder is None:
+        return None
     digest = hashlib.sha256(f"{recipe!r} {seed}".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    for network in (model, teacher):
+        for name, tensor in ({} if network is None else network.state_dict()).items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return folder / digest.hexdigest()[:16]
 
 
 def _on_cpu(shared: dict[str, CompressedTensor]) -> dict[str, CompressedTensor]:
-    return {n: CompressedTensor(t.symbols.cpu(), t.levels.cpu()) for n, t in shared.items()}
+    return {
+        name: dataclasses.replace(tensor.with_tables(Tensor.cpu), symbols=tensor.symbols.cpu())
+        for name, tensor in shared.items()
+    }
 
 
 def save(compressed: CompressedModel, path: str | os.PathLike[str]) -> int:

@@ -32,6 +32,7 @@ STORAGES = {
     "float64": ("float16", "float32"),
 }
 ROTATED = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+SCALED = ("float16", "bfloat16", "float32", "float64")
 SHARED, DENSE, CONSTANT, ALIAS, ZERO, INTERLEAVED, RANS, CONTEXT, PLANES = range(9)
 
 
@@ -637,6 +638,7 @@ class Entry:
     levels: int = 0
     lengths: tuple[int, ...] = ()
     joined: bool = False
+    tables: int = 0  # for the channels: none, scales, or scales and offsets
     members: list[Entry] = field(default_factory=list)
 
     @property
@@ -652,19 +654,22 @@ class Entry:
         return max(entry.levels for entry in (self, *self.members))
 
 
-def read_kind(cursor: Cursor) -> tuple[int, bool, str, str]:
-    """Read three bytes: form, whether it is joined, dtype and storage."""
-    form, dtype, storage = cursor.take(3)
-    joined = 16 <= form < 32
-    form -= 16 * joined
-    check(form <= PLANES, "there is no such form")
+def read_kind(cursor: Cursor) -> tuple[int, bool, int, str, str]:
+    """Read three bytes: form, whether it is joined, tables of the channels, dtype and storage."""
+    number, dtype, storage = cursor.take(3)
+    flags, form = divmod(number, 16)
+    check(form <= PLANES and flags < 8, "there is no such form")
+    joined, scales, offsets = bool(flags & 1), flags >> 1 & 1, flags >> 2
+    check(scales or not offsets, "there are offsets without scales")
+    check(not scales or form in (SHARED, INTERLEAVED, RANS, CONTEXT), "cannot have scales")
     check(
         not joined or form in (SHARED, CONSTANT, INTERLEAVED, RANS, CONTEXT, PLANES), "cannot join"
     )
     check(max(dtype, storage) < len(DTYPES), "there is no such dtype")
     names = DTYPES[dtype], DTYPES[storage]
     check(dtype == storage or names[1] in STORAGES.get(names[0], ()), "there is no such storage")
-    return form, joined, *names
+    check(not scales or names[0] in SCALED, "a dtype cannot have scales")
+    return form, joined, scales + offsets, *names
 
 
 def read_name(cursor: Cursor, previous: list[str], components: list[str]) -> list[str]:
@@ -725,7 +730,7 @@ def read_header(
         check(cursor.take(8) == fingerprint(known or {}), "a bare file is of other shapes")
         check(count == len(architecture), "a bare file has another number of tensors")
     components: list[str] = []
-    kinds: list[tuple[int, bool, str, str]] = []
+    kinds: list[tuple[int, bool, int, str, str]] = []
     shapes: list[tuple[int, ...]] = []
     parts: list[str] = []
     numbers: list[int] = []
@@ -748,8 +753,8 @@ def read_header(
             kinds.append(read_kind(cursor))
         check(number < len(kinds), "there is no such kind")
         numbers.append(number)
-        form, joined, dtype, storage = kinds[number]
-        entry = Entry(name, form, dtype, storage, joined=joined)
+        form, joined, tables, dtype, storage = kinds[number]
+        entry = Entry(name, form, dtype, storage, joined=joined, tables=tables)
         entries.append(entry)
         if entry.form == ALIAS:
             entry.target = cursor.varint()
@@ -774,20 +779,22 @@ def read_header(
         if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
             entry.levels = entries[place - period].levels if again else cursor.varint()
             check(entry.levels <= 65535, "there are too many levels")
-        kind = entry.form, entry.dtype, entry.storage, len(entry.shape), entry.shape[1:]
+        check(entry.shape or not tables, "a tensor has scales and no channels")
+        own = (entry.levels * item, *(entry.shape[0] * item for _ in range(tables)))
+        kind = form, tables, dtype, storage, len(entry.shape), entry.shape[1:]
         if joined:
             check(kind in heads and len(entry.shape) > 0, "a tensor is joined to nothing")
             together = (heads[kind], *heads[kind].members, entry)
             check(all(prod(one.shape) for one in together), "a joined tensor has no elements")
             check(sum(prod(one.shape) for one in together) <= 1 << 20, "too much is joined")
             heads[kind].members.append(entry)
-            entry.lengths = (entry.levels * item,) if entry.form not in (CONSTANT, PLANES) else ()
+            entry.lengths = own if entry.form not in (CONSTANT, PLANES) else ()
             continue
         heads[kind] = entry
         if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
-            tables = cursor.varint()
+            table = cursor.varint()
             kept = cursor.varint() if entry.form == SHARED else 0
-            entry.lengths = tables, entry.levels * item, kept, cursor.varint()
+            entry.lengths = table, *own, kept, cursor.varint()
         elif entry.form == PLANES:
             entry.lengths = (cursor.varint(),)
         else:
@@ -800,7 +807,7 @@ def read_header(
 
 def stacked_symbols(entry: Entry, parts: list[bytes]) -> list[Symbols]:
     """Decode the symbols of a shared tensor, and of those joined to it."""
-    tables, _, kept, payload = parts
+    tables, *_, kept, payload = parts
     together = (entry, *entry.members)
     count = prod(entry.stacked)
     if entry.form == CONTEXT and not count:
@@ -848,15 +855,46 @@ def decode(entry: Entry, parts: dict[str, list[bytes]]) -> dict[str, bytes]:
             stored.append((raw[:length], raw[:length]))
             raw = raw[length:]
     else:
-        stored = []
-        for one, symbols in zip(together, stacked_symbols(entry, first), strict=True):
-            told = parts[one.name][0 if one.joined else 1]
-            items = np.frombuffer(bytes(storage.itemsize) + told, f"V{storage.itemsize}")
-            stored.append((told, items[symbols].tobytes()))
+        decoded = zip(together, stacked_symbols(entry, first), strict=True)
+        return {
+            one.name: shared_values(one, parts[one.name][0 if one.joined else 1 :], symbols)
+            for one, symbols in decoded
+        }
     return {
         one.name: converted(entry, told, raw)
         for one, (told, raw) in zip(together, stored, strict=True)
     }
+
+
+def shared_values(entry: Entry, parts: list[bytes], symbols: Symbols) -> bytes:
+    """Put levels for symbols (*Shared tensors*, *Scales and offsets*), given the codebook first."""
+    tables = [converted(entry, told, told) for told in parts[: 1 + entry.tables]]
+    item = NUMPY[entry.dtype].itemsize
+    values = np.frombuffer(bytes(item) + tables[0], f"V{item}")[symbols].tobytes()
+    if not entry.tables:
+        return values
+    for table in tables:
+        check(np.isfinite(widened(table, entry.dtype)).all(), "a table is not finite")
+    rows = [widened(table, entry.dtype).reshape(entry.shape[0], 1) for table in tables[1:]]
+    matrix = widened(values, entry.dtype).reshape(entry.shape[0], prod(entry.shape[1:]))
+    with np.errstate(all="ignore"):
+        matrix = matrix * rows[0]
+        if entry.tables == 2:
+            matrix = matrix + rows[1]
+        matrix = np.where(symbols.reshape(matrix.shape) == 0, matrix.dtype.type(0), matrix)
+        if entry.dtype != "bfloat16":
+            return matrix.astype(NUMPY[entry.dtype]).tobytes()
+    bits = matrix.view("<u4")
+    upper, lower = bits >> 16, bits & 0xFFFF
+    up = (lower > 0x8000) | ((lower == 0x8000) & (upper % 2 == 1))
+    return (upper + up).astype("<u2").tobytes()
+
+
+def widened(raw: bytes, dtype: str) -> npt.NDArray[np.floating]:
+    """Give values in the type that they are computed in."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(raw, NUMPY[dtype]).astype("<f8" if dtype == "float64" else "<f4")
 
 
 def converted(entry: Entry, told: bytes, raw: bytes) -> bytes:

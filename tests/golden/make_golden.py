@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flyweight.coding import carrier, code_alias, code_lossless, code_shared, join
+from flyweight.coding import (
+    carrier,
+    code_alias,
+    code_lossless,
+    code_shared,
+    decode_channels,
+    decode_shared,
+    join,
+)
 from flyweight.container import Container, dumps
 
 FOLDER = Path(__file__).parent
@@ -161,6 +169,89 @@ def joined_arrays():
     return table
 
 
+def scaled_tables(name, rows):
+    """Return the scales and the offsets of channels: float32 that are exact in 16 bits."""
+    scales = (1 + noise(rows, len(name)) % 60).astype("f4") / 256
+    return scales, (noise(rows, 7 + len(name)) % 61 - 30).astype("f4") / 64
+
+
+def scaled_tensors():
+    """Return the tensors of ``v1-scaled.fly``, joined ones last."""
+    tensors = []
+    alone = [
+        ("float32", (16, 40), "plain", False),
+        ("float32", (16, 40), "interleaved", True),
+        ("float16", (9, 4, 3, 3), "rans", True),
+        ("bfloat16", (9, 4, 3, 3), "context", True),
+        ("float64", (40,), "rans", False),
+        ("float32", (0, 5), "plain", True),
+        ("float32", (3, 0), "rans", False),
+    ]
+    sets = [
+        ("float32", (rows, 4, 3, 3), coder, coder != "rans")
+        for coder in ("plain", "interleaved", "rans", "context")
+        for rows in (8, 5, 16)
+    ]
+    for number, (dtype, shape, coder, has_offsets) in enumerate(alone + sets):
+        size = int(np.prod(shape))
+        kept = noise(size, 60 + number) % 4 > 0
+        codes = np.rint(weights(size, 500 + number) * 6).reshape(shape)
+        # Level 0 is no zero where there are offsets; half levels tell channels from values.
+        codes = codes / 2 if has_offsets else codes
+        used = np.unique(codes[kept.reshape(shape)])
+        used = used if has_offsets else used[used != 0]
+        kept = kept.reshape(shape) & np.isin(codes, used)
+        symbols = np.where(kept, np.searchsorted(used, codes) + 1, 0)
+        tables = [used, *scaled_tables(f"{number}{coder}", shape[0])][: 2 + has_offsets]
+        if dtype == "bfloat16":
+            tables = [table.astype("f4").view("u4") >> 16 for table in tables]
+        levels, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
+        made = code_shared(
+            f"{coder}.{number}.weight",
+            symbols,
+            levels=levels,
+            scales=scales,
+            offsets=offsets[0] if offsets else None,
+            dtype=dtype,
+            coder=coder,
+        )
+        tensors.append(made)
+    found = tensors[: len(alone)]
+    for first in range(len(alone), len(tensors), 3):
+        found += join(tensors[first : first + 3], coder=tensors[first].coder)
+    return found
+
+
+def scaled_container():
+    """Return the content of ``v1-scaled.fly``."""
+    tensors = scaled_tensors()
+    tensors.append(code_alias("tied.weight", tensors[3], target=3))
+    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
+
+
+def scaled_values():
+    """Return what they decode to, name -> (dtype, array, coder), computed by single steps."""
+    table = {}
+    for tensor in scaled_tensors():
+        symbols, levels = decode_shared(tensor)
+        tables = [levels, *(one for one in decode_channels(tensor) if one is not None)]
+        if tensor.dtype == "bfloat16":
+            tables = [(one.astype("u4") << 16).view("f4") for one in tables]
+        elif tensor.dtype == "float16":
+            tables = [one.astype("f4") for one in tables]
+        levels, scales, *offsets = tables
+        values = np.zeros(tensor.shape, levels.dtype)
+        for channel, own in enumerate(symbols):
+            products = np.append(levels[:1] * 0, levels)[own] * scales[channel]
+            products = products + offsets[0][channel] if offsets else products
+            values[channel] = np.where(own == 0, levels.dtype.type(0), products)
+        if tensor.dtype == "bfloat16":  # to nearest, ties to even
+            bits = values.view("u4")
+            values = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+        table[tensor.name] = (tensor.dtype, values.astype(carrier(tensor.dtype)), tensor.coder)
+    return table
+
+
 def joined_container():
     """Return the content of ``v1-joined.fly``."""
     tensors = coded(joined_arrays())
@@ -192,10 +283,13 @@ def make():
     """Return stem -> (bytes of the file, what it decodes to)."""
     first = expected(arrays())
     coded = expected(coded_arrays())
+    scaled = expected(scaled_values())
+    scaled["tied.weight"] = scaled["context.3.weight"]
     return {
         "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
         "v1-coders": (dumps(coded_container()), coded),
         "v1-joined": (dumps(joined_container()), expected(joined_arrays())),
+        "v1-scaled": (dumps(scaled_container()), scaled),
         "v1-bare": (dumps(coded_container(), bare=True), coded),
     }
 

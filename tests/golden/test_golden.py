@@ -8,8 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 
 from flyweight.coding import carrier, decode_tensor
+from flyweight.compressed import CompressedModel
 from flyweight.container import dumps, read
 
 FOLDER = Path(__file__).parent
@@ -35,7 +37,7 @@ def made():
 
 
 def test_all_files_are_here():
-    assert {"v1", "v1-bare", "v1-coders"} <= set(EXPECTED)
+    assert {"v1", "v1-bare", "v1-coders", "v1-scaled"} <= set(EXPECTED)
     assert set(EXPECTED) == {path.stem for path in FOLDER.glob("*.fly")}
 
 
@@ -61,6 +63,16 @@ def test_each_tensor_decodes_to_the_same_bits(stem, name):
         assert raw.hex() == expected["hex"]
     else:
         assert sha256(raw).hexdigest() == expected["sha256"]
+
+
+def test_torch_has_the_same_bits_where_channels_have_scales():
+    state = CompressedModel.from_container(opened("v1-scaled")).state_dict()
+    assert list(state) == list(EXPECTED["v1-scaled"])
+    for name, value in state.items():
+        expected = EXPECTED["v1-scaled"][name]
+        raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        found = raw.hex() if "hex" in expected else sha256(raw).hexdigest()
+        assert found == expected.get("hex", expected.get("sha256"))
 
 
 @pytest.mark.parametrize("stem", EXPECTED)
@@ -92,3 +104,12 @@ def test_every_form_of_the_format_occurs(golden):
     assert (FOLDER / "v1-bare.fly").read_bytes()[5] & 2, "the header is not bare"
     coders = {tensor.coder for tensor in opened("v1-coders").tensors}
     assert coders >= {"interleaved", "rans", "context", "planes"}
+    scaled = [tensor for tensor in opened("v1-scaled").tensors if tensor.scaled]
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        assert any(tensor.dtype == dtype for tensor in scaled)
+    for wanted in (True, False):
+        for joined in (True, False):
+            assert any(
+                ("offsets" in tensor.parts, tensor.joint is not None) == (wanted, joined)
+                for tensor in scaled
+            )

@@ -18,7 +18,7 @@ from flyweight.errors import FormatError
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
-from fly_reader import Cursor, huffman, interleaved, read_fly  # noqa: E402
+from fly_reader import NUMPY, Cursor, huffman, interleaved, read_fly  # noqa: E402
 
 CODERS = ["plain", "interleaved", "rans", "context"]
 SHAPES = [(), (0,), (1,), (7, 5), (16, 3, 3, 3), (5000,)]
@@ -88,6 +88,47 @@ def test_shared_tensors(coder, shape, density):
         levels = levels_of(count)
         tensors = agree(code_shared("a.b", symbols, levels=levels, coder=coder))
         assert tensors["a.b"][2] == np.append(np.float32(0), levels)[symbols].tobytes()
+
+
+def scaled(name, coder, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0):
+    """A tensor whose channels have scales, and maybe offsets, with all bits in use."""
+    random = np.random.default_rng(seed)
+    tables = [
+        np.sort(random.normal(0, 3, 9)),
+        random.normal(0, 0.1, rows),
+        random.normal(0, 2, rows),
+    ][: 2 + offsets]
+    if dtype == "bfloat16":
+        tables = [(table.astype("f4").view("u4") >> 16).astype("u2") for table in tables]
+    levels, scales, *more = (table.astype(NUMPY[dtype]) for table in tables)
+    return code_shared(
+        name,
+        symbols_of((rows, *rest), 0.7, 9, seed),
+        levels=levels,
+        scales=scales,
+        offsets=more[0] if more else None,
+        dtype=dtype,
+        coder=coder,
+    )
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("coder", CODERS)
+def test_scales_and_offsets(coder, dtype, offsets):
+    for rows, rest in ((7, (5,)), (20, (6, 3, 3)), (9, ()), (0, (4,)), (3, (0,))):
+        agree(scaled("w", coder, rows, rest, dtype, offsets))
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("coder", CODERS)
+def test_joined_tensors_with_scales(coder, bare):
+    tensors = [scaled(f"{rows}.a", coder, rows, (4,), seed=rows) for rows in (3, 8, 1)]
+    tensors += [scaled(f"{rows}.b", coder, rows, (4,), offsets=False) for rows in (5, 2)]
+    tensors.append(code_shared("c", symbols_of((6, 4), 0.5, 9), levels=levels_of(9)))
+    joined = join(tensors, coder=coder)
+    assert [tensor.member for tensor in joined] == [0, 1, 2, 0, 1, 0]
+    agree(*joined, bare=bare)
 
 
 @pytest.mark.parametrize("coder", CODERS)
@@ -250,11 +291,13 @@ def outcome(reader, *arguments):
         return "refused"
 
 
-@pytest.mark.parametrize("kind", [*CODERS, "planes"])
+@pytest.mark.parametrize("kind", [*CODERS, "planes", "scaled", "scaled bfloat16"])
 def test_both_refuse_the_same_files(kind):
     """Files with a changed byte and true CRCs: both refuse one, or both read the same."""
     if kind == "planes":
         tensor = code_lossless("w", weights((1500,)), dtype="float32")
+    elif kind.startswith("scaled"):
+        tensor = scaled("w", "plain", 30, (12,), "bfloat16" if "bf" in kind else "float32")
     else:
         symbols = symbols_of((9, 4, 3, 3), 0.5, 6)
         tensor = code_shared("w", symbols, levels=levels_of(6), coder=kind)

@@ -30,6 +30,7 @@ from flyweight.coding import (
     code_constant,
     encode_symbols,
 )
+from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.header import Shapes, pack_header
 from flyweight.coding.varint import varint
 from flyweight.container import Container, dumps
@@ -120,11 +121,23 @@ def _of_levels(random: Random, tensor: CodedTensor) -> CodedTensor:
     return replace(tensor, levels=levels, parts={**tensor.parts, "codebook": book})
 
 
+def _of_channels(random: Random, tensor: CodedTensor) -> CodedTensor:
+    """A tensor with or without scales and offsets, which may be too long, infinite or NaN."""
+    parts = {kind: part for kind, part in tensor.parts.items() if kind not in OWN_PARTS[1:]}
+    length = carrier(tensor.storage).itemsize * (tensor.shape[0] if tensor.shape else 0)
+    for kind in random.choice((("scales",), ("scales", "offsets"), ("offsets",), ())):
+        size = max(0, min(length, 1 << 16) + random.choice((0, 0, 0, 0, 1, -1)))
+        parts[kind] = random.choice((bytes(size), b"\xff" * size, some_bytes(random, size)))
+    return replace(tensor, parts=parts)
+
+
 def fields(random: Random, kind: str) -> Case:
     """A tensor that says something else of itself than its parts do."""
     tensor = _seed(random, random.choice([*seeds()]))
-    change = random.randrange(5)
-    if change == 0:
+    change = random.randrange(6)
+    if change == 5:
+        tensor = _of_channels(random, tensor)
+    elif change == 0:
         tensor = replace(tensor, shape=_reshaped(random, tensor.shape))
     elif change == 1 and tensor.encoding == "shared":
         tensor = _of_levels(random, tensor)
@@ -140,11 +153,11 @@ def fields(random: Random, kind: str) -> Case:
 
 def parts(random: Random, kind: str) -> Case:
     """Damage to a part of a sound tensor, under right checksums."""
-    coder = random.choice(("plain", "plain", *CODERS, *CODERS, "planes", "planes", *seeds()))
+    coder = random.choice(("plain", "plain", *CODERS, *CODERS, "planes", "scaled", *seeds()))
     tensor, other = _seed(random, coder), _seed(random, coder)
     wanted = [name for name, part in tensor.parts.items() if part] or [*tensor.parts]
     name = random.choice(wanted)
-    damaged = mutated(random, tensor.parts[name], other.parts[name])
+    damaged = mutated(random, tensor.parts[name], other.parts.get(name, b""))
     tensor = replace(tensor, parts={**tensor.parts, name: damaged})
     if name == "codebook":
         tensor = replace(tensor, levels=len(damaged) // carrier(tensor.storage).itemsize)
@@ -156,8 +169,10 @@ def joins(random: Random, kind: str) -> Case:
     tensors = [*random.choice(joined())]
     place = random.randrange(len(tensors))
     tensor, other = tensors[place], random.choice(random.choice(joined()))
-    change = random.randrange(8)
-    if change < 3 and any(tensors[0].parts.values()):
+    change = random.randrange(9)
+    if change == 8:
+        tensor = _of_channels(random, tensor)
+    elif change < 3 and any(tensors[0].parts.values()):
         place, tensor = 0, tensors[0]
         name = random.choice([name for name, part in tensor.parts.items() if part])
         damaged = mutated(random, tensor.parts[name], other.parts.get(name, b""))

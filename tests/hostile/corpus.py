@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -22,6 +23,7 @@ from flyweight.coding import (
     encode,
     join,
 )
+from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.coding.context import encode_context
 from flyweight.container import Container
 
@@ -79,7 +81,35 @@ def seeds() -> dict[str, list[CodedTensor]]:
         code_lossless("t", (weights * 40).astype("i1"), dtype="int8"),
     ]
     assert {tensor.coder for tensor in found["planes"]} == {"planes"}
+    found["scaled"] = [*_scaled(random)]
     return found
+
+
+def _scaled(random: np.random.Generator) -> Iterator[CodedTensor]:
+    """Tensors whose channels have scales, each second one offsets too."""
+    for place, shape in enumerate([(5,), (0, 3), (4, 0), (7, 5), (9, 4, 3, 3), (600,), (70, 70)]):
+        for number, dtype in enumerate(SCALED_DTYPES):
+            levels = (1, 6, 15, 300)[(place + number) % 4]
+            tables = [
+                table.astype("f2")
+                for table in (
+                    np.sort(random.normal(0, 3, levels)),
+                    random.normal(0, 0.1, shape[0]),
+                    random.normal(0, 1, shape[0]),
+                )
+            ][: 2 + (place + number) % 2]
+            if dtype == "bfloat16":
+                tables = [table.astype("f4").view("u4") >> 16 for table in tables]
+            first, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
+            yield code_shared(
+                "t",
+                random.integers(0, levels + 1, shape),
+                levels=first,
+                scales=scales,
+                offsets=offsets[0] if offsets else None,
+                dtype=dtype,
+                coder=CODERS[(place + number // 2) % 4],
+            )
 
 
 @cache
@@ -102,6 +132,16 @@ def joined() -> list[list[CodedTensor]]:
                     code_shared(f"t{place}", symbols, levels=values, dtype="float32", coder=coder)
                 )
             found.append(join(tensors, coder=coder))
+    for coder in CODERS:
+        tensors = []
+        for place, rows in enumerate((4, 1, 7)):
+            tables = [random.normal(0, 1, size).astype("f4") for size in (6, rows, rows)]
+            symbols = random.integers(0, 7, (rows, 9))
+            levels, scales, offsets = np.sort(tables[0]), tables[1], tables[2]
+            tensors.append(
+                code_shared(f"t{place}", symbols, levels=levels, scales=scales, offsets=offsets)
+            )
+        found.append(join(tensors, coder=coder))
     for dtype in ("float32", "float64", "bool", "int8"):
         values = random.normal(0, 1, (3, 80, 4)).astype(dtype) if dtype != "bool" else np.eye(3) > 0
         tensors = [

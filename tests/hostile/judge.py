@@ -44,6 +44,7 @@ __all__ = ["DECODERS", "MOST_SECONDS", "Judge", "Tally"]
 DECODERS = (
     *("file", "reader", "ledger", "huffman", "positions", "interleaved", "rans"),
     *("context of kernels", "context of energies", "planes", "dense", "constant", "joined"),
+    "scaled",
     *("array of planes", "array of interleaved", "array of rans", "array of context"),
     *("safetensors", "shards"),
 )
@@ -244,6 +245,8 @@ def _declared_by_array(data: bytes) -> int:
 def _decoder(tensor: CodedTensor) -> str:
     if tensor.joint:
         return "joined"
+    if tensor.scaled:
+        return "scaled"
     if tensor.coder == "context":
         spatial = tensor.parts["symbols"][:1] in (b"\1", b"\3")
         return "context of kernels" if spatial else "context of energies"

@@ -125,8 +125,83 @@ def test_channels_have_ranges_of_their_own():
         tensor = fixed_point(weight, bits=4, scheme=scheme, per_channel=True)
         for row, found in zip(weight, tensor.dequantize(), strict=True):
             alone = fixed_point(row, bits=4, scheme=scheme).dequantize()
-            assert torch.equal(found, alone)
-        assert torch.equal(tensor.dequantize()[3], weight[3])
+            torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-6 * float(row.abs().max()))
+            assert torch.equal(found == 0, alone == 0)
+        assert not tensor.dequantize()[2].any()
+        torch.testing.assert_close(tensor.dequantize()[3], weight[3], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "levels", "scales", "offsets", "values"),
+    [
+        # −1 … 2 in steps of 1 around 0.5, and 1 … 7 in steps of 2 around 4.
+        ("asymmetric", [-1.5, -0.5, 0.5, 1.5], [1, 2], [0.5, 4], [[0, -1, 0, 2], [1, 7, 3, 5]]),
+        # −2, 0, 2 and −7, 0, 7; −1 is half-way and goes to the even 0.
+        ("narrow", [1], [2, 7], None, [[0, 0, 0, 2], [0, 7, 0, 7]]),
+        # −2, −2/3, 2/3, 2 and −7, −7/3, 7/3, 7: no offset, since the middle is 0.
+        (
+            "mid-rise",
+            [-0.5, 0.5, 1.5],
+            [4 / 3, 14 / 3],
+            None,
+            [[0, -2 / 3, 2 / 3, 2], [7 / 3, 7, 7 / 3, 7]],
+        ),
+    ],
+)
+def test_channels_by_hand(scheme, levels, scales, offsets, values):
+    weight = torch.tensor([[0.0, -1.0, 0.2, 2.0], [1.0, 7.0, 3.0, 5.0]])
+    tensor = fixed_point(weight, bits=2, scheme=scheme, per_channel=True)
+    assert tensor.levels.tolist() == levels
+    torch.testing.assert_close(tensor.scales, torch.tensor(scales, dtype=torch.float32))
+    assert (tensor.offsets is None) == (offsets is None)
+    if offsets is not None:
+        torch.testing.assert_close(tensor.offsets, torch.tensor(offsets, dtype=torch.float32))
+    torch.testing.assert_close(tensor.dequantize(), torch.tensor(values, dtype=torch.float32))
+    assert tensor.symbols[0, 0] == 0
+
+
+def test_a_whole_zero_point_needs_no_offset():
+    weight = random(6, 40) + torch.tensor([-5.0, -0.3, 0.0, 0.3, 5.0, 1.0])[:, None]
+    tensor = fixed_point(weight, bits=3, per_channel=True, zero_level=True)
+    assert tensor.offsets is None
+    assert torch.equal(tensor.levels, tensor.levels.round())
+    for row, found in zip(weight, tensor.dequantize(), strict=True):
+        assert torch.equal(found, fixed_point(row, bits=3, zero_level=True).dequantize())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_channels_of_other_types(dtype, scheme):
+    weight = random(5, 60).to(dtype)
+    mask = random(5, 60, seed=1) > 0
+    wanted = FixedPoint(4, scheme, per_channel=True)
+    tensor = wanted.compressed(weight, mask)
+    assert tensor.dtype == tensor.scales.dtype == dtype
+    assert torch.equal(tensor.dequantize(), wanted.quantize(weight, mask))
+    assert not tensor.dequantize()[~mask].any()
+    error = (tensor.dequantize() - weight)[mask].abs().max()
+    assert float(error) <= 0.6 * float(2 * weight.abs().max()) / 14
+
+
+@given(
+    st.lists(st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3), max_size=5),
+    st.integers(2, 8),
+    schemes,
+    st.booleans(),
+)
+def test_what_holds_for_the_channels_of_any_weights(rows, bits, scheme, power_of_two):
+    weight = torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
+    kept = weight != 0
+    wanted = FixedPoint(bits, scheme, per_channel=True, power_of_two=power_of_two)
+    tensor, values = wanted.compressed(weight, kept), wanted.quantize(weight, kept)
+    assert torch.equal(tensor.dequantize(), values)
+    assert not values[~kept].any()
+    assert len(tensor.levels) <= 2**bits
+    spans = weight.amax(1) - weight.amin(1) if weight.numel() else weight.new_zeros(0)
+    spans = torch.maximum(spans, 2 * weight.abs().amax(1)) if weight.numel() else spans
+    error = torch.where(kept, (values - weight).abs(), 0).sum(1) / 3
+    steps = 2 ** (bits - 1) - 1 if scheme == "narrow" else 2**bits - 1
+    assert bool((error <= spans / steps * (2 if power_of_two else 1) + 1e-6).all())
 
 
 def test_channels_come_back_from_a_file(tmp_path):
@@ -134,7 +209,8 @@ def test_channels_come_back_from_a_file(tmp_path):
     model = CompressedModel({"w": tensor})
     back = CompressedModel.from_container(model.to_container())["w"]
     assert torch.equal(back.dequantize(), tensor.dequantize())
-    assert len(tensor.levels) <= 32 * 16
+    assert torch.equal(back.scales, tensor.scales)
+    assert len(tensor.levels) == 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

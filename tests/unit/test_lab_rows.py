@@ -47,6 +47,18 @@ def test_rows_are_made_where_they_are_missing_or_too_short(scratch):
     assert "\nstd 0.5 ways one-shot\n" in scratch.read_text()
 
 
+def test_rows_that_another_process_made_meanwhile_stay(scratch):
+    def make(exercise, epochs):
+        if exercise is EVERY[1]:
+            fill(scratch, [(EVERY[0], 1)], [])
+        return {"row": exercise.name, "epochs": epochs, "start": "there"}
+
+    lab.fill("some", [(EVERY[1], 3)], EVERY, make=make, tables=str, document=scratch)
+    with (scratch.parent / "some.csv").open() as file:
+        rows = [*csv.reader(file)]
+    assert rows == [["row", "epochs", "start"], ["std 0.5", "1", ""], ["std 1.0", "3", "there"]]
+
+
 def test_exercises_are_named_themselves_or_by_their_table():
     assert lab.wanted([], EVERY) == EVERY
     assert lab.wanted(["std"], EVERY) == EVERY[:2]
@@ -57,7 +69,7 @@ def test_exercises_are_named_themselves_or_by_their_table():
 
 def test_states_go_when_training_is_done_and_stay_when_it_was_stopped(scratch):
     def train(error):
-        with lab.states("some") as folder:
+        with lab.states("some", "std 1.0") as folder:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "state.pt").touch()
             if error:
@@ -66,8 +78,9 @@ def test_states_go_when_training_is_done_and_stay_when_it_was_stopped(scratch):
 
     with pytest.raises(KeyboardInterrupt):
         train(error=True)
-    with lab.states("other") as elsewhere:
-        assert not elsewhere.exists()
-    with lab.states("some") as folder:
+    for others in (("other", "std 1.0"), ("some", "std 0.5")):
+        with lab.states(*others) as elsewhere:
+            assert not elsewhere.exists()
+    with lab.states("some", "std 1.0") as folder:
         assert (folder / "state.pt").exists()
     assert not train(error=False).exists()

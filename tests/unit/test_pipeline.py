@@ -181,8 +181,13 @@ def test_a_teacher_changes_what_is_learnt(data):
     taught = dataclasses.replace(
         alone, pruning=dataclasses.replace(alone.pruning, training=training)
     )
-    states = [compress(build(Convolutional), r, data=data).state_dict() for r in (alone, taught)]
+    model = build(Convolutional)
+    states = [compress(model, r, data=data).state_dict() for r in (alone, taught)]
     assert not same(*states)
+    itself = compress(model, taught, data=data, teacher=model).state_dict()
+    assert same(itself, states[1])
+    other = compress(model, taught, data=data, teacher=build(Convolutional, seed=3)).state_dict()
+    assert not same(other, itself)
 
 
 def test_any_module_and_tied_weights_stored_once(tmp_path, data):

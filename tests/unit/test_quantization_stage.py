@@ -28,6 +28,7 @@ SCHEMES = [
     ("ternary", 4, 2),
     ("binary", 4, 2),
 ]
+UNSCALED = ("shared", "ternary")
 TRAINING = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.05, ema_decay=0.0)
 
 
@@ -73,6 +74,34 @@ def test_prune_train_quantise_train_and_a_file_with_the_zeros(
         if scheme in ("shared", "binary"):
             assert torch.equal(loaded[name] == 0, zero)
     assert set(model.state_dict()) == set(network().state_dict())
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+@pytest.mark.parametrize(("scheme", "bits"), [(s, b) for s, b, _ in SCHEMES if s not in UNSCALED])
+def test_channels_have_scales_in_the_file_that_are_those_the_network_was_left_with(
+    tmp_path, images, scheme, bits, storage
+):
+    model = network()
+    zeros = zeros_of(model)
+    recipe = SharingRecipe(
+        scheme=scheme, bits=bits, per_channel=True, storage=storage, training=TRAINING
+    )
+    compressed = quantize_(model, ("0.weight", "4.weight"), recipe, images, seed=0)
+    size = flyweight.save(flyweight.CompressedModel(dict(compressed)), tmp_path / "a.fly")
+    loaded = flyweight.decompress(tmp_path / "a.fly")
+    for name, zero in zip(("0.weight", "4.weight"), zeros, strict=True):
+        tensor = compressed[name]
+        assert tensor.scales.shape == tensor.shape[:1]
+        assert (tensor.offsets is not None) == (scheme == "asymmetric")
+        for table in (tensor.levels, tensor.scales, tensor.offsets):
+            if table is not None:
+                assert torch.equal(table, table.to(getattr(torch, storage)).float())
+        assert not loaded[name][zero].any()
+        assert torch.equal(loaded[name], model.get_parameter(name))
+        assert len(tensor.levels) <= 2**bits
+    account = flyweight.ledger(tmp_path / "a.fly")
+    assert account.total_bytes == size
+    assert account.part_bytes["scales"] == 18 * (2 if storage == "float16" else 4)
 
 
 def step(prepared, optimizer):

@@ -32,6 +32,13 @@ KINDS = {
     "learned step": (lambda w, m: LearnedStepWeight(w, m, bits=2), 3),
     "ternary": (lambda w, m: TernaryWeight(w, m, threshold=0.1), 2),
     "binary": (lambda w, m: BinaryWeight(m), 2),
+    "asymmetric, channels": (lambda w, m: FixedPointWeight(m, FixedPoint(2, per_channel=True)), 4),
+    "narrow, channels": (
+        lambda w, m: FixedPointWeight(m, FixedPoint(3, "narrow", per_channel=True)),
+        6,
+    ),
+    "learned step, channels": (lambda w, m: LearnedStepWeight(w, m, bits=2, per_channel=True), 3),
+    "binary, channels": (lambda w, m: BinaryWeight(m, per_channel=True), 2),
 }
 
 
@@ -67,7 +74,10 @@ def test_zeros_survive_and_values_stay_few(kind, name):
         assert not model[0].weight[~mask].any()
     dense = model[0].parametrizations.weight.original
     assert (dense[mask] != before[mask]).any()
-    assert 1 <= len(model[0].weight[mask].unique()) - 1 <= KINDS[kind][1]
+    for row, kept in zip(model[0].weight, mask, strict=True):
+        assert len(row[kept].unique()) <= KINDS[kind][1] + 1
+    if "channels" not in kind:
+        assert 1 <= len(model[0].weight[mask].unique()) - 1 <= KINDS[kind][1]
     tensor = parametrization.compressed(dense)
     assert torch.equal(tensor.dequantize(), model[0].weight)
     assert len(tensor.levels) <= KINDS[kind][1]

@@ -61,6 +61,7 @@ recipes = st.builds(
     ),
     fold_batch_norm=st.booleans(),
     dense=st.sampled_from(["bfloat16", "float16", "float32"]),
+    dense_mantissa_bits=st.integers(0, 7),
 )
 
 
@@ -118,6 +119,15 @@ def test_a_file_says_only_what_differs(tmp_path):
         ("name = 3", "r: name is a string; found 3"),
         ("fold_batch_norm = 1", "fold_batch_norm is true or false; found 1"),
         ("dense = 'float8'", "dense is 'bfloat16' or 'float16' or 'float32'; found 'float8'"),
+        (
+            "dense = 'bfloat16'\ndense_mantissa_bits = 8",
+            "r: dense_mantissa_bits is from 1 to 7 for bfloat16, or 0 for all of them; found 8",
+        ),
+        ("dense_mantissa_bits = 11", "is from 1 to 10 for float16, or 0 .*found 11"),
+        ("dense = 'float32'\ndense_mantissa_bits = 24", "is from 1 to 23 for float32.*found 24"),
+        ("dense_mantissa_bits = -1", "dense_mantissa_bits is from 1 to 10 .*found -1"),
+        ("dense_mantissa_bits = 5.5", "dense_mantissa_bits is a whole number; found 5.5"),
+        ("dense_mantissa_bits = true", "dense_mantissa_bits is a whole number; found True"),
         ("pruning = 0.5", r"pruning is a table, \[pruning\]; found 0.5"),
         ("[pruning]\nsparsity = '0.5'", "pruning.sparsity is a number; found '0.5'"),
         ("[pruning]\nsparsity = true", "pruning.sparsity is a number; found True"),
@@ -176,6 +186,7 @@ def test_what_is_wrong_is_said(toml, said):
         lambda: SharingRecipe(init="best"),  # type: ignore[arg-type]
         lambda: SharingRecipe(storage="int8"),  # type: ignore[arg-type]
         lambda: Recipe(dense="int8"),  # type: ignore[arg-type]
+        lambda: Recipe(dense_mantissa_bits=11),
     ],
 )
 def test_impossible_values_are_refused_in_python_too(wrong):

@@ -1,7 +1,8 @@
 """What a coded tensor is: its parts, and what makes them unsound.
 
 A *shared* tensor is integers: symbol 0 is an exact zero and symbol k stands for
-``levels[k - 1]``. Its parts are the codebook of levels, the symbols and their tables. A *dense*
+``levels[k - 1]``. Its parts are the codebook of levels, the symbols and their tables; it may have
+scales and offsets for its channels, which `channels` explains. A *dense*
 tensor is its values, one by one or by byte planes; a *constant* one is a single value; an
 *alias* is an earlier tensor of the same file. Small tensors can be *joined*: coded as one, the
 parts of which the first of them holds.
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.coding.context import signed_values, symbols_of
 from flyweight.coding.planes import decode_planes
 from flyweight.coding.scalars import DTYPES, carrier, may_store
@@ -32,6 +34,7 @@ __all__ = [
     "MAX_LEVELS",
     "MAX_NAME_BYTES",
     "MAX_RANK",
+    "OWN_PARTS",
     "PART_KINDS",
     "CodedTensor",
     "Encoding",
@@ -41,7 +44,10 @@ __all__ = [
 
 Encoding = Literal["shared", "dense", "constant", "alias"]
 
-PART_KINDS: tuple[PartKind, ...] = ("tables", "codebook", "positions", "symbols", "dense")
+PART_KINDS: tuple[PartKind, ...] = (
+    *("tables", "codebook", "scales", "offsets", "positions", "symbols", "dense"),
+)
+OWN_PARTS: tuple[PartKind, ...] = ("codebook", "scales", "offsets")  # also of a joined tensor
 MAX_LEVELS = 65_535
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
@@ -72,7 +78,7 @@ class Joint:
         coder: of the whole.
         storage: of the values, where they are dense.
         levels: length of the codebook of each; zeros unless shared.
-        parts: of the whole, without the codebooks.
+        parts: of the whole, without what each has of its own.
     """
 
     rows: tuple[int, ...]
@@ -146,8 +152,10 @@ class CodedTensor:
         shape: of the tensor.
         dtype: what the values are when decoded, one of `coding.DTYPES`.
         encoding: how ``parts`` hold the values.
-        storage: dtype of the bytes in the codebook or dense part; never loses a bit.
-        parts: the bytes of each part of this encoding, empty ones included.
+        storage: dtype of the bytes in the codebook, scales, offsets or dense part; never loses a
+            bit.
+        parts: the bytes of each part of this encoding, empty ones included. A shared tensor has
+            "scales", or these and "offsets", only if its channels have scales.
         levels: length of the codebook; 0 unless shared.
         target: place of the earlier tensor that an alias stands for; None unless alias.
         coder: how the symbols or the dense values became bytes.
@@ -171,6 +179,11 @@ class CodedTensor:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it is shared and its channels have scales."""
+        return self.encoding == "shared" and "scales" in self.parts
 
     @property
     def stored_bytes(self) -> int:
@@ -200,7 +213,9 @@ def defect(tensor: CodedTensor) -> str | None:
     if tensor.dtype not in DTYPES or not may_store(tensor.dtype, tensor.storage):
         return f"{name} of dtype {tensor.dtype!r} cannot be stored as {tensor.storage!r}."
     wanted = set(_PARTS[tensor.encoding])
-    if set(tensor.parts) != (wanted & {"codebook"} if tensor.member else wanted):
+    if tensor.scaled:
+        wanted |= set(OWN_PARTS) & set(tensor.parts)
+    if set(tensor.parts) != (wanted & set(OWN_PARTS) if tensor.member else wanted):
         return f"{name} does not have the parts of a {tensor.encoding} tensor."
     if (tensor.target is None) == (tensor.encoding == "alias"):
         return f"{name} names a target without being an alias, or is an alias without one."
@@ -214,6 +229,10 @@ def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
         return f"{name} has {tensor.levels} levels; at most {most} are allowed."
     if tensor.encoding == "shared" and len(tensor.parts["codebook"]) != item * tensor.levels:
         return f"{name} has a codebook that is not {tensor.levels} values of {tensor.storage}."
+    if tensor.scaled:
+        sentence = _wrong_scales(tensor, name)
+        if sentence:
+            return sentence
     if tensor.coder == "planes":
         return None  # as long as its values take
     if tensor.member:
@@ -222,6 +241,15 @@ def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
         return f"{name} does not have the bytes of {tensor.size} values of {tensor.storage}."
     if tensor.encoding == "constant" and len(tensor.parts["dense"]) not in (0, item):
         return f"{name} is a constant that is not one value of {tensor.storage}."
+    return None
+
+
+def _wrong_scales(tensor: CodedTensor, name: str) -> str | None:
+    if tensor.dtype not in SCALED_DTYPES or not tensor.shape:
+        return f"{name} of shape {tensor.shape} and dtype {tensor.dtype} cannot have scales."
+    length = carrier(tensor.storage).itemsize * tensor.shape[0]
+    if any(len(tensor.parts[kind]) != length for kind in OWN_PARTS[1:] if kind in tensor.parts):
+        return f"{name} does not have a scale or an offset for each of {tensor.shape[0]} channels."
     return None
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from flyweight.coding.context import signed_values, symbols_of
-from flyweight.coding.forms import MAX_JOINED, CodedTensor, Joint
+from flyweight.coding.forms import MAX_JOINED, OWN_PARTS, CodedTensor, Joint
 from flyweight.coding.planes import encode_planes
 from flyweight.coding.symbols import Coder, PartKind, pack_symbols
 from flyweight.coding.tensors import decode_dense, decode_shared, negative_levels
@@ -38,28 +38,28 @@ def join(tensors: Sequence[CodedTensor], *, coder: Coder | None = None) -> list[
     """Return the same tensors, small ones that are alike coded as one where that is smaller.
 
     Alike are those of the same encoding, dtype and storage whose shapes differ in the first
-    extent only. The order stays, and so does every value. ``coder`` takes that one for tensors of
-    few values, "plain", "interleaved", "rans" or "context", whatever its bytes.
+    extent only, all of them with scales or offsets or none. The order stays, and so does every
+    value. ``coder`` takes that one for tensors of few values, "plain", "interleaved", "rans" or
+    "context", whatever its bytes.
     """
     out = list(tensors)
     for places in _sets(tensors):
         some = [tensors[place] for place in places]
         joint = _joint_of(some, coder)
         asked = coder is not None and some[0].encoding == "shared"
-        separate = sum(tensors[place].stored_bytes - _codebook(tensors[place]) for place in places)
+        separate = sum(tensors[place].stored_bytes - _own(tensors[place]) for place in places)
         if not asked and _size(joint) >= separate + _TOLD * (len(places) - 1):
             continue
         for member, place in enumerate(places):
             tensor = tensors[place]
             parts: dict[PartKind, bytes] = {} if member else dict(joint.parts)
-            if tensor.encoding == "shared":
-                parts["codebook"] = tensor.parts["codebook"]
+            parts |= {kind: tensor.parts[kind] for kind in OWN_PARTS if kind in tensor.parts}
             out[place] = replace(tensor, parts=parts, coder=joint.coder, joint=joint, member=member)
     return out
 
 
-def _codebook(tensor: CodedTensor) -> int:
-    return len(tensor.parts.get("codebook", b""))
+def _own(tensor: CodedTensor) -> int:
+    return sum(len(tensor.parts.get(kind, b"")) for kind in OWN_PARTS)
 
 
 def _size(joint: Joint) -> int:
@@ -71,7 +71,8 @@ def _sets(tensors: Sequence[CodedTensor]) -> Iterator[Places]:
     alike: dict[object, Places] = {}
     for place, tensor in enumerate(tensors):
         if tensor.encoding != "alias" and tensor.shape and not _is_zero(tensor):
-            key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:])
+            own = tuple(kind in tensor.parts for kind in OWN_PARTS)
+            key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:], own)
             alike.setdefault(key, []).append(place)
     for places in alike.values():
         some: Places = []

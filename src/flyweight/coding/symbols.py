@@ -23,7 +23,7 @@ from flyweight.errors import FormatError
 
 __all__ = ["Coder", "PartKind", "pack_symbols", "unpack_symbols"]
 
-PartKind = Literal["symbols", "positions", "codebook", "tables", "dense"]
+PartKind = Literal["symbols", "positions", "codebook", "scales", "offsets", "tables", "dense"]
 Coder = Literal["plain", "interleaved", "rans", "context", "planes"]
 
 _PLAIN_SIZE = 1 << 20  # the plain coder is slow: larger tensors are left to the others

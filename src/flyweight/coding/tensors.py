@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flyweight.coding.channels import SCALED_DTYPES, all_finite, scaled_values
 from flyweight.coding.coders import Effort
-from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding, defect
+from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding, defect
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.scalars import carrier, pack_scalars, unpack_scalars
-from flyweight.coding.symbols import Coder, pack_symbols, unpack_symbols
+from flyweight.coding.symbols import Coder, PartKind, pack_symbols, unpack_symbols
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "code_dense",
     "code_lossless",
     "code_shared",
+    "decode_channels",
     "decode_dense",
     "decode_shared",
     "decode_tensor",
@@ -38,6 +40,8 @@ def code_shared(
     symbols: ArrayLike,
     *,
     levels: ArrayLike,
+    scales: ArrayLike | None = None,
+    offsets: ArrayLike | None = None,
     dtype: str = "float32",
     storage: str | None = None,
     effort: Effort = "smallest",
@@ -49,8 +53,12 @@ def code_shared(
         name: of the tensor.
         symbols: integers in 0..len(levels), of the shape of the tensor.
         levels: the codebook, 1-D, at most 65,535 values of the carrier of ``dtype``.
+        scales: of the channels, 1-D and as long as the first extent, of the same type: a value is
+            then ``levels[k - 1] * scales[channel]``, as in `channels`. None has none.
+        offsets: the same, added to that; only with ``scales``. A symbol 0 stays exactly zero.
         dtype: what the values are when decoded.
-        storage: dtype of the stored codebook; None takes the narrowest that is exact.
+        storage: dtype of the stored codebook, scales and offsets; None takes the narrowest
+            that is exact.
         effort: how long to search for the smallest coding.
         coder: takes this one, "plain", "interleaved", "rans" or "context", whatever its bytes.
 
@@ -66,7 +74,7 @@ def code_shared(
         raise ModelError(f"tensor {name!r}: symbols must be integers, not {symbols.dtype}.")
     if symbols.size and not (symbols.min() >= 0 and symbols.max() <= values.size):
         raise ModelError(f"tensor {name!r}: symbols must lie in 0..{values.size}.")
-    codebook, storage = pack_scalars(values, dtype, storage)
+    own, storage = _pack_own(name, symbols, (values, scales, offsets), dtype, storage)
     coder, parts = pack_symbols(
         symbols, values.size, negatives=negative_levels(values, dtype), effort=effort, only=coder
     )
@@ -76,10 +84,39 @@ def code_shared(
         dtype=dtype,
         encoding="shared",
         storage=storage,
-        parts=parts | {"codebook": codebook},
+        parts=parts | own,
         levels=values.size,
         coder=coder,
     )
+
+
+def _pack_own(
+    name: str,
+    symbols: NDArray[Any],
+    tables: tuple[ArrayLike | None, ...],
+    dtype: str,
+    storage: str | None,
+) -> tuple[dict[PartKind, bytes], str]:
+    """Return codebook, scales and offsets, as far as there are, in one storage dtype for all."""
+    arrays = [np.asarray(table) for table in tables if table is not None]
+    if len(arrays) > 1:
+        if tables[1] is None:
+            raise ModelError(f"tensor {name!r}: offsets need scales.")
+        if not symbols.ndim or any(array.shape != symbols.shape[:1] for array in arrays[1:]):
+            raise ModelError(
+                f"tensor {name!r} has {symbols.shape[:1]} channels, and scales or offsets of "
+                f"shapes {[array.shape for array in arrays[1:]]}."
+            )
+        if dtype not in SCALED_DTYPES:
+            raise ModelError(f"tensor {name!r} of dtype {dtype} cannot have scales.")
+        if not all(all_finite(array, dtype) for array in arrays):
+            raise ModelError(f"tensor {name!r} has levels, scales or offsets that are not finite.")
+    raw, storage = pack_scalars(np.concatenate(arrays), dtype, storage)
+    own: dict[PartKind, bytes] = {}
+    for kind, array in zip(OWN_PARTS, arrays, strict=False):
+        length = array.size * carrier(storage).itemsize
+        own[kind], raw = raw[:length], raw[length:]
+    return own, storage
 
 
 def negative_levels(levels: NDArray[Any], dtype: str) -> int:
@@ -102,6 +139,24 @@ def decode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]
         return unpack_symbols(tensor.coder, tensor.parts, tensor.shape, tensor.levels), levels
     except FormatError as error:
         raise FormatError(f"tensor {tensor.name!r} is damaged: {error}") from error
+
+
+def decode_channels(tensor: CodedTensor) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Return (scales, offsets) of a shared tensor, arrays of the carrier of its dtype.
+
+    They are None where it has none. Raises `FormatError` naming the tensor where they, or the
+    levels that they go with, are NaN or infinite.
+    """
+    _require(tensor, "shared")
+    if not tensor.scaled:
+        return None, None
+    tables = []
+    for kind in OWN_PARTS:
+        if kind in tensor.parts:
+            tables.append(unpack_scalars(tensor.parts[kind], tensor.dtype, tensor.storage))
+            if not all_finite(tables[-1], tensor.dtype):
+                raise FormatError(f"tensor {tensor.name!r} has {kind} that are NaN or infinite.")
+    return tables[1], tables[2] if len(tables) > 2 else None
 
 
 def code_dense(
@@ -221,7 +276,13 @@ def decode_tensor(tensor: CodedTensor) -> NDArray[Any]:
     if tensor.encoding != "shared":
         return decode_dense(tensor)
     symbols, levels = decode_shared(tensor)
-    return np.concatenate([np.zeros(1, dtype=levels.dtype), levels])[symbols]
+    values = np.concatenate([np.zeros(1, dtype=levels.dtype), levels])[symbols]
+    scales, offsets = decode_channels(tensor)
+    if scales is None:
+        return values
+    values = scaled_values(values, tensor.dtype, scales, offsets)
+    values[symbols == 0] = 0
+    return values
 
 
 def _require(tensor: CodedTensor, *encodings: Encoding) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from flyweight.coding import CodedTensor
-from flyweight.coding.forms import Joint, defect
+from flyweight.coding.forms import OWN_PARTS, Joint, defect
 from flyweight.coding.header import Outline, Skeleton
 from flyweight.container.layout import (
     CRC,
@@ -142,7 +142,8 @@ class Reader:
                 self._joints.pop(next(iter(self._joints)))
             members = [self.outlines[place] for place in self._members[head]]
             parts = dict(self._parts_of(head).parts)
-            parts.pop("codebook", None)
+            for kind in OWN_PARTS:
+                parts.pop(kind, None)
             self._joints[head] = Joint(
                 rows=tuple(member.shape[0] for member in members),
                 rest=members[0].shape[1:],

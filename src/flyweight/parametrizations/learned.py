@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -95,16 +96,23 @@ class LearnedStepWeight(nn.Module):
         self.bits = int(state)
 
     def forward(self, weight: Tensor) -> Tensor:
-        step = self.step.abs().clamp(min=_LEAST)
-        if self.per_channel:
-            step = step.view(-1, *[1] * (weight.ndim - 1))
+        step = self._step(weight)
         seen: Tensor = _LearnedStep.apply(weight, step, self.mask, *self._ends)  # type: ignore[no-untyped-call]
         return seen
 
+    def _step(self, weight: Tensor) -> Tensor:
+        """The step, or that of each output with dimensions of 1 after it."""
+        step = self.step.abs().clamp(min=_LEAST)
+        return step.view(-1, *[1] * (weight.ndim - 1)) if self.per_channel else step
+
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and levels."""
-        return CompressedTensor.from_values(self(weight))
+        """What the layer sees, as symbols and levels, with scales of the channels."""
+        if not self.per_channel:
+            return CompressedTensor.from_values(self(weight))
+        step = self._step(weight)
+        codes = (weight / step).round().clamp(*self._ends) * self.mask
+        return dataclasses.replace(CompressedTensor.from_values(codes), scales=step.flatten())
 
 
 class _Ternary(torch.autograd.Function):

@@ -38,8 +38,8 @@ class FixedPointWeight(nn.Module):
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and levels."""
-        return CompressedTensor.from_values(self(weight))
+        """What the layer sees, as symbols and levels, with scales and offsets of the channels."""
+        return self.fixed_point.compressed(weight, self.mask)
 
 
 class BinaryWeight(nn.Module):
@@ -58,16 +58,24 @@ class BinaryWeight(nn.Module):
         self.register_buffer("mask", mask)
         self.per_channel = per_channel and mask.ndim > 1
 
+    @torch.no_grad()
+    def _scale(self, weight: Tensor) -> Tensor:
+        """The mean magnitude of all, or of each output with dimensions of 1 after it."""
+        dims = tuple(range(1, weight.ndim)) if self.per_channel else tuple(range(weight.ndim))
+        magnitudes = torch.where(self.mask, weight.abs(), torch.zeros_like(weight))
+        count = self.mask.sum(dims, keepdim=self.per_channel).clamp(min=1)
+        return magnitudes.sum(dims, keepdim=self.per_channel) / count
+
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.no_grad():
-            dims = tuple(range(1, weight.ndim)) if self.per_channel else tuple(range(weight.ndim))
-            magnitudes = torch.where(self.mask, weight.abs(), torch.zeros_like(weight))
-            count = self.mask.sum(dims, keepdim=self.per_channel).clamp(min=1)
-            scale = magnitudes.sum(dims, keepdim=self.per_channel) / count
-            values = torch.where(weight < 0, -scale, scale)
+        scale = self._scale(weight)
+        values = torch.where(weight < 0, -scale, scale)
         return straight_through(weight, values, self.mask)
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and levels."""
-        return CompressedTensor.from_values(self(weight))
+        """What the layer sees, as symbols and levels, with scales of the channels."""
+        if not self.per_channel:
+            return CompressedTensor.from_values(self(weight))
+        signs = torch.where(weight < 0, -torch.ones_like(weight), torch.ones_like(weight))
+        tensor = CompressedTensor.from_values(signs * self.mask)
+        return dataclasses.replace(tensor, scales=self._scale(weight).flatten())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from flyweight.compressed import CompressedTensor
+from flyweight.compressed import CompressedTensor, by_channel
 from flyweight.errors import ModelError
 from flyweight.quantization.kept import kept_weights
 
@@ -24,6 +24,8 @@ class Grid:
 
     With ``integers``, code q of ``lowest`` to ``highest`` is the value (q − origin)·scale; without,
     codes run from 0 to ``highest`` and scale is the whole span: q is origin + scale·q/highest.
+    Of channels, that is counted from the middle of the range: q is (q − highest/2)·scale/highest
+    plus origin + scale/2, which a file can hold as a level, a scale and an offset.
     """
 
     scale: Tensor
@@ -37,11 +39,25 @@ class Grid:
         if self.integers:
             codes = torch.round(weight * (1 / self.scale)) + self.origin
         else:
-            codes = torch.round((weight - self.origin) / self.scale * self.highest)
+            # Weights that are all the same have code 0, whatever they are divided by.
+            span = torch.where(self.scale > 0, self.scale, torch.ones_like(self.scale))
+            codes = torch.round((weight - self.origin) / span * self.highest)
         return codes.clamp(self.lowest, self.highest)
 
+    def levels(self, codes: Tensor) -> Tensor:
+        """What the scales of the channels are multiplied by: whole numbers, or halves of odd."""
+        return codes - self.origin if self.integers else codes - self.highest / 2
+
+    def channels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Scales and offsets of the channels, 1-D and of a dtype; no offsets if all are 0."""
+        if self.integers:
+            return self.scale.flatten().to(dtype), None
+        offsets = (self.origin + self.scale / 2).flatten().to(dtype)
+        scales = (self.scale / self.highest).flatten().to(dtype)
+        return scales, offsets if bool(offsets.any()) else None
+
     def values(self, codes: Tensor) -> Tensor:
-        """The levels of codes."""
+        """The levels of codes, of one range for all weights."""
         if self.integers:
             return (codes - self.origin) * self.scale
         return self.scale * (codes / self.highest) + self.origin
@@ -105,8 +121,7 @@ class FixedPoint:
         if self.power_of_two:
             span = self._distance(span / steps) * steps
             low = -span / 2 if self.scheme == "mid-rise" else low
-        # Weights that are all the same have code 0, whatever they are divided by.
-        return Grid(torch.where(span > 0, span, torch.ones_like(span)), low, 0, steps, False)
+        return Grid(span, low, 0, steps, False)
 
     def _distance(self, distance: Tensor) -> Tensor:
         distance = distance.clamp(min=torch.finfo(distance.dtype).tiny)
@@ -124,8 +139,25 @@ class FixedPoint:
         """
         exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
         grid = self.grid(exact, kept)
-        values = grid.values(grid.codes(exact)).to(weight.dtype)
+        codes = grid.codes(exact)
+        if grid.scale.ndim:
+            levels = grid.levels(codes).to(weight.dtype)
+            values = by_channel(levels, *grid.channels(weight.dtype))
+        else:
+            values = grid.values(codes).to(weight.dtype)
         return torch.where(kept, values, torch.zeros_like(values))
+
+    @torch.no_grad()
+    def compressed(self, weight: Tensor, kept: Tensor) -> CompressedTensor:
+        """What `quantize` gives, as symbols and levels, with scales and offsets of the channels."""
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        grid = self.grid(exact, kept)
+        if not grid.scale.ndim:  # one range, or no weights
+            return CompressedTensor.from_values(self.quantize(weight, kept))
+        levels = grid.levels(grid.codes(exact)) * kept
+        scales, offsets = grid.channels(weight.dtype)
+        tensor = CompressedTensor.from_values(levels.to(weight.dtype))
+        return replace(tensor, scales=scales, offsets=offsets)
 
 
 def _range(weight: Tensor, kept: Tensor, *, per_channel: bool) -> tuple[Tensor, Tensor]:
@@ -162,8 +194,8 @@ def fixed_point(
         mask: bool, of the shape of ``weight``, True for what is kept. Without one, weights that
             are zero are pruned.
 
-    The levels of the tensor returned are those in use, of all channels together; so a file holds
-    a codebook of every channel, and one range for the tensor takes fewer bytes.
+    The levels of the tensor returned are those in use. With ``per_channel`` they are whole numbers,
+    or halves of odd ones, and each channel has a scale and, if it is asymmetric, an offset.
 
     Raises ModelError for bits and schemes that cannot be, a mask of another shape, or weights not
     finite.
@@ -177,4 +209,4 @@ def fixed_point(
     """
     wanted = FixedPoint(bits, scheme, per_channel, power_of_two, zero_level)
     weight = weight.detach()
-    return CompressedTensor.from_values(wanted.quantize(weight, kept_weights(weight, mask)))
+    return wanted.compressed(weight, kept_weights(weight, mask))

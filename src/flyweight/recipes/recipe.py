@@ -23,6 +23,7 @@ CRITERIA = ("magnitude", "taylor", "fisher", "random")
 SCOPES = ("global", "layer")
 UNITS = ("steps", "epochs")
 WEIGHT_SCHEMES = ("shared", *SCHEMES, "learned-step", "ternary", "binary")
+MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}  # without the first, an implied 1
 _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05, ema_decay=0.0)
 _TUNING = TrainingConfig(epochs=1, learning_rate=0.005, ema_decay=0.0)
 
@@ -128,11 +129,12 @@ class SharingRecipe:
         interval: steps after which each weight joins the nearest shared value anew.
         settle: fraction of the steps in which they do; after that only the values move.
         init: where k-means begins; "optimal" has the least squared error.
-        per_channel: ranges, steps or scales of each output; takes more bytes than it is often
-            worth. Not for "shared" and "ternary".
+        per_channel: ranges, steps or scales of each output. The file holds one number for each (a
+            second for "asymmetric"), and the weights use more of their levels, which takes more
+            bits. Not for "shared" and "ternary".
         threshold: "ternary" makes zeros of weights up to this fraction of the largest.
         keep: globs of weights that stay floats; what is pruned of them stays so.
-        storage: how the values are kept in the file.
+        storage: how the values, and the scales and offsets of outputs, are kept in the file.
         training: how the network trains with them.
 
     Sources: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
@@ -228,8 +230,16 @@ class SharingRecipe:
 class Recipe:
     """All that a compression does, stage by stage.
 
-    ``fold_batch_norm`` keeps two of the four vectors of a batch normalisation, its effective scale
-    and bias; ``dense`` is how the floats outside the coded weights are kept in the file.
+    Attributes:
+        name, description: of the recipe; the name goes into the file.
+        pruning: how weights become zeros.
+        sharing: how the others take few values.
+        fold_batch_norm: keep two of the four vectors of a batch normalisation, its effective scale
+            and bias.
+        dense: how the floats outside the coded weights are kept in the file.
+        dense_mantissa_bits: round these floats to so many bits after the first, to nearest with
+            ties to even; the bits that are then zero take next to no bytes. At most the 7 of
+            "bfloat16", 10 of "float16" or 23 of "float32"; 0 is as many as ``dense`` has.
 
     Example:
         >>> Recipe.from_toml(Recipe().to_toml()) == Recipe()
@@ -242,10 +252,16 @@ class Recipe:
     sharing: SharingRecipe = SharingRecipe()
     fold_batch_norm: bool = True
     dense: Literal["bfloat16", "float16", "float32"] = "float16"
+    dense_mantissa_bits: int = 0
 
     def __post_init__(self) -> None:
-        if self.dense not in ("bfloat16", "float16", "float32"):
+        if self.dense not in MANTISSA_BITS:
             raise RecipeError(f"dense is 'bfloat16', 'float16' or 'float32'; found {self.dense!r}")
+        if not 0 <= self.dense_mantissa_bits <= MANTISSA_BITS[self.dense]:
+            raise RecipeError(
+                f"dense_mantissa_bits is from 1 to {MANTISSA_BITS[self.dense]} for {self.dense}, "
+                f"or 0 for all of them; found {self.dense_mantissa_bits}"
+            )
 
     def to_toml(self) -> str:
         """This recipe as a TOML document."""

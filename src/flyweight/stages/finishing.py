@@ -13,7 +13,7 @@ from flyweight.errors import ModelError
 from flyweight.parametrizations import attached
 from flyweight.recipes import Recipe
 
-__all__ = ["check_model", "finish", "rounded"]
+__all__ = ["check_model", "finish", "rounded", "to_mantissa_bits"]
 
 
 def check_model(model: nn.Module) -> None:
@@ -52,6 +52,7 @@ def finish(
     """
     if recipe.fold_batch_norm:
         fold_batch_norms_(model)
+    storage: torch.dtype = getattr(torch, recipe.dense)
     tensors: dict[str, CompressedTensor | Tensor] = {}
     aliases: dict[str, str] = {}
     owners: dict[int, str] = {}
@@ -60,13 +61,40 @@ def finish(
             aliases[name] = owners[id(value)]
             continue
         owners[id(value)] = name
-        tensors[name] = shared.get(name, rounded(value.detach(), getattr(torch, recipe.dense)))
+        if name in shared:
+            tensors[name] = shared[name]
+        else:
+            bits = recipe.dense_mantissa_bits
+            tensors[name] = rounded(value.detach(), storage, mantissa_bits=bits)
     return CompressedModel(tensors, aliases, metadata)
 
 
-def rounded(value: Tensor, storage: torch.dtype) -> Tensor:
-    """float32 values rounded to what ``storage`` can hold; others, and any overflow, untouched."""
+def rounded(value: Tensor, storage: torch.dtype, *, mantissa_bits: int = 0) -> Tensor:
+    """float32 values rounded to what ``storage`` can hold; others, and any overflow, untouched.
+
+    They are rounded to so many bits after the first before, or not with 0.
+    """
     if value.dtype != torch.float32:
         return value.clone()
-    rounded = value.to(storage).float()
+    rounded = to_mantissa_bits(value, mantissa_bits) if mantissa_bits else value
+    rounded = rounded.to(storage).float()
     return rounded if bool(torch.isfinite(rounded).all()) else value.clone()
+
+
+def to_mantissa_bits(value: Tensor, bits: int) -> Tensor:
+    """Floats rounded to ``bits`` bits after the first, to nearest, ties to even.
+
+    ``value`` is float32 of any shape, ``bits`` from 1 to 23. What rounds up beyond the largest
+    float32 becomes infinite; of a subnormal number fewer bits are left.
+
+    Example:
+        >>> to_mantissa_bits(torch.tensor([1.2, -1.3, 1.25, 1.125]), 2).tolist()
+        [1.25, -1.25, 1.25, 1.0]
+    """
+    dropped = 23 - bits
+    if not dropped:
+        return value.clone()
+    words = value.view(torch.int32)
+    odd = (words >> dropped) & 1
+    words = (words + (1 << (dropped - 1)) - 1 + odd) & -(1 << dropped)
+    return words.view(torch.float32)

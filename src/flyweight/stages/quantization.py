@@ -137,13 +137,14 @@ class Quantization:
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
-        Levels are rounded to what the recipe stores. Raises ModelError where a zero was lost.
+        Levels, scales and offsets are rounded to what the recipe stores. Raises ModelError where a
+        zero was lost.
         """
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
             tensor = self.quantized[name].compressed(weight)
-            compressed[name] = CompressedTensor(tensor.symbols, rounded(tensor.levels, storage))
+            compressed[name] = tensor.with_tables(lambda table: rounded(table, storage))
         detach_(self.model, self._attached)
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())

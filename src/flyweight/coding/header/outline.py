@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from flyweight.coding.forms import PART_KINDS, CodedTensor, Encoding
+from flyweight.coding.forms import OWN_PARTS, PART_KINDS, CodedTensor, Encoding
 from flyweight.coding.symbols import Coder, PartKind
 from flyweight.coding.varint import varint
 from flyweight.errors import ModelError
@@ -17,6 +17,8 @@ __all__ = [
     "FORMS",
     "JOINED",
     "MAY_JOIN",
+    "OFFSET",
+    "SCALED",
     "USUAL_KEYS",
     "ZERO_CONSTANT",
     "Outline",
@@ -50,7 +52,9 @@ FORMS: tuple[tuple[Encoding, Coder], ...] = (
     ("dense", "planes"),
 )
 ZERO_CONSTANT = 4
-JOINED = 16  # added to the form of a tensor whose values are with an earlier one
+# Added to the form of a tensor whose values are with an earlier one, whose channels have scales,
+# and which has offsets beside these.
+JOINED, SCALED, OFFSET = 16, 32, 64
 MAY_JOIN = (0, 2, 5, 6, 7, 8)  # forms
 
 
@@ -79,7 +83,8 @@ class Outline:
         zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
         if number not in MAY_JOIN or zeros or not self.shape:
             return None
-        return (number, self.dtype, self.storage, len(self.shape), self.shape[1:])
+        own = tuple(kind in self.lengths for kind in OWN_PARTS)
+        return (number, self.dtype, self.storage, len(self.shape), self.shape[1:], own)
 
     @property
     def size(self) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from flyweight.coding.header.outline import (
     FORMS,
     JOINED,
+    OFFSET,
+    SCALED,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -128,4 +130,5 @@ def _kind(tensor: Outline) -> bytes:
         number += JOINED
     elif tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = ZERO_CONSTANT
+    number += SCALED * ("scales" in tensor.lengths) + OFFSET * ("offsets" in tensor.lengths)
     return bytes([number, DTYPES.index(tensor.dtype), DTYPES.index(tensor.storage)])

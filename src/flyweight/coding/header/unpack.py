@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.coding.forms import MAX_ELEMENTS, MAX_JOINED, MAX_NAME_BYTES, MAX_RANK
 from flyweight.coding.header.outline import (
     DIGEST,
     FORMS,
     JOINED,
     MAY_JOIN,
+    OFFSET,
+    SCALED,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -25,6 +28,8 @@ from flyweight.coding.varint import ByteReader
 from flyweight.errors import FormatError
 
 __all__ = ["unpack_header"]
+
+_OF_CHANNELS: tuple[tuple[int, PartKind], ...] = ((SCALED, "scales"), (OFFSET, "offsets"))
 
 
 def unpack_header(
@@ -63,6 +68,8 @@ def unpack_header(
             shape = shapes[index]
         else:
             shape = known[place][1]
+        if number & SCALED and not shape:
+            raise FormatError(f"tensor {name!r} has scales and no channels.")
         if levels is None:
             levels = reader.varint() if encoding == "shared" else 0
         kinds.levels.append(levels)
@@ -76,7 +83,7 @@ def unpack_header(
             levels=levels,
             coder=coder,
         )
-        if number >= JOINED:
+        if number & JOINED:
             outline = joined.to_its_head(outline)
         else:
             joined.open(outline, place)
@@ -168,10 +175,16 @@ def _read_lengths(
     """Return the length of each part, read or known from what is there."""
     encoding, coder = FORMS[number % JOINED]
     item = carrier(storage).itemsize
-    if number >= JOINED:
-        return {"codebook": levels * item} if encoding == "shared" else {}
+    own: dict[PartKind, int] = {}
     if encoding == "shared":
-        lengths: dict[PartKind, int] = {"positions": 0, "codebook": levels * item}
+        own["codebook"] = levels * item
+        for flag, kind in _OF_CHANNELS:
+            if number & flag:
+                own[kind] = shape[0] * item
+    if number & JOINED:
+        return own
+    if encoding == "shared":
+        lengths: dict[PartKind, int] = {"positions": 0, **own}
         return lengths | {part: reader.varint() for part in lengths_told(coder)}
     if coder == "planes":
         return {"dense": reader.varint()}
@@ -231,13 +244,21 @@ class _NameReader:
 
 def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     number, dtype, storage = reader.take(3)
-    joined = JOINED <= number < 2 * JOINED
-    if number - JOINED not in MAY_JOIN if joined else number >= len(FORMS):
+    form = number % JOINED
+    if (
+        number >= 2 * OFFSET
+        or form >= len(FORMS)
+        or (number & JOINED and form not in MAY_JOIN)
+        or (number & OFFSET and not number & SCALED)
+        or (number & SCALED and FORMS[form][0] != "shared")
+    ):
         raise FormatError(f"the header names the encoding {number}, which is unknown.")
     if max(dtype, storage) >= len(DTYPES):
         raise FormatError(f"the header names the dtype {max(dtype, storage)}, which is unknown.")
     if not may_store(DTYPES[dtype], DTYPES[storage]):
         raise FormatError(f"{DTYPES[dtype]} cannot be stored as {DTYPES[storage]}.")
+    if number & SCALED and DTYPES[dtype] not in SCALED_DTYPES:
+        raise FormatError(f"a tensor of {DTYPES[dtype]} cannot have scales.")
     return number, DTYPES[dtype], DTYPES[storage]
 
 
