@@ -27,6 +27,7 @@ bench: $(STAMP) .venv-nncodec
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.coders
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.lossless
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.opening
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.kmeans
 	$(VENV)/bin/python -m benchmarks.threads
 	$(VENV)/bin/python -m benchmarks.checkpoints
 	$(VENV)/bin/python -m benchmarks.training
@@ -42,6 +43,8 @@ labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.proximal
 	$(VENV)/bin/python -m labs.quantization
 	$(VENV)/bin/python -m labs.post_training
+	$(VENV)/bin/python -m labs.quantization_figures
+	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
 
 # nncodec needs numpy below 2. What it asks for beside is not needed to code a network, so none of it
 # is installed. Where it cannot be built, benchmarks and labs leave it out and say so.

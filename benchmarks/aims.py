@@ -83,6 +83,11 @@ def lossless(key: str) -> Figures:
     return ratios
 
 
+def optimal_kmeans(key: str, **wanted: str) -> Figures:
+    """A column of the optimal clusters, of some sets and numbers of clusters."""
+    return column("kmeans", key, method="flyweight, optimal", **wanted)
+
+
 def memory_over_bound() -> list[float]:
     """Most memory less six times the largest tensor, of shrinking to 4 bits on two threads."""
     return [
@@ -224,6 +229,21 @@ AIMS = (
         0,
     ),
     Aim("memory for that, less 6 times the largest tensor", "<=", 300, " MB", memory_over_bound, 0),
+    Aim(
+        "optimal k-means, 32 clusters of a million weights",
+        "<",
+        2.0,
+        " s",
+        optimal_kmeans("seconds", clusters="32", values="1000000"),
+    ),
+    Aim(
+        "optimal k-means, squared error over the least of all peers",
+        "<=",
+        0.0,
+        " %",
+        optimal_kmeans("over_least_percent"),
+        4,
+    ),
 )
 
 

@@ -12,7 +12,6 @@ are drawn anew each time, as ``labs/results/*.svg``.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import load_cifar10, load_pretrained, summary
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10, Split
-from flyweight.provenance import source_commit
 from flyweight.pruning import (
     SensitivityPoint,
     allocate,
@@ -43,12 +41,8 @@ from flyweight.report import (
     sensitivity_figure,
     sparsity_figure,
 )
-from flyweight.training import (
-    accuracy,
-    choose_device,
-    keep_freed_memory,
-    predict,
-)
+from flyweight.training import accuracy, choose_device, predict
+from labs.options import lab_parser, read_options
 from labs.rows import where
 
 RESULTS = Path(__file__).parent / "results"
@@ -180,13 +174,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, write the table, draw the figures."""
-    parser = argparse.ArgumentParser(description="Figures of pruning.")
+    parser = lab_parser("Figures of pruning.", seed=None)
     parser.add_argument("--images", type=int, default=1000, help="of the validation split")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    options = read_options(parser, arguments)
     model = load_pretrained("resnet20")
     rows = read_rows("sensitivity", RESULTS)
     ends = read_rows("allocation", RESULTS)

@@ -15,7 +15,6 @@ Nothing is chosen on the test images.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import hashlib
 import itertools
@@ -37,15 +36,14 @@ from flyweight import Recipe, load, load_cifar10, load_pretrained, save
 from flyweight.batch_norm import fold_batch_norms_, reestimate_batch_norms_
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights
+from flyweight.report import LINES, in_style, label_axes, legend_above, save_figure, sheet
 from flyweight.stages import finish, quantize_post_training_
-from flyweight.training import accuracy, choose_device, keep_freed_memory
+from flyweight.training import accuracy, choose_device
 from flyweight.training.batches import training_batches
-from labs.figures import LINES, label, legend_above, new_figure, save_figure, style
-from labs.rows import origin, wanted
+from labs.options import lab_parser, read_options
+from labs.rows import RESULTS, origin, wanted
 
-RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
 PRICES = (3e-9, 7e-9, 1e-8, 1.5e-8, 2e-8, 2.5e-8, 4e-8, 6e-8, 8e-8, 1.1e-7, 1.5e-7)
@@ -59,6 +57,8 @@ NNCODEC: dict[str, tuple[dict[str, Any], Sequence[int]]] = {
     "uniform": ({"use_dq": False}, (-26, -24, -22)),
     "uniform, opt_qp": ({"use_dq": False, "opt_qp": True}, (-30, -28, -26)),
 }
+# Fewer bits of batch normalisation cost validation images nothing down to 3.
+STORED = Recipe(dense="bfloat16", dense_mantissa_bits=5)
 DROPS = (0.3, 0.5, 1.0, 1.5)  # points of accuracy
 
 Point = tuple[float, float]
@@ -106,7 +106,7 @@ def write_ours(price: float, data: Cifar10, seed: int, path: Path) -> int:
     found = quantize_post_training_(model, select_weights(model), batches[0].split(64), price=price)
     reestimate_batch_norms_(model, batches)
     told = {"architecture": "resnet20"}
-    return save(finish(model, found, Recipe(dense="bfloat16"), metadata=told), path)
+    return save(finish(model, found, STORED, metadata=told), path)
 
 
 def nncodec_networks(chosen: Sequence[Exercise]) -> Iterator[tuple[Exercise, int, nn.Module]]:
@@ -227,20 +227,20 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(texts)
 
 
+@in_style
 def figure_of(rows: Sequence[Row]) -> Figure:
     """Accuracy by bytes: all points, and the lower hull of each codec as a line."""
-    with style():
-        figure, (axes,) = new_figure(1, 1, 5.5, 3.6)
-        for codec, look in zip(("flyweight", "NNCodec"), LINES, strict=False):
-            points = points_of(rows, codec)
-            alone = {**look, "linestyle": "none", "markerfacecolor": "none"}
-            axes.plot(*_kilobytes(points), **alone)
-            axes.plot(*_kilobytes(lower_hull(points)), **look, label=codec)
-        dense = 100 * float(rows[0]["dense"])
-        axes.axhline(dense, color="#777777", linewidth=0.8, label="dense, 1,079 kB")
-        axes.set_ylim(dense - 5, dense + 0.5)
-        label(axes, "ResNet-20 without training", "file, kB", "accuracy on test images, %")
-        legend_above(figure, axes)
+    figure, (axes,) = sheet(1, 1, height=4.0)
+    for codec, look in zip(("flyweight", "NNCodec"), LINES, strict=False):
+        points = points_of(rows, codec)
+        alone = {**look, "linestyle": "none", "markerfacecolor": "none"}
+        axes.plot(*_kilobytes(points), **alone)
+        axes.plot(*_kilobytes(lower_hull(points)), **look, label=codec)
+    dense = 100 * float(rows[0]["dense"])
+    axes.axhline(dense, color="0.5", linewidth=0.8, label="dense, 1,079 kB")
+    axes.set_ylim(dense - 5, dense + 0.5)
+    label_axes(axes, "ResNet-20 without training", "file, kB", "accuracy on test images, %")
+    legend_above(figure, axes)
     return figure
 
 
@@ -250,14 +250,8 @@ def _kilobytes(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, write rows and tables, draw the figure."""
-    parser = argparse.ArgumentParser(description="Few bits without training, beside NNCodec.")
-    parser.add_argument("rows", nargs="*")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    parser = lab_parser("Few bits without training, beside NNCodec.", rows=True)
+    options = read_options(parser, arguments)
     network = network_of(load_pretrained("resnet20"))
     rows = read_rows("post_training", RESULTS)
     known = {row["row"] for row in rows if row["network"] == network}
@@ -274,8 +268,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if ordered:
         print(tables(ordered), flush=True)
         put_table("labs.post_training", tables(ordered), DOCUMENT)
-        with style():
-            save_figure(figure_of(ordered), RESULTS / "post_training" / "curve.svg")
+        figure, folder = figure_of(ordered), RESULTS / "post_training"
+        folder.mkdir(exist_ok=True)
+        for form in ("svg", "png"):
+            save_figure(figure, folder / f"curve.{form}")
 
 
 if __name__ == "__main__":

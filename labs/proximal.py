@@ -1,6 +1,6 @@
 """Training towards zeros: L1 in the loss, L1 by proximal steps, and group lasso on filters.
 
-    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 5e-4] [--device auto] [--data DIR]
+    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 2e-3] [--device auto] [--data DIR]
 
 Trains the shipped ResNet-20 on with the 45,000 training images of CIFAR-10, once for each run: "L1
 in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" makes a soft threshold
@@ -8,22 +8,22 @@ after each step, "group lasso, proximal" one of whole filters. All else is the s
 objective of the first two. Zeros are counted; then each network goes through `compress`, `save` and
 `load` like any other, without pruning or retraining, and what was loaded is tested on the 10,000
 test images. A run of the same settings that is there is not made again; one that was interrupted
-goes on from its last epoch. Writes ``labs/results/proximal.csv``, the figure beside it and the
-table in ``docs/proximal.md``. λ is fixed beforehand; nothing is chosen on the test images.
+goes on from its last epoch; rows of other strengths stay. Writes ``labs/results/proximal.csv``, the
+figure beside it and the table in ``docs/proximal.md``. Nothing is chosen on the test images.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
@@ -40,21 +40,21 @@ from flyweight import (
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.provenance import source_commit
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
+from flyweight.report import LINES, in_style, label_axes, save_figure, sheet
 from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
     fit_,
-    keep_freed_memory,
     prefixed,
 )
-from labs.figures import LINES, label, new_figure, save_figure, style
+from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, states
 
+CURVES = "proximal_sizes"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
 
 Attach = Callable[[torch.optim.Optimizer], object]
@@ -148,28 +148,26 @@ def distributions(model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def draw(found: dict[str, dict[str, np.ndarray[Any, Any]]], path: Path) -> None:
+@in_style
+def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
     """The share of weights, and of filters, below each size; zeros stand at the left edge."""
-    with style():
-        figure, axes = new_figure(1, 2, 8.5, 3.6)
-        for each, kind in zip(axes, ("weights", "filters"), strict=True):
-            least = min(
-                values[kind][values[kind] > 0].min(initial=1.0) for values in found.values()
-            )
-            edge = max(least / 3, 1e-9)
-            for line, (name, values) in zip(LINES, found.items(), strict=False):
-                sizes = values[kind].clip(min=edge)
-                share = np.linspace(0, 100, len(sizes))
-                each.plot(sizes, share, label=name, markevery=0.1, **line)
-            each.set_xscale("log")
-            each.set_xlim(left=edge)
-            each.set_ylim(0, 100)
-        sized = "magnitude of a weight, log scale (left edge: exactly 0)"
-        label(axes[0], "Weights", sized, "weights not above it, %")
-        sized = "root mean square of a filter, log (left edge: exactly 0)"
-        label(axes[1], "Filters of convolutions", sized, "filters not above it, %")
-        axes[0].legend()
-        save_figure(figure, path)
+    figure, axes = sheet(1, 2, height=3.2)
+    for each, kind in zip(axes, ("weights", "filters"), strict=True):
+        least = min(values[kind][values[kind] > 0].min(initial=1.0) for values in found.values())
+        edge = max(least / 3, 1e-9)
+        for line, (name, values) in zip(LINES, found.items(), strict=False):
+            sizes = values[kind].clip(min=edge)
+            share = np.linspace(0, 100, len(sizes))
+            each.plot(sizes, share, label=name, markevery=0.1, **line)
+        each.set_xscale("log")
+        each.set_xlim(left=edge)
+        each.set_ylim(0, 100)
+    sized = "magnitude of a weight, log scale (left edge: exactly 0)"
+    label_axes(axes[0], "Weights", sized, "weights not above it, %")
+    sized = "root mean square of a filter, log (left edge: exactly 0)"
+    label_axes(axes[1], "Filters of convolutions", sized, "filters not above it, %")
+    axes[0].legend()
+    return figure
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -201,56 +199,73 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are missing, then draw and write the table."""
-    parser = argparse.ArgumentParser(description="Training towards zeros.")
+    parser = lab_parser("Training towards zeros.", epochs=4)
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--strength", type=float, default=5e-4, help="λ of all runs")
+    parser.add_argument("--strength", type=float, default=2e-3, help="λ of all runs")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if unknown := [name for name in options.runs if name not in RUNS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(RUNS)}")
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
     data = load_cifar10(options.data)
     config = TrainingConfig(
         epochs=options.epochs, batch_size=options.batch_size, learning_rate=0.02, ema_decay=0.0
     )
     settings = {"epochs": options.epochs, "strength": options.strength, "seed": options.seed}
-    curves = RESULTS / "proximal_sizes.csv"
     for name in options.runs or RUNS:
-        rows = {row["run"]: row for row in read_rows("proximal", RESULTS)}
-        if name in rows and all(rows[name][key] == str(settings[key]) for key in settings):
+        rows = read_rows("proximal", RESULTS)
+        there = [row for row in rows if same(row, name, settings)]
+        if there and all(there[0][key] == str(settings[key]) for key in settings):
             continue
         begin = time.perf_counter()
         model = train(name, options.strength, config, data, options.device, options.seed)
-        rows[name] = {
+        made = {
             **row_of(name, model, data, options.device),
             **settings,
             **origin(options.seed, choose_device(options.device), begin),
         }
-        print(rows[name], flush=True)
-        sizes = [row for row in read_rows(curves.stem, RESULTS) if row["run"] != name]
+        print(made, flush=True)
         found = distributions(model)
-        sizes += [
-            {"run": name, "weights": f"{w:.4g}", "filters": f"{f:.4g}"}
-            for w, f in zip(found["weights"], found["filters"], strict=True)
-        ]
-        write_rows(curves.stem, sizes, RESULTS)
-        ordered = [rows[run] for run in RUNS if run in rows]
-        write_rows("proximal", ordered, RESULTS)
-        kept = {
-            run: {
-                kind: np.array([float(row[kind]) for row in sizes if row["run"] == run])
-                for kind in ("weights", "filters")
-            }
-            for run in RUNS
-            if run in rows
+        keep(
+            CURVES,
+            [
+                {"run": name, **settings, "weights": f"{w:.4g}", "filters": f"{f:.4g}"}
+                for w, f in zip(found["weights"], found["filters"], strict=True)
+            ],
+        )
+        keep("proximal", [made])
+    write_up(options.strength)
+
+
+def same(row: Row, name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a row is of this run, at this strength."""
+    return row["run"] == name and float(row["strength"]) == float(settings["strength"])
+
+
+def keep(table: str, rows: Sequence[Row]) -> None:
+    """Put the rows of one run in place of those that it had, in the order of strengths and runs."""
+    others = [row for row in read_rows(table, RESULTS) if not same(row, rows[0]["run"], rows[0])]
+    ordered = sorted(
+        [*others, *rows], key=lambda row: (float(row["strength"]), RUNS.index(row["run"]))
+    )
+    write_rows(table, ordered, RESULTS)
+
+
+def write_up(strength: float) -> None:
+    """The table of all rows, and the figure of those at one strength."""
+    sizes = [row for row in read_rows(CURVES, RESULTS) if float(row["strength"]) == strength]
+    kept = {
+        run: {
+            kind: np.array([float(row[kind]) for row in sizes if row["run"] == run])
+            for kind in ("weights", "filters")
         }
-        draw(kept, RESULTS / "proximal")
-        put_table("labs.proximal", table(ordered), DOCUMENT)
+        for run in RUNS
+        if any(row["run"] == run for row in sizes)
+    }
+    if kept:
+        figure = draw(kept)
+        for form in ("svg", "png"):
+            save_figure(figure, RESULTS / f"proximal.{form}")
+    put_table("labs.proximal", table(read_rows("proximal", RESULTS)), DOCUMENT)
 
 
 if __name__ == "__main__":

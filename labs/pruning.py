@@ -12,7 +12,6 @@ tables in ``docs/pruning.md``. Nothing is chosen on the test images.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import time
@@ -30,12 +29,8 @@ from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
 from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights, std_mask, summary
-from flyweight.training import (
-    TrainingConfig,
-    accuracy,
-    choose_device,
-    keep_freed_memory,
-)
+from flyweight.training import TrainingConfig, accuracy, choose_device
+from labs.options import lab_parser, read_options
 from labs.rows import STATES, fill, origin, states, wanted
 from labs.teacher import dense_teacher
 
@@ -191,16 +186,9 @@ def tables(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, then rewrite the tables."""
-    parser = argparse.ArgumentParser(description="The tables of pruning.")
-    parser.add_argument("rows", nargs="*")
-    parser.add_argument("--epochs", type=int, default=20, help="of the key rows")
-    parser.add_argument("--short", type=int, default=2, help="epochs of the others")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    options = read_options(
+        lab_parser("The tables of pruning.", rows=True, epochs=20, short=2), arguments
+    )
     chosen = wanted(options.rows, exercises())
     data = load_cifar10(options.data)
     fill(

@@ -13,7 +13,6 @@ in ``docs/quantization.md``. Nothing is chosen on the test images.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import tempfile
@@ -40,16 +39,11 @@ from flyweight.coding import code_lengths
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
-from flyweight.training import (
-    TrainingConfig,
-    accuracy,
-    choose_device,
-    keep_freed_memory,
-)
+from flyweight.training import TrainingConfig, accuracy, choose_device
 from labs import pruning
+from labs.options import lab_parser, read_options
 from labs.rows import fill, origin, states, wanted
 from labs.teacher import dense_teacher
 
@@ -220,16 +214,8 @@ def _cells(row: Row, prefix: str, keys: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, then rewrite the tables."""
-    parser = argparse.ArgumentParser(description="The tables of quantisation.")
-    parser.add_argument("rows", nargs="*")
-    parser.add_argument("--epochs", type=int, default=20, help="of the key rows")
-    parser.add_argument("--short", type=int, default=0, help="epochs of the others")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    parser = lab_parser("The tables of quantisation.", rows=True, epochs=20, short=0)
+    options = read_options(parser, arguments)
     chosen = wanted(options.rows, exercises())
     data = load_cifar10(options.data)
 

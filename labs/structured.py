@@ -16,7 +16,6 @@ nothing is chosen on the test images.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import statistics
@@ -41,19 +40,12 @@ from flyweight import (
 )
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
-from flyweight.provenance import source_commit
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
 from flyweight.pruning import select_weights
 from flyweight.quantization import share
 from flyweight.structured import remove_filters
-from flyweight.training import (
-    TrainingConfig,
-    accuracy,
-    choose_device,
-    fit_,
-    keep_freed_memory,
-    prefixed,
-)
+from flyweight.training import TrainingConfig, accuracy, choose_device, fit_, prefixed
+from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, states, where
 from labs.teacher import dense_teacher
 
@@ -224,14 +216,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prune, remove, test, time; write both tables."""
-    parser = argparse.ArgumentParser(description="Filters removed against weights pruned.")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    source_commit()  # of the code that runs, whatever is edited meanwhile
+    options = read_options(
+        lab_parser("Filters removed against weights pruned.", epochs=4), arguments
+    )
     data = load_cifar10(options.data)
     with states("structured", f"{options.epochs} {options.seed}") as folder:
         models, zeros = networks(options.epochs, data, options.device, options.seed, folder)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from flyweight.report import LINES, in_style, label_axes, legend_above, save_figure, sheet
 from flyweight.sparse_regression import History
-from labs.figures import LINES, label, legend_above, new_figure, save_figure, style
 from labs.sparse_regression.cases import (
     L1_STRENGTHS,
     STEPS,
@@ -29,59 +30,64 @@ WEIGHT_AXIS = "weight, unit of y / unit of X"
 NAMES = ("w₁", "w₂", "w₃", "w₄", "w₅")
 
 
+@in_style
 def draw_all(cases: Sequence[Case], folder: Path) -> None:
     """Write every figure as SVG and PNG into ``folder``."""
     early = [case for case in cases if case.letter in "cf"]
-    with style():
-        for letter in "bcdef":
-            _per_case([case for case in cases if case.letter == letter], folder / letter)
-        _early(early, folder / "early")
-        _path(folder / "path")
-        _speed(folder / "fista")
-        _on_old(next(case for case in early if case.strength == 10), folder / "old")
+    figures = {
+        letter: _per_case([case for case in cases if case.letter == letter]) for letter in "bcdef"
+    }
+    figures["early"] = _early(early)
+    figures["path"] = _path()
+    figures["fista"] = _speed()
+    figures["old"] = _on_old(next(case for case in early if case.strength == 10))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        for ending in ("svg", "png"):
+            save_figure(figure, folder / f"{name}.{ending}")
 
 
 def _weights(axes: Axes, history: History, title: str, last: int, every: int) -> None:
-    for number, line in enumerate(LINES):
+    for number, (name, line) in enumerate(zip(NAMES, LINES, strict=False)):
         path = history.weights[: last + 1, number]
-        offset = number * every // len(LINES)  # markers of two lines never hide each other
-        axes.plot(path, label=NAMES[number], markevery=(offset, every), **line)
-    label(axes, title, STEP_AXIS, WEIGHT_AXIS)
+        offset = number * every // len(NAMES)  # markers of two lines never hide each other
+        axes.plot(path, label=name, markevery=(offset, every), **line)
+    label_axes(axes, title, STEP_AXIS, WEIGHT_AXIS)
 
 
 def _loss(axes: Axes, history: History, title: str) -> None:
-    axes.plot(history.loss, color="black")
-    label(axes, title, STEP_AXIS, LOSS_AXIS, log=True)
+    axes.plot(history.loss, color="0.15")
+    label_axes(axes, title, STEP_AXIS, LOSS_AXIS, log=True)
 
 
-def _per_case(cases: Sequence[Case], path: Path) -> None:
+def _per_case(cases: Sequence[Case]) -> Figure:
     """A row for each: its loss on the left, its weights on the right."""
-    figure, axes = new_figure(len(cases), 2, 8.5, 0.6 + 2.5 * len(cases))
+    figure, axes = sheet(len(cases), 2, height=0.6 + 2.2 * len(cases))
     for left, right, case in zip(axes[::2], axes[1::2], cases, strict=True):
         _loss(left, case.history, f"{case.name}: loss")
         _weights(right, case.history, f"{case.name}: weights", STEPS, 25)
     legend_above(figure, axes[1])
-    save_figure(figure, path)
+    return figure
 
 
-def _early(cases: Sequence[Case], path: Path) -> None:
-    figure, axes = new_figure(3, 2, 8.5, 8.5)
+def _early(cases: Sequence[Case]) -> Figure:
+    figure, axes = sheet(3, 2, height=7.5)
     for each, case in zip(axes, cases, strict=False):
         _weights(each, case.history, f"{case.name}: first 20 steps", 20, 5)
         each.set_xticks(range(0, 21, 4))
         each.set_ylim(-1.4, 2.1)
     legend_above(figure, axes[0])
     last = axes[-1]
-    for number, (line, case) in enumerate(zip(LINES, cases, strict=True)):
+    for number, (line, case) in enumerate(zip(LINES, cases, strict=False)):
         name = case.name.partition(") ")[2]
         counts = case.history.support.sum(1)[:21]
         last.plot(counts, label=name, markevery=(number, 5), **line)
-    label(last, "non-zero weights in the first 20 steps", STEP_AXIS, "number of weights")
+    label_axes(last, "non-zero weights in the first 20 steps", STEP_AXIS, "number of weights")
     last.set_xticks(range(0, 21, 4))
     last.set_yticks(range(6))
     last.set_ylim(-0.3, 8.5)
-    last.legend(handlelength=4, ncols=2, loc="upper center")
-    save_figure(figure, path)
+    last.legend(handlelength=3, ncols=2, loc="upper center", fontsize=6.5, columnspacing=1)
+    return figure
 
 
 def shortfall(strength: float) -> tuple[float, float]:
@@ -91,20 +97,22 @@ def shortfall(strength: float) -> tuple[float, float]:
     return distances[0], distances[1]
 
 
-def _path(path: Path) -> None:
+def _path() -> Figure:
     """The lasso path in closed form, with where 200 steps of ISTA end, and the distance."""
-    figure, (left, right) = new_figure(1, 2, 8.5, 3.6)
+    figure, (left, right) = sheet(1, 2, height=3.2)
     fine = np.linspace(0, 24, 241)
     some = np.array([0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 9, 12, 15, 18, 22, 24])
     lines = np.array([converged(strength) for strength in fine])
     ends = np.array([ista_and_fista(strength)[0].weights[-1] for strength in some])
-    for number, line in enumerate(LINES):
+    for number, (name, line) in enumerate(zip(NAMES, LINES, strict=False)):
         if number in (1, 4):
             left.plot(fine, lines[:, number], **{**line, "marker": ""})
         marks = {**line, "linestyle": "none", "markerfacecolor": "white"}
-        left.plot(some, ends[:, number], label=NAMES[number], **marks)
+        left.plot(some, ends[:, number], label=name, **marks)
     strengths = "strength λ, (unit of y) · (unit of X)"
-    label(left, f"Closed form (lines) and {STEPS} steps of ISTA (markers)", strengths, WEIGHT_AXIS)
+    label_axes(
+        left, f"Closed form (lines) and {STEPS} steps of ISTA (markers)", strengths, WEIGHT_AXIS
+    )
     left.legend(ncols=2)
     grid = np.geomspace(0.05, 24, 60)
     distances: npt.NDArray[np.float64] = np.array([shortfall(strength) for strength in grid])
@@ -112,9 +120,9 @@ def _path(path: Path) -> None:
         clipped = distances[:, column].clip(min=1e-16)
         right.plot(grid, clipped, label=name, markevery=6, **LINES[column])
     for strength in L1_STRENGTHS:
-        right.axvline(strength, color="#888888", linewidth=0.8)
+        right.axvline(strength, color="0.6", linewidth=0.8)
     right.set_xscale("log")
-    label(
+    label_axes(
         right,
         f"Short of it after {STEPS} steps (grey: λ of the exercise)",
         f"{strengths}, log scale",
@@ -122,12 +130,12 @@ def _path(path: Path) -> None:
         log=True,
     )
     right.legend()
-    save_figure(figure, path)
+    return figure
 
 
-def _speed(path: Path) -> None:
+def _speed() -> Figure:
     """Objective above its minimum, ISTA and FISTA, and where their support is the final one."""
-    figure, axes = new_figure(2, 2, 8.5, 6)
+    figure, axes = sheet(2, 2, height=5.3)
     for each, strength in zip(axes, L1_STRENGTHS, strict=True):
         least = lasso_objective(converged(strength), strength)
         for line, name, history in zip(
@@ -139,15 +147,15 @@ def _speed(path: Path) -> None:
             text = f"{name}, final support from step {settled}"
             each.plot(gap, label=text, markevery=[settled], **{**line, "markersize": 7})
         objective = "objective above its minimum, log scale"
-        label(each, f"L1, λ = {strength:g}", STEP_AXIS, objective, log=True)
+        label_axes(each, f"L1, λ = {strength:g}", STEP_AXIS, objective, log=True)
         each.set_ylim(1e-14, 1e3)
         each.legend(loc="upper right")
-    save_figure(figure, path)
+    return figure
 
 
-def _on_old(exact: Case, path: Path) -> None:
+def _on_old(exact: Case) -> Figure:
     old = trimmed_on_old(10.0)
-    figure, axes = new_figure(1, 3, 10.5, 3.4)
+    figure, axes = sheet(1, 3, height=2.6)
     _weights(axes[0], exact.history, "spared on the stepped vector", 40, 8)
     _weights(axes[1], old, "spared on the old vector", 40, 8)
     legend_above(figure, axes[0])
@@ -155,6 +163,6 @@ def _on_old(exact: Case, path: Path) -> None:
         LINES, ("stepped vector", "old vector"), (exact.history, old), strict=False
     ):
         axes[2].plot(history.loss, label=name, markevery=25, **line)
-    label(axes[2], "trimmed L1, λ = 10: loss", STEP_AXIS, LOSS_AXIS, log=True)
+    label_axes(axes[2], "trimmed L1, λ = 10: loss", STEP_AXIS, LOSS_AXIS, log=True)
     axes[2].legend()
-    save_figure(figure, path)
+    return figure

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import aims, coders, lossless, masking, peers, report, threads
+from benchmarks import aims, coders, kmeans, lossless, masking, peers, report, threads
 from benchmarks.checkpoints import outlines, write_checkpoint
 from benchmarks.codecs import Codec, Timing, measure
 from benchmarks.report import DOCS, END
@@ -20,7 +20,7 @@ from benchmarks.weights import layers_of
 from flyweight.shrink import shrink
 
 STANDALONE = {"nncodec_peer"}  # runs in an environment that flyweight is not in
-TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening", "masking")
+TABLES = ("aims", "coders", "threads", "lossless", "checkpoints", "opening", "kmeans", "masking")
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def scratch(tmp_path, monkeypatch):
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No peer is installed but those of the standard library."""
-    for name in ("brotli", "constriction", "openzl", "openzl.ext", "zipnn", "zstandard"):
+    names = ["brotli", "constriction", "openzl", "openzl.ext", "zipnn", "zstandard"]
+    for name in [*names, "flash1dkmeans", "kmeans1d", "sklearn", "sklearn.cluster"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(peers, "NNCODEC_PYTHON", tmp_path / "none")
 
@@ -89,6 +90,34 @@ def test_lossless_and_threads_write_rows(scratch, alone):
     assert "\n3,000 symbols a set;" in written
     mark = "<!-- results: python -m benchmarks.checkpoints -->"
     assert written.partition(mark)[2][:500] == before.partition(mark)[2][:500]
+
+
+def test_kmeans_is_told_with_its_error_over_the_optimum(scratch, alone):
+    kmeans.main(["--values", "3000", "--clusters", "4", "8", "--repeats", "2", "--sets", "laplace"])
+    rows = report.read_rows("kmeans")
+    assert [row["clusters"] for row in rows] == ["4"] * 5 + ["8"] * 5
+    assert {row["method"].partition(", ")[0] for row in rows} == {"flyweight"}
+    over = {(row["method"], row["clusters"]): float(row["over_least_percent"]) for row in rows}
+    assert over["flyweight, optimal", "4"] == over["flyweight, optimal", "8"] == 0
+    assert max(over.values()) > 0.01
+    errors = [float(row["squared_error"]) for row in rows if row["method"].endswith("optimal")]
+    assert errors[0] > 2 * errors[1] > 0
+    assert kmeans.table(rows) in scratch.read_text(encoding="utf-8")
+    (of_error,) = (aim for aim in aims.AIMS if aim.what.startswith("optimal k-means, squared"))
+    assert aims.judged(of_error)[2:] == ("0.0000 %", "yes")
+
+
+def test_the_squared_error_is_that_of_the_nearest_centroid():
+    values = np.array([0.0, 1.0, 4.0, 6.0], dtype=np.float32)
+    assert kmeans.squared_error(values, [[5.0], [0.5]]) == 2.5
+    sizes = [values.size for values in kmeans.tensors_of("resnet20", 0)]
+    assert (len(sizes), sum(sizes)) == (20, 268_336)
+
+
+def test_scikit_learn_does_the_same_work():
+    pytest.importorskip("sklearn")
+    found = kmeans.methods()["scikit-learn KMeans"](np.array([0, 1, 8, 9], dtype="f4"), 2, 0)
+    assert sorted(found.ravel().tolist()) == [0.5, 8.5]
 
 
 def test_a_codec_that_loses_a_symbol_is_refused():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
 from flyweight.errors import CheckpointError, DataError, FlyweightError, ModelError
@@ -22,12 +23,21 @@ from flyweight.pruning import (
     select_weights,
     summary,
 )
+from flyweight.quantization import SchemeError, compare_schemes, share
 from flyweight.report import (
+    LINES,
+    QuantizedPoint,
     allocation_figure,
+    error_figure,
     filters_figure,
+    label_axes,
+    legend_above,
+    quantized_figure,
     save_figure,
     sensitivity_figure,
+    sheet,
     sparsity_figure,
+    values_figure,
 )
 
 
@@ -60,7 +70,19 @@ def small():
     return model
 
 
-def four():
+def in_few_values(weights):
+    return {name: share(weight, bits=2).dequantize() for name, weight in weights.items()}
+
+
+def measured():
+    return [
+        QuantizedPoint(scheme, bits, 0.9 - gap / bits, 1000 * bits)
+        for scheme, gap in (("shared", 0.1), ("narrow", 0.2))
+        for bits in (4, 2, 3)
+    ]
+
+
+def every_kind():
     model = small()
     weights = select_weights(model)
     sizes = {name: weight.numel() for name, weight in weights.items()}
@@ -71,6 +93,9 @@ def four():
         "filters": filters_figure({name: filter_sums(w) for name, w in weights.items()}),
         "sensitivity": sensitivity_figure(points, allocation=allocation, score="accuracy"),
         "allocation": allocation_figure({"scan": allocation, "all": dict.fromkeys(sizes, 0.6)}),
+        "values": values_figure(weights, in_few_values(weights)),
+        "error": error_figure(compare_schemes(weights, bits=(2, 3))),
+        "quantized": quantized_figure(measured(), dense_accuracy=0.95),
     }
 
 
@@ -140,8 +165,71 @@ def test_ways_to_allocate_have_markers_of_their_own():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scan", "threshold"]
 
 
+def test_values_are_drawn_where_they_are_and_as_many_as_there_are():
+    weight = torch.cat([torch.zeros(3), torch.tensor([-1.0, -0.9, 0.8, 1.0, 0.9])])
+    after = torch.tensor([0.0, 0, 0, -0.95, -0.95, 0.9, 0.9, 0.9])
+    (axes,) = values_figure({"a.weight": weight}, {"a.weight": after, "b": after}).axes
+    (lines,) = axes.collections
+    ends = [path.vertices[1].tolist() for path in lines.get_paths()]
+    assert [x for x, _ in ends] == pytest.approx([-0.95, 0, 0.9])
+    assert [y for _, y in ends] == pytest.approx([25, 37.5, 37.5])
+    (bins,) = axes.patches
+    assert bins.get_data().values.sum() == pytest.approx(100)
+    assert axes.get_title() == "a: 3 values"
+
+
+def test_errors_are_drawn_against_entropy_and_beside_the_bound():
+    points = [SchemeError("a", bits, bits - 0.5, 4.0**-bits) for bits in (3, 2)]
+    left, right = error_figure(points).axes
+    assert left.lines[0].get_xydata().tolist() == [[1.5, 1 / 16], [2.5, 1 / 64]]
+    assert right.lines[0].get_xydata().tolist() == [[1.5, 0.5], [2.5, 0.5]]
+
+
+def test_accuracy_and_bytes_are_drawn_by_bits():
+    figure = quantized_figure(measured(), dense_accuracy=0.95)
+    accuracies, sizes = figure.axes
+    dense, shared, _ = accuracies.lines
+    assert dense.get_ydata()[0] == 95
+    assert [*shared.get_xdata()] == [2, 3, 4]
+    assert [*shared.get_ydata()] == pytest.approx([85, 100 * (0.9 - 0.1 / 3), 87.5])
+    assert [*sizes.lines[1].get_ydata()] == [2, 3, 4]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["shared", "narrow"]
+
+
+def test_lines_differ_without_colour():
+    looks = {(str(line["linestyle"]), line["marker"]) for line in LINES}
+    assert len(looks) == len(LINES) == 6
+    figure, (axes,) = sheet(1, 1, height=2)
+    axes.plot([1, 2], [1, 10], label="one", **LINES[0])
+    label_axes(axes, "title", "x, unit", "y, unit", log=True)
+    legend_above(figure, axes)
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == (
+        "title",
+        "x, unit",
+        "y, unit",
+    )
+    assert axes.get_yscale() == "log"
+
+
+def test_files_are_small_and_say_the_same(tmp_path):
+    figure, (axes,) = sheet(1, 1, height=3)
+    axes.plot(torch.linspace(0, 1, 100).sin(), **LINES[0])
+    label_axes(axes, "title", "step k", "weight")
+    size = save_figure(figure, tmp_path / "a.svg")
+    figure.savefig(tmp_path / "b.svg", metadata={"Date": None})
+    text = (tmp_path / "a.svg").read_text()
+    assert size == len(text.encode()) < 0.95 * (tmp_path / "b.svg").stat().st_size
+    assert "scale(0.015625)" in text  # of letters, which would vanish if it were rounded
+    assert "<!-- step k -->" in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
+    save_figure(figure, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] == 7.5 * 150
+        assert len(image.convert("RGB").getcolors()) <= 64
+
+
 def test_all_is_grey_and_every_axis_says_what_it_shows():
-    for name, figure in four().items():
+    for name, figure in every_kind().items():
         for artist in figure.findobj():
             for method in ("get_color", "get_facecolor", "get_edgecolor", "get_markerfacecolor"):
                 red, green, blue, _ = to_rgba_array(getattr(artist, method, lambda: "none")()).T
@@ -157,10 +245,10 @@ def test_all_is_grey_and_every_axis_says_what_it_shows():
 def test_the_same_figure_gives_the_same_bytes(tmp_path, form):
     before = dict(matplotlib.rcParams)
     sizes = {}
-    for name, figure in four().items():
+    for name, figure in every_kind().items():
         sizes[name] = save_figure(figure, tmp_path / f"{name}.{form}")
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "axes.facecolor": "red"}):
-        again = four()
+        again = every_kind()
         for name, size in sizes.items():
             path = tmp_path / f"again.{form}"
             assert save_figure(again[name], path) == size
@@ -194,6 +282,9 @@ def test_drawing_needs_no_window_and_no_global_state(tmp_path):
         (lambda: sparsity_figure(Summary(())), ModelError, "no layers"),
         (lambda: filters_figure({}), ModelError, "no filters"),
         (lambda: sensitivity_figure([]), ModelError, "no points"),
+        (lambda: values_figure({}, {}), ModelError, "no weights"),
+        (lambda: values_figure({"a": torch.ones(2)}, {}), ModelError, "of the weight 'a' there"),
+        (lambda: error_figure([]), ModelError, "1 to 6 schemes are drawn; found 0"),
         (lambda: allocation_figure({}), ModelError, "1 to 6 allocations are drawn; found 0"),
         (lambda: allocation_figure({"a": {}}), ModelError, "no layers"),
         (

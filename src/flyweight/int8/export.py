@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flyweight.container import check_target, replacing
 from flyweight.errors import ModelError
+from flyweight.int8.constants import store_integers_
 
 __all__ = ["export_onnx"]
 
@@ -22,14 +23,14 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
     """Write a model as an ONNX file, whole or not at all, from ``images`` to ``logits``.
 
     The first dimension of both is free. ``model``, which stays as it is, may be a float one or from
-    `prepare_int8`; there the runtime sees pairs of QuantizeLinear and DequantizeLinear, which
-    onnxruntime turns into integer arithmetic. ``example`` is a batch of inputs, which the model is
-    traced with.
+    `prepare_int8`; there the file holds a byte for each weight, and the runtime sees pairs of
+    QuantizeLinear and DequantizeLinear, which onnxruntime turns into integer arithmetic.
+    ``example`` is a batch of inputs, which the model is traced with.
 
     Raises ModelError without the package onnx (``pip install flyweight[onnx]``).
     """
     try:
-        import onnx  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        import onnx  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise ModelError("ONNX export needs onnx: pip install 'flyweight[onnx]'") from error
     check_target(path)
@@ -47,5 +48,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
             output_names=["logits"],
             dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
         )
+    graph = onnx.load_from_string(written.getvalue())
+    store_integers_(graph)
     with replacing(path) as file:
-        file.write(written.getvalue())
+        file.write(graph.SerializeToString())

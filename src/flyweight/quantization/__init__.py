@@ -1,5 +1,6 @@
 """Few values for many weights, by k-means or on a grid, with zeros kept."""
 
+from flyweight.quantization.comparison import SchemeError, compare_schemes
 from flyweight.quantization.fixed_point import SCHEMES, FixedPoint, Grid, Scheme, fixed_point
 from flyweight.quantization.kept import kept_weights
 from flyweight.quantization.kmeans import kmeans_1d
@@ -16,7 +17,9 @@ __all__ = [
     "Grid",
     "Initialization",
     "Scheme",
+    "SchemeError",
     "code_bits",
+    "compare_schemes",
     "fixed_point",
     "input_correlations",
     "kept_weights",

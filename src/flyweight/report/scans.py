@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 
 from flyweight.errors import ModelError
 from flyweight.pruning import SensitivityPoint
-from flyweight.report.sheets import INK, PALE, in_style, label_rows, percent, sheet
+from flyweight.report.sheets import INK, LINES, PALE, in_style, label_rows, percent, sheet
 
 __all__ = ["allocation_figure", "sensitivity_figure"]
 
 COLUMNS = 5
-MARKERS = ("o", "x", "s", "^", "D", "+")
 
 
 @in_style
@@ -91,8 +90,8 @@ def allocation_figure(allocations: Mapping[str, Mapping[str, float]]) -> Figure:
         'sparsity, % of the weights'
     """
     names = [*next(iter(allocations.values()), ())]
-    if not 1 <= len(allocations) <= len(MARKERS):
-        raise ModelError(f"1 to {len(MARKERS)} allocations are drawn; found {len(allocations)}")
+    if not 1 <= len(allocations) <= len(LINES):
+        raise ModelError(f"1 to {len(LINES)} allocations are drawn; found {len(allocations)}")
     if not names:
         raise ModelError("there are no layers to draw")
     for way, found in allocations.items():
@@ -101,16 +100,10 @@ def allocation_figure(allocations: Mapping[str, Mapping[str, float]]) -> Figure:
     figure, (axes,) = sheet(1, 1, height=1.1 + 0.19 * len(names))
     spans = [[found[name] for found in allocations.values()] for name in names]
     axes.hlines(range(len(names)), [*map(min, spans)], [*map(max, spans)], color="0.7", zorder=1)
-    for (way, found), marker in zip(allocations.items(), MARKERS, strict=False):
-        axes.plot(
-            [found[name] for name in names],
-            range(len(names)),
-            marker,
-            color=INK,
-            markerfacecolor="white" if marker in "s^D" else INK,
-            clip_on=False,
-            label=way,
-        )
+    for (way, found), line in zip(allocations.items(), LINES, strict=False):
+        places = [found[name] for name in names]
+        marks = {**line, "linestyle": "none", "clip_on": False}
+        axes.plot(places, range(len(names)), label=way, **marks)
     axes.set_xlabel("sparsity, % of the weights")
     percent(axes)
     label_rows(axes, names)

@@ -1,0 +1,95 @@
+"""Figures of quantisation: the values of each layer, error against bits, accuracy and bytes.
+
+    python -m labs.quantization_figures
+
+Of the shipped ResNet-20: its weights before, and with 80 % pruned by one threshold and the others
+in 16 values a layer (k-means, the optimum); the error of each scheme that needs no training at 2 to
+6 bits, which it writes into ``labs/results/quantization_errors.csv``; and, from
+``labs/results/quantization.csv`` as ``labs.quantization`` left it, accuracy and bytes before any
+training. Takes a minute and no data. Figures are ``labs/results/quantization/*.svg``, shown in
+``docs/quantization.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks.report import Row, read_rows, write_rows
+from flyweight import load_pretrained
+from flyweight.pruning import global_magnitude_masks, select_weights
+from flyweight.quantization import SchemeError, compare_schemes, share
+from flyweight.report import (
+    QuantizedPoint,
+    error_figure,
+    quantized_figure,
+    save_figure,
+    values_figure,
+)
+from labs.options import read_options
+from labs.rows import RESULTS, where
+
+SPARSITY = 0.8
+BITS = 4
+ROWS = {
+    "kmeans": re.compile(r"kmeans (?P<bits>\d) (?P<scheme>\S+)"),
+    "fixed": re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d)"),
+}
+
+
+def values(model: nn.Module) -> Figure:
+    """Weights before, and pruned and in few values."""
+    weights = select_weights(model)
+    masks = global_magnitude_masks(weights, SPARSITY)
+    after = {
+        name: share(weight, bits=BITS, init="optimal", mask=masks[name]).dequantize()
+        for name, weight in weights.items()
+    }
+    return values_figure(weights, after)
+
+
+def error_rows(points: Sequence[SchemeError]) -> list[Row]:
+    """The points with their origin."""
+    return [asdict(point) | where(torch.device("cpu")) for point in points]
+
+
+def points_of(rows: Sequence[Row], kind: str) -> list[QuantizedPoint]:
+    """What was measured of "kmeans" or "fixed" before training, with a range for the tensor."""
+    return [
+        QuantizedPoint(
+            name["scheme"],
+            int(name["bits"]),
+            float(row["quantized_accuracy"]),
+            int(row["quantized_bytes"]),
+        )
+        for row in rows
+        if (name := ROWS[kind].fullmatch(row["row"]))
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute the errors, draw all figures."""
+    read_options(argparse.ArgumentParser(description="Figures of quantisation."), arguments)
+    model = load_pretrained("resnet20")
+    points = compare_schemes(select_weights(model))
+    write_rows("quantization_errors", error_rows(points), RESULTS)
+    figures = {"values": values(model), "errors": error_figure(points)}
+    rows = read_rows("quantization", RESULTS)
+    for kind in ROWS:
+        if measured := points_of(rows, kind):
+            dense = float(rows[0]["dense"])
+            figures[kind] = quantized_figure(measured, dense_accuracy=dense)
+    (RESULTS / "quantization").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        path = RESULTS / "quantization" / f"{name}.svg"
+        print(f"{path.name}: {save_figure(figure, path):,} bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Weights of an ONNX graph as the integers that they are rounded to, instead of floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["store_integers_"]
+
+
+def store_integers_(model: Any) -> None:
+    """Compute what each QuantizeLinear makes of weights alone, and store that in their place.
+
+    ``model`` is an ``onnx.ModelProto``. Left as they are: all that depends on an input of the
+    graph, and DequantizeLinear, from which a runtime sees what it may compute in integers. Floats
+    that nothing needs any longer go.
+    """
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    constants, fixed = set(weights) | {""}, []  # an optional input that is left out is ""
+    for node in graph.node:
+        of_weights = node.input and constants.issuperset(node.input)
+        if node.op_type == "Constant" or (of_weights and node.op_type != "DequantizeLinear"):
+            constants.update(node.output)
+            fixed.append(node)
+    needed: set[str] = set()
+    folded = []
+    for node in reversed(fixed):
+        if node.op_type == "QuantizeLinear" or needed.intersection(node.output):
+            needed.update(node.input)
+            folded.append(node)
+    rest = [node for node in graph.node if node not in folded]
+    used = {name for node in rest for name in node.input}
+    made = [name for node in folded for name in node.output if name in used]
+    if not made:
+        return
+    outputs = [helper.make_empty_tensor_value_info(name) for name in made]
+    part = helper.make_graph(folded[::-1], "weights", [], outputs, [*weights.values()])
+    values = ReferenceEvaluator(
+        helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+    ).run(None, {})
+    kept = [tensor for name, tensor in weights.items() if name in used]
+    kept += [numpy_helper.from_array(value, name) for name, value in zip(made, values, strict=True)]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(rest)

@@ -1,0 +1,52 @@
+"""The lab of int8 in onnxruntime, on a few images of noise."""
+
+import pytest
+import torch
+
+from benchmarks.report import read_rows
+from flyweight.data import Cifar10, Split
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from labs import int8 as lab
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (200, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    train = Split(images.repeat(26, 1, 1, 1)[:5100], torch.arange(5100) % 10)
+    data = Cifar10(train, Split(images[:40], torch.arange(40) % 10))
+    document = tmp_path / "quantization.md"
+    document.write_text(lab.DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(lab, "RESULTS", tmp_path)
+    monkeypatch.setattr(lab, "DOCUMENT", document)
+    monkeypatch.setattr(lab, "BATCHES", (1, 2))
+    monkeypatch.setattr(lab, "load_cifar10", lambda path: data)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    return document
+
+
+def test_files_are_measured_in_the_runtime_that_they_are_for(scratch):
+    lab.main(["--images", "64", "--repeats", "1"])
+    rows = {row["network"]: row for row in read_rows("int8", scratch.parent)}
+    torch_row, float_row, safe, wide = rows.values()
+    assert torch_row["accuracy"] == float_row["accuracy"]
+    assert torch_row["file_bytes"] == ""
+    for row in (safe, wide):
+        assert 270_000 < int(row["file_bytes"]) < int(float_row["file_bytes"]) / 3
+        assert row["accuracy_simulated"]
+    # An answer may change by rounding, but not more than here and there.
+    assert abs(float(safe["accuracy"]) - float(safe["accuracy_simulated"])) < 0.06
+    assert all(float(row["ms_batch_2"]) > 0 for row in rows.values())
+    assert "VNNI" in safe["instructions"]
+    assert "| int8, weights to ±63, ONNX |" in scratch.read_text(encoding="utf-8")
+
+
+def test_ranges_are_measured_on_training_images_drawn_by_the_seed(scratch):
+    data = lab.load_cifar10(None)
+    batches = lab.calibration(data, 100, 3)
+    assert [len(batch) for batch in batches] == [64, 36]
+    assert torch.equal(lab.calibration(data, 100, 3)[1], batches[1])
+    assert not torch.equal(lab.calibration(data, 100, 4)[1], batches[1])
