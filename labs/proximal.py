@@ -1,14 +1,15 @@
 """Training towards zeros: L1 in the loss, L1 by proximal steps, and group lasso on filters.
 
-    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 2e-3] [--device auto] [--data DIR]
+    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 1e-3] [--live] [--device auto]
 
 Trains the shipped ResNet-20 on with the 45,000 training images of CIFAR-10, once for each run: "L1
 in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" makes a soft threshold
 after each step, "group lasso, proximal" one of whole filters. All else is the same, and so is the
 objective of the first two. Zeros are counted; then each network goes through `compress`, `save` and
 `load` like any other, without pruning or retraining, and what was loaded is tested on the 10,000
-test images. A run of the same settings that is there is not made again; one that was interrupted
-goes on from its last epoch; rows of other strengths stay. Writes ``labs/results/proximal.csv``, the
+test images. Batch normalisation keeps its statistics; with ``--live`` it measures each batch, which
+takes the scale of the weights out again. A run of the same settings that is there is not made
+again; one that was interrupted goes on from its last epoch; rows of other strengths stay. Writes ``labs/results/proximal.csv``, the
 figure beside it and the table in ``docs/proximal.md``. Nothing is chosen on the test images.
 """
 
@@ -103,7 +104,7 @@ def train(
             config,
             seed=seed,
             with_optimizer=attachments(model, strength)[name],
-            checkpoint=folder / f"{name} {strength:g}.pt",
+            checkpoint=folder / f"{config.freeze_batch_norm} {strength:g}.pt",
             progress=prefixed(progress, name),
         )
     return model.cpu().eval()
@@ -173,11 +174,21 @@ def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
 def table(rows: Sequence[Row]) -> str:
     """Markdown of the rows."""
     dense = 100 * pretrained_card("resnet20")["test_accuracy"]
-    columns = [":run", "λ", "epochs", "zeros", "sparsity", "zero filters", "zeros in the file"]
+    columns = [
+        ":run",
+        ":batch normalisation",
+        "λ",
+        "epochs",
+        "zeros",
+        "sparsity",
+        "zero filters",
+        "zeros in the file",
+    ]
     columns += ["file, bytes", "accuracy trained", "accuracy of the file", ":origin"]
     cells = [
         (
             row["run"],
+            row["batch_norm"],
             row["strength"],
             row["epochs"],
             f"{int(row['zeros']):,}",
@@ -201,16 +212,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are missing, then draw and write the table."""
     parser = lab_parser("Training towards zeros.", epochs=4)
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--strength", type=float, default=2e-3, help="λ of all runs")
+    parser.add_argument("--strength", type=float, default=1e-3, help="λ of all runs")
+    parser.add_argument("--live", action="store_true", help="normalise by the batch")
     parser.add_argument("--batch-size", type=int, default=128)
     options = read_options(parser, arguments)
     if unknown := [name for name in options.runs if name not in RUNS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(RUNS)}")
     data = load_cifar10(options.data)
     config = TrainingConfig(
-        epochs=options.epochs, batch_size=options.batch_size, learning_rate=0.02, ema_decay=0.0
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=0.01,
+        ema_decay=0.0,
+        freeze_batch_norm=not options.live,
     )
-    settings = {"epochs": options.epochs, "strength": options.strength, "seed": options.seed}
+    settings = {
+        "batch_norm": "live" if options.live else "frozen",
+        "strength": options.strength,
+        "epochs": options.epochs,
+        "learning_rate": config.learning_rate,
+        "seed": options.seed,
+    }
     for name in options.runs or RUNS:
         rows = read_rows("proximal", RESULTS)
         there = [row for row in rows if same(row, name, settings)]
@@ -233,26 +255,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ],
         )
         keep("proximal", [made])
-    write_up(options.strength)
+    write_up(settings)
 
 
 def same(row: Row, name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a row is of this run, at this strength."""
-    return row["run"] == name and float(row["strength"]) == float(settings["strength"])
+    """Whether a row is of this run, at this strength and with batch normalisation so."""
+    alike = row["batch_norm"] == settings["batch_norm"]
+    return alike and row["run"] == name and float(row["strength"]) == float(settings["strength"])
 
 
 def keep(table: str, rows: Sequence[Row]) -> None:
-    """Put the rows of one run in place of those that it had, in the order of strengths and runs."""
+    """Put the rows of one run in place of those that it had, in the order of the table."""
     others = [row for row in read_rows(table, RESULTS) if not same(row, rows[0]["run"], rows[0])]
     ordered = sorted(
-        [*others, *rows], key=lambda row: (float(row["strength"]), RUNS.index(row["run"]))
+        [*others, *rows],
+        key=lambda row: (row["batch_norm"], float(row["strength"]), RUNS.index(row["run"])),
     )
     write_rows(table, ordered, RESULTS)
 
 
-def write_up(strength: float) -> None:
-    """The table of all rows, and the figure of those at one strength."""
-    sizes = [row for row in read_rows(CURVES, RESULTS) if float(row["strength"]) == strength]
+def write_up(settings: Mapping[str, Any]) -> None:
+    """The table of all rows, and the figure of those of these settings."""
+    sizes = [row for row in read_rows(CURVES, RESULTS) if same(row, row["run"], settings)]
     kept = {
         run: {
             kind: np.array([float(row[kind]) for row in sizes if row["run"] == run])

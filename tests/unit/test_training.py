@@ -102,6 +102,18 @@ def test_impossible_settings_are_refused_by_name(wrong):
         TrainingConfig(**wrong)
 
 
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_scale_and_bias():
+    model = create_model("resnet20")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = TrainingConfig(epochs=1, batch_size=16, ema_decay=0, freeze_batch_norm=True)
+    fit_(model, images(32), config)
+    after = model.state_dict()
+    for name in ("bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["bn1.weight"], before["bn1.weight"])
+    assert not torch.equal(after["conv1.weight"], before["conv1.weight"])
+
+
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_a_resumed_run_reaches_the_same_bits(tmp_path, stop_after):
     def run(path, stop):

@@ -25,6 +25,9 @@ class TrainingConfig:
     smaller images cost less. ``distillation`` is the share of the teacher's soft labels in the
     loss, at ``temperature``. ``precision`` "auto" means bf16 autocast where the hardware has it.
     ``compile`` fuses the network's operations: about a minute at the start, then faster epochs.
+    ``freeze_batch_norm`` normalises by the running statistics there are, which stay; scale and bias
+    learn on. A penalty then acts on what the network computes, and not on a scale of the weights
+    that normalisation by the batch would take out again.
 
     Raises RecipeError for a value that cannot be.
 
@@ -46,6 +49,7 @@ class TrainingConfig:
     temperature: float = 2.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
+    freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         checks = {

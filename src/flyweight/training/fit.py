@@ -102,6 +102,8 @@ def fit_(
     steps = config.epochs * per_epoch
     for epoch in range(len(losses), config.epochs):
         model.train()
+        if config.freeze_batch_norm:
+            _freeze_batch_norms_(model)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         total = torch.zeros((), device=device)
         size = config.image_size(epoch)
@@ -138,6 +140,12 @@ def fit_(
     if averaged is not None:
         share_buffers_(averaged)
     return FitResult(averaged=averaged, losses=tuple(losses))
+
+
+def _freeze_batch_norms_(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
