@@ -9,8 +9,9 @@ objective of the first two. Zeros are counted; then each network goes through `c
 `load` like any other, without pruning or retraining, and what was loaded is tested on the 10,000
 test images. Batch normalisation keeps its statistics; with ``--live`` it measures each batch, which
 takes the scale of the weights out again. A run of the same settings that is there is not made
-again; one that was interrupted goes on from its last epoch; rows of other strengths stay. Writes ``labs/results/proximal.csv``, the
-figure beside it and the table in ``docs/proximal.md``. Nothing is chosen on the test images.
+again; one that was interrupted goes on from its last epoch; rows of other strengths stay. Writes
+``labs/results/proximal.csv``, the figure beside it and the table in ``docs/proximal.md``. Nothing
+is chosen on the test images.
 """
 
 from __future__ import annotations
@@ -174,22 +175,15 @@ def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
 def table(rows: Sequence[Row]) -> str:
     """Markdown of the rows."""
     dense = 100 * pretrained_card("resnet20")["test_accuracy"]
-    columns = [
-        ":run",
-        ":batch normalisation",
-        "λ",
-        "epochs",
-        "zeros",
-        "sparsity",
-        "zero filters",
-        "zeros in the file",
-    ]
-    columns += ["file, bytes", "accuracy trained", "accuracy of the file", ":origin"]
+    columns = [":run", ":batch normalisation", "λ", "rate", "epochs", "zeros", "sparsity"]
+    columns += ["zero filters", "zeros in the file", "file, bytes", "accuracy trained"]
+    columns += ["accuracy of the file", ":origin"]
     cells = [
         (
             row["run"],
             row["batch_norm"],
             row["strength"],
+            row["learning_rate"],
             row["epochs"],
             f"{int(row['zeros']):,}",
             f"{100 * int(row['zeros']) / int(row['weights']):.2f} %",
