@@ -1,6 +1,6 @@
 """Training towards zeros: L1 in the loss, L1 by proximal steps, and group lasso on filters.
 
-    python -m labs.proximal [RUN ...] [--epochs 4] [--strength 1e-3] [--live] [--device auto]
+    python -m labs.proximal [RUN ...] [--epochs 3] [--strength 3e-4] [--live] [--device auto]
 
 Trains the shipped ResNet-20 on with the 45,000 training images of CIFAR-10, once for each run: "L1
 in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" makes a soft threshold
@@ -204,9 +204,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are missing, then draw and write the table."""
-    parser = lab_parser("Training towards zeros.", epochs=4)
+    parser = lab_parser("Training towards zeros.", epochs=3)
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--strength", type=float, default=1e-3, help="λ of all runs")
+    parser.add_argument("--strength", type=float, default=3e-4, help="λ of all runs")
     parser.add_argument("--live", action="store_true", help="normalise by the batch")
     parser.add_argument("--batch-size", type=int, default=128)
     options = read_options(parser, arguments)
