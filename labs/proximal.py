@@ -10,8 +10,7 @@ objective of the first two. Zeros are counted; then each network goes through `c
 test images. Batch normalisation keeps its statistics; with ``--live`` it measures each batch, which
 takes the scale of the weights out again. A run of the same settings that is there is not made
 again; one that was interrupted goes on from its last epoch; rows of other strengths stay. Writes
-``labs/results/proximal.csv``, the figure beside it and the table in ``docs/proximal.md``. Nothing
-is chosen on the test images.
+``labs/results/proximal.csv``, the figure beside it and the table in ``docs/proximal.md``.
 """
 
 from __future__ import annotations

@@ -185,6 +185,26 @@ def test_top_k_is_the_nearest_of_all_sparse_vectors(values, nonzeros):
     assert float((found - vector).square().sum()) == nearest
 
 
+def test_projections_are_the_nearest_in_the_metric_of_the_steps():
+    assert top_k(torch.tensor([1.0, 0.9]), 1, step=torch.tensor([1.0, 0.1])).tolist() == [
+        0.0,
+        pytest.approx(0.9),
+    ]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        values = torch.randn(1, 4, 3, dtype=torch.float64, generator=generator)
+        step = torch.rand(1, 4, 3, dtype=torch.float64, generator=generator) + 1e-3
+        costs = values**2 / step
+        for found, options in (
+            (top_k(values[0, :, 0], 2, step=step[0, :, 0]), itertools.combinations(range(4), 2)),
+            (n_of_m(values, 1, 4, step=step)[0, :, 0], ((k,) for k in range(4))),
+        ):
+            lost = float(costs[0, :, 0][found == 0].sum())
+            every = [float(costs[0, :, 0].sum() - costs[0, list(o), 0].sum()) for o in options]
+            assert lost == pytest.approx(min(every))
+            assert torch.equal(found[found != 0], values[0, :, 0][found != 0])
+
+
 def test_n_of_m_is_the_nearest_of_its_pattern():
     weight = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(0))
     found = n_of_m(weight, 2, 4)

@@ -297,8 +297,9 @@ def test_accelerate_prepares_the_optimizer_as_any():
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model, plain = network(), network()
-    optimizer = SGD(model.parameters(), lr=0.05)
-    steps = attach_proximal_(optimizer, model, Penalty(0.01))
+    optimizer, other = (SGD(m.parameters(), lr=0.05) for m in (model, plain))
+    steps = attach_proximal_(optimizer, model, Penalty(0.5))
+    attach_proximal_(other, plain, Penalty(0.5))
     joined, prepared = accelerator.prepare(model, optimizer)
 
     def step(loss):
@@ -308,12 +309,31 @@ def test_accelerate_prepares_the_optimizer_as_any():
             prepared.zero_grad()
 
     generator = torch.Generator().manual_seed(1)
-    for _ in range(4):
+    for number in range(4):
         images = torch.randn(16, 3, 8, 8, generator=generator)
         step(nn.functional.cross_entropy(joined(images), torch.arange(16) % 10))
+        (nn.functional.cross_entropy(plain(images), torch.arange(16) % 10) / 2).backward()
+        if number % 2:
+            other.step()
+            other.zero_grad()
     assert steps.number == 2
     assert prepared.state_dict()["proximal"] == {"number": 2}
-    assert (plain[4].weight != model[4].weight).any()
+    assert 0 < steps.sparsity < 1
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_several_penalties_on_one_optimizer_count_for_themselves():
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.05)
+    first = attach_proximal_(optimizer, model, Penalty(0.01, types=("Linear",)))
+    train(model, optimizer, 3)
+    second = attach_proximal_(optimizer, model, Penalty(0.01, types=("Conv2d",)))
+    train(model, optimizer, 1)
+    state = optimizer.state_dict()
+    first.number = second.number = 0
+    optimizer.load_state_dict(state)
+    assert (first.number, second.number) == (4, 1)
 
 
 def test_detached_it_is_the_optimizer_alone():

@@ -215,3 +215,19 @@ def test_a_quantised_network_can_still_be_pruned():
     model = pruned.finalize()
     assert len(model[4].weight.unique()) <= 2**3 + 1
     assert float((model[4].weight == 0).float().mean()) > 0.3
+
+
+def test_levels_too_small_for_their_storage_stay_and_make_no_zeros(images):
+    model = network(sparsity=0)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-9)
+    untrained = TrainingConfig(epochs=0, ema_decay=0.0)
+    found = quantize_(
+        model,
+        ("0.weight",),
+        SharingRecipe(bits=2, storage="float16", training=untrained),
+        images,
+        seed=0,
+    )
+    assert bool((found["0.weight"].dequantize() != 0).all())
+    assert bool((model[0].weight != 0).all())

@@ -69,6 +69,40 @@ def test_every_case_of_the_course_meets_the_reference(case, history, expected):
         # At step 2 a weight of −0.2 meets a threshold of 0.2: zero, but for rounding.
         changes = [change for change in changes if change[0] not in (2, 3)]
     assert history.support_changes == changes
+    if "final_objective" in expected:
+        _check_objective(case, history, expected)
+    if case != "b":  # there nothing but rounding is left
+        last = history.loss[-20:]
+        extremes = [expected["L_min_last20"], expected["L_max_last20"]]
+        np.testing.assert_allclose([last.min(), last.max()], extremes, rtol=1e-6)
+        steady = bool((np.diff(history.loss) <= 1e-15).all())
+        assert steady == expected["monotone_L"]
+
+
+def _check_objective(case, history, expected):
+    strength = float(case.partition(" ")[2]) / (0.02 if case.startswith("e") else 1)
+    sizes = np.sort(np.abs(history.weights[-1]))
+    assert sizes.sum() == pytest.approx(expected["l1"], rel=1e-6)
+    penalised = sizes[:-2] if case.startswith("f") else sizes
+    objective = history.loss[-1] + strength * penalised.sum()
+    assert objective == pytest.approx(expected["final_objective"], rel=1e-6)
+
+
+def test_the_problem_is_the_one_of_the_reference():
+    problem = REFERENCE["problem"]
+    eigenvalues = np.linalg.eigvalsh(X.T @ X)
+    np.testing.assert_allclose(eigenvalues, sorted(problem["XtX_eigs"]), rtol=1e-6, atol=1e-12)
+    assert np.linalg.matrix_rank(X) == problem["rank"]
+    assert lipschitz_constant(X) == pytest.approx(problem["lipschitz_of_grad"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("step", "stable"), [(0.0625, True), (0.0627, False)])
+def test_gradient_descent_is_stable_below_the_largest_step_and_not_above(step, stable):
+    assert (step < REFERENCE["problem"]["max_stable_mu"]) == stable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss = gradient_descent(X, Y, step=step, steps=3000).loss
+    assert (loss[-1] < loss[0]) == stable
 
 
 def test_the_first_step_is_the_gradient_at_zero_by_hand():
@@ -84,7 +118,7 @@ def test_gradient_descent_reaches_the_solution_of_least_norm():
     np.testing.assert_allclose(history.weights[-1], published, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pgd", "trimmed_after_1.0", "trimmed_after_10.0"])
+@pytest.mark.parametrize("name", REFERENCE["early_first20"])
 def test_the_early_steps_meet_the_reference(name):
     kind, _, strength = name.rpartition("_")
     history = projected_gradient(X, Y, step=0.02, steps=20)

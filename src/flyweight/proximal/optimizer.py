@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,14 @@ from flyweight.pruning import matching, select_weights
 __all__ = ["Operator", "Penalty", "ProximalSteps", "attach_proximal_"]
 
 _STATE = "proximal"
+_ATTACHED: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
 
 
 class Operator(Protocol):
     """A proximal operator of this package, or a function that is called in the same way.
 
-    What has more arguments takes them by `functools.partial`; a projection leaves strength and
-    step unused: ``lambda values, strength, *, step: n_of_m(values, 2, 4)``.
+    What has more arguments takes them by `functools.partial`; a projection leaves the strength
+    unused: ``lambda values, strength, *, step: n_of_m(values, 2, 4, step=step)``.
     """
 
     def __call__(self, values: Tensor, strength: float, *, step: Step) -> Tensor:  # noqa: D102
@@ -97,6 +99,9 @@ class ProximalSteps:
     ) -> None:
         self.penalty = penalty
         self.number = 0
+        before = _ATTACHED.get(optimizer, 0)
+        _ATTACHED[optimizer] = before + 1
+        self._key = f"{_STATE} {before + 1}" if before else _STATE
         self._names = {weight: name for name, weight in weights.items()}
         self._hooks = [
             optimizer.register_step_post_hook(self._after_step),
@@ -123,11 +128,11 @@ class ProximalSteps:
         self.number += 1
 
     def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        state[_STATE] = {"number": self.number}
+        state[self._key] = {"number": self.number}
 
     def _load(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        if _STATE in state:
-            self.number = int(state[_STATE]["number"])
+        if self._key in state:
+            self.number = int(state[self._key]["number"])
 
     @property
     def sparsity(self) -> float:
@@ -148,11 +153,13 @@ def attach_proximal_(
 
     The optimiser minimises the loss, the proximal step the penalty: together they minimise loss
     plus penalty, and where the penalty has a corner there are exact zeros, which the penalty's
-    gradient in the loss never gives. Weight decay belongs to the loss.
+    gradient in the loss never gives. Weight decay of SGD and Adam belongs to the loss; that of
+    AdamW, which is no part of any loss, shrinks the weights before the proximal step.
 
     ``optimizer`` stays itself: gradient scalers, schedulers of the learning rate, Accelerate and
     checkpoints work as before. Its state dict has one more entry, the number of steps, with which
-    the warm-up goes on. A step that a gradient scaler skips is not made; a weight without a
+    the warm-up goes on; of several penalties on one optimiser each has its own, in the order in
+    which they were attached. A step that a gradient scaler skips is not made; a weight without a
     gradient stays as it is.
 
     The proximal step has the size of the optimiser's step: of SGD, learning rate · (1 − dampening)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
-from flyweight.proximal.checks import kept
+from flyweight.proximal.checks import Step, check_penalty, kept
 from flyweight.pruning.patterns import n_of_m_mask
 from flyweight.pruning.ranking import check_finite, keep_highest
 
 __all__ = ["n_of_m", "top_k"]
 
 
-def top_k(values: Tensor, nonzeros: int) -> Tensor:
+def _in_metric(values: Tensor, step: Step) -> Tensor:
+    """Numbers that rank as v²/step, what it costs to make a weight zero; a step of 0 cannot."""
+    check_penalty(values, step)
+    if not isinstance(step, Tensor):
+        return values
+    return values / step.to(values.dtype).sqrt().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def top_k(values: Tensor, nonzeros: int, *, step: Step = 1.0) -> Tensor:
     """Keep the ``nonzeros`` largest magnitudes of a tensor of any shape; the others become 0.
 
     The nearest tensor, by ½·‖w − v‖², with that many non-zero weights at most. Among equal
-    magnitudes the later place stays. Returns a new tensor of the same shape and type.
+    magnitudes the later place stays. With a ``step`` for each weight, nearest is by
+    ½·Σ(wᵢ − vᵢ)²/stepᵢ, and the largest vᵢ²/stepᵢ stay. Returns a new tensor of the same shape and
+    type.
 
     Raises ModelError for ``nonzeros`` below 0 and for values that are not finite.
 
@@ -30,14 +41,14 @@ def top_k(values: Tensor, nonzeros: int) -> Tensor:
     if nonzeros < 0:
         raise ModelError(f"the weights to keep are 0 and more; got {nonzeros}")
     check_finite([values])
-    return kept(values, keep_highest(values.abs(), values.numel() - nonzeros))
+    return kept(values, keep_highest(_in_metric(values, step).abs(), values.numel() - nonzeros))
 
 
-def n_of_m(values: Tensor, n: int, m: int, *, dim: int = 1) -> Tensor:
+def n_of_m(values: Tensor, n: int, m: int, *, dim: int = 1, step: Step = 1.0) -> Tensor:
     """Keep the ``n`` largest magnitudes of every ``m`` weights in a row along ``dim``.
 
-    The nearest tensor of that pattern; `flyweight.pruning.n_of_m_mask` says which shapes it takes
-    and what it raises.
+    The nearest tensor of that pattern, in the metric of ``step`` as for `top_k`;
+    `flyweight.pruning.n_of_m_mask` says which shapes it takes and what it raises.
 
     Example:
         >>> import torch
@@ -46,4 +57,4 @@ def n_of_m(values: Tensor, n: int, m: int, *, dim: int = 1) -> Tensor:
 
     Source: Mishra et al. 2021, "Accelerating sparse deep neural networks".
     """
-    return kept(values, n_of_m_mask(values, n, m, dim=dim))
+    return kept(values, n_of_m_mask(_in_metric(values, step), n, m, dim=dim))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
@@ -137,14 +137,14 @@ class Quantization:
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
-        Levels, scales and offsets are rounded to what the recipe stores. Raises ModelError where a
-        zero was lost.
+        Levels, scales and offsets are rounded to what the recipe stores, unless that would make
+        one of them zero. Raises ModelError where a zero was lost.
         """
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
             tensor = self.quantized[name].compressed(weight)
-            compressed[name] = tensor.with_tables(lambda table: rounded(table, storage))
+            compressed[name] = tensor.with_tables(lambda table: _stored(table, storage))
         detach_(self.model, self._attached)
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
@@ -152,6 +152,11 @@ class Quantization:
             if bool(self.model.get_parameter(name).detach()[~mask].any()):
                 raise ModelError(f"tensor {name!r} lost zeros while its values were trained")
         return compressed
+
+
+def _stored(table: Tensor, storage: torch.dtype) -> Tensor:
+    found = rounded(table, storage)
+    return table.clone() if bool(((found == 0) & (table != 0)).any()) else found
 
 
 def quantize_(
