@@ -53,7 +53,7 @@ def numbers(found: Sequence[Case]) -> dict[str, Any]:
         "steps": STEPS,
         "lipschitz_constant": lipschitz_constant(X),
         "cases": [
-            row
+            {key: None if value == "" else value for key, value in row.items()}
             | {
                 "losses": case.history.loss.tolist(),
                 "weights": (case.history.weights + 0.0).tolist(),

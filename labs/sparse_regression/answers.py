@@ -100,8 +100,8 @@ def _subgradient(cases: Sequence[Case]) -> str:
 With λ = {_listed(f"{s:g}" for s in L1_STRENGTHS)} the loss ends at {losses}: the stronger the penalty, the
 further from zero, since the penalty pulls the large weights too (bias). It does not settle: a weight
 that should be zero is pushed by μ·λ ({jumps}) at each step, past zero and back.
-Over the last 20 steps w₃ and w₄ move by up to {swings}. In all four
-runs together {zeros or "none"} of the weights are exactly zero, whatever the plot suggests. The two weakest
+Over the last 20 steps w₃ and w₄ move by up to {swings}, as the panels on the right show.
+In all four runs together {zeros or "none"} of the weights are exactly zero. The two weakest
 penalties are slow as well: w₁, which should vanish, is still at {first} after {STEPS} steps."""
 
 
@@ -191,8 +191,8 @@ def _speed() -> str:
 
 For λ = {_listed(f"{s:g}" for s in L1_STRENGTHS)} ISTA has the support of the minimiser from step {_listed(s for s, _ in settled)}
 on, FISTA from step {_listed(f for _, f in settled)}: momentum adds up the small pushes along the flat directions. It
-overshoots, so the objective goes up and down on its way; once the support is right, plain ISTA
-falls as steadily, and with a strong penalty it is no slower in the end."""
+overshoots, so the objective goes up and down on its way. Once its support is right, plain ISTA falls
+without turning back, and with a strong penalty it is no slower in the end."""
 
 
 def _old(exact: Case) -> str:
@@ -208,7 +208,7 @@ def _old(exact: Case) -> str:
 The proximal operator is applied to the vector that the gradient step has reached, so the weights that
 carry no penalty are the largest of *that* vector. Chosen on the weights before the step, with λ = 10 the
 run ends at L = {loss_text(old.loss[-1])} with the wrong pair {support_text(wrong)}, W = {vector_text(old.weights[-1])},
-where the exact operator has L = {loss_text(exact.history.loss[-1])}. In both w₁ and w₂ soon are the largest. Under the exact operator
+where the exact operator has L = {loss_text(exact.history.loss[-1])}. In both runs w₁ and w₂ are soon the largest. Under the exact operator
 w₁ comes back towards zero, and at step {turn}, from {before[0]:.3f}, it is smaller than what w₅ gains in a single
 step: w₅ is spared at once, and w₁ goes. On the old vector w₅ is zero and therefore never among the
 largest; it would have to gain more than the whole threshold, μ·λ = {STEP * 10:g}, in one step. It does not, and w₁

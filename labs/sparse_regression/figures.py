@@ -27,6 +27,7 @@ __all__ = ["draw_all"]
 STEP_AXIS = "step k"
 LOSS_AXIS = "loss L, (unit of y)², log scale"
 WEIGHT_AXIS = "weight, unit of y / unit of X"
+SMALLEST = 1e-5
 NAMES = ("w₁", "w₂", "w₃", "w₄", "w₅")
 
 
@@ -61,13 +62,29 @@ def _loss(axes: Axes, history: History, title: str) -> None:
 
 
 def _per_case(cases: Sequence[Case]) -> Figure:
-    """A row for each: its loss on the left, its weights on the right."""
-    figure, axes = sheet(len(cases), 2, height=0.6 + 2.2 * len(cases))
-    for left, right, case in zip(axes[::2], axes[1::2], cases, strict=True):
-        _loss(left, case.history, f"{case.name}: loss")
-        _weights(right, case.history, f"{case.name}: weights", STEPS, 25)
+    """A row for each: its loss, its weights, and under L1 how small two of these are."""
+    columns = 3 if cases[0].letter in "de" else 2
+    figure, axes = sheet(len(cases), columns, height=0.6 + 2.2 * len(cases))
+    for row, case in enumerate(cases):
+        first, second, *others = axes[row * columns : (row + 1) * columns]
+        _loss(first, case.history, f"{case.name}: loss")
+        _weights(second, case.history, f"{case.name}: weights", STEPS, 25)
+        for third in others:
+            _magnitudes(third, case.history)
     legend_above(figure, axes[1])
     return figure
+
+
+def _magnitudes(axes: Axes, history: History) -> None:
+    """Of the two weights that are to vanish soonest, every second step; 0 is the lower edge."""
+    steps = np.arange(0, STEPS + 1, 2)
+    for number in (2, 3):
+        sizes = np.abs(history.weights[steps, number]).clip(min=SMALLEST)
+        axes.plot(steps, sizes, markevery=(number, 12), **LINES[number])
+    label_axes(
+        axes, "w₃ and w₄ (lower edge: exactly 0)", STEP_AXIS, "magnitude, log scale", log=True
+    )
+    axes.set_ylim(SMALLEST, 1)
 
 
 def _early(cases: Sequence[Case]) -> Figure:
@@ -100,7 +117,7 @@ def shortfall(strength: float) -> tuple[float, float]:
 def _path() -> Figure:
     """The lasso path in closed form, with where 200 steps of ISTA end, and the distance."""
     figure, (left, right) = sheet(1, 2, height=3.2)
-    fine = np.linspace(0, 24, 241)
+    fine = np.geomspace(0.08, 24, 241)
     some = np.array([0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 9, 12, 15, 18, 22, 24])
     lines = np.array([converged(strength) for strength in fine])
     ends = np.array([ista_and_fista(strength)[0].weights[-1] for strength in some])
@@ -110,9 +127,9 @@ def _path() -> Figure:
         marks = {**line, "linestyle": "none", "markerfacecolor": "white"}
         left.plot(some, ends[:, number], label=name, **marks)
     strengths = "strength λ, (unit of y) · (unit of X)"
-    label_axes(
-        left, f"Closed form (lines) and {STEPS} steps of ISTA (markers)", strengths, WEIGHT_AXIS
-    )
+    title = f"Closed form (lines) and {STEPS} steps of ISTA (markers)"
+    label_axes(left, title, f"{strengths}, log scale", WEIGHT_AXIS)
+    left.set_xscale("log")
     left.legend(ncols=2)
     grid = np.geomspace(0.05, 24, 60)
     distances: npt.NDArray[np.float64] = np.array([shortfall(strength) for strength in grid])
@@ -124,9 +141,9 @@ def _path() -> Figure:
     right.set_xscale("log")
     label_axes(
         right,
-        f"Short of it after {STEPS} steps (grey: λ of the exercise)",
+        f"Distance after {STEPS} steps (grey: λ of the exercise)",
         f"{strengths}, log scale",
-        "largest error of a weight, log scale",
+        "largest error, unit of y / unit of X, log",
         log=True,
     )
     right.legend()
@@ -141,12 +158,12 @@ def _speed() -> Figure:
         for line, name, history in zip(
             LINES, ("ISTA", "FISTA"), ista_and_fista(strength, 1000), strict=False
         ):
-            # Below 1e-14 there is rounding alone.
-            gap = (lasso_objective(history.weights, strength) - least).clip(min=1e-14)
+            gap = lasso_objective(history.weights, strength) - least
+            gap = np.where(gap > 1e-14, gap, np.nan)  # below there is rounding alone
             settled, _ = history.support_changes[-1]
             text = f"{name}, final support from step {settled}"
             each.plot(gap, label=text, markevery=[settled], **{**line, "markersize": 7})
-        objective = "objective above its minimum, log scale"
+        objective = "above the minimum, (unit of y)², log"
         label_axes(each, f"L1, λ = {strength:g}", STEP_AXIS, objective, log=True)
         each.set_ylim(1e-14, 1e3)
         each.legend(loc="upper right")
@@ -158,6 +175,9 @@ def _on_old(exact: Case) -> Figure:
     figure, axes = sheet(1, 3, height=2.6)
     _weights(axes[0], exact.history, "spared on the stepped vector", 40, 8)
     _weights(axes[1], old, "spared on the old vector", 40, 8)
+    ends = [each.get_ylim() for each in axes[:2]]
+    for each in axes[:2]:
+        each.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     legend_above(figure, axes[0])
     for line, name, history in zip(
         LINES, ("stepped vector", "old vector"), (exact.history, old), strict=False

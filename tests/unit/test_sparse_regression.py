@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyweight.errors import DataError, FlyweightError, ModelError
+from flyweight.errors import DataError, ModelError
 from flyweight.sparse_regression import (
     fista,
     gradient_descent,
@@ -252,7 +252,9 @@ def test_a_step_that_is_far_too_long_is_told(solver):
         ({"start": [0.0]}, "5 columns and start 1"),
         ({"step": 0.0}, "above 0; got 0.0"),
         ({"step": math.nan}, "above 0; got nan"),
-        ({"steps": -1}, "the steps is a finite number from 0 on; got -1"),
+        ({"step": "a"}, "above 0; got 'a'"),
+        ({"steps": -1}, "steps takes a whole number from 0 on; got -1"),
+        ({"steps": 2.5}, "steps takes a whole number from 0 on; got 2.5"),
         ({"tolerance": -1.0}, "tolerance"),
     ],
 )
@@ -268,5 +270,6 @@ def test_strengths_and_counts_are_refused_below_zero():
         with pytest.raises(ModelError, match="strength"):
             solver(X, Y, **COURSE, strength=-1.0)
     for solver in (projected_gradient, functools.partial(trimmed_ista, strength=1.0)):
-        with pytest.raises(FlyweightError, match="0 and more"):
-            solver(X, Y, **COURSE, nonzeros=-1)
+        for wrong in (-1, 1.5, True):
+            with pytest.raises(ModelError, match="nonzeros takes a whole number"):
+                solver(X, Y, **COURSE, nonzeros=wrong)

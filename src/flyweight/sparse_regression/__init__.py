@@ -12,7 +12,7 @@ float64. Arguments that the solvers share:
     start: the first weights, n numbers; zeros if not given.
     tolerance: stop after a step in which no weight moved by more than this; 0 never stops.
 
-A step size for which the method need not converge gives a warning; what counts is the largest
+There is a warning where a step is too large to be sure of convergence; what counts is the largest
 curvature of L, `lipschitz_constant`. Every solver raises DataError for X, y or start that do not
 fit each other or are not finite, and ModelError for numbers out of range.
 

@@ -6,13 +6,14 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
 
 from flyweight.errors import DataError, ModelError
 
-__all__ = ["History", "Problem", "Vector", "check", "lipschitz_constant"]
+__all__ = ["History", "Problem", "Vector", "check", "check_counts", "lipschitz_constant"]
 
 Vector = npt.NDArray[np.float64]
 
@@ -74,8 +75,15 @@ def lipschitz_constant(X: npt.ArrayLike) -> float:
 def check(**numbers: float) -> None:
     """Raise ModelError for a number that is negative, infinite or none."""
     for name, number in numbers.items():
-        if not (math.isfinite(number) and number >= 0):
-            raise ModelError(f"the {name} is a finite number from 0 on; got {number}")
+        if not isinstance(number, Real) or not (math.isfinite(number) and number >= 0):
+            raise ModelError(f"the {name} is a finite number from 0 on; got {number!r}")
+
+
+def check_counts(**numbers: int) -> None:
+    """Raise ModelError for a number that is not a whole one from 0 on."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < 0:
+            raise ModelError(f"{name} takes a whole number from 0 on; got {number!r}")
 
 
 def _numbers(name: str, values: npt.ArrayLike, dimensions: int) -> Vector:
@@ -110,8 +118,8 @@ class Problem:
 
     def check_step(self, step: float, limit: int) -> None:
         """Warn of a step from which ``limit`` over the Lipschitz constant on nothing is sure."""
-        if not (math.isfinite(step) and step > 0):
-            raise ModelError(f"the step is a finite number above 0; got {step}")
+        if not isinstance(step, Real) or not (math.isfinite(step) and step > 0):
+            raise ModelError(f"the step is a finite number above 0; got {step!r}")
         constant = lipschitz_constant(self.X)
         # Gradient descent at 2 / L itself goes round for ever; at 1 / L all is well.
         if step * constant > limit or (limit == 2 and step * constant == limit):
@@ -132,7 +140,8 @@ class Problem:
 
     def descend(self, steps: int, tolerance: float, advance: Callable[[Vector], Vector]) -> History:
         """The history of making steps until they are made or no weight moves any more."""
-        check(steps=steps, tolerance=tolerance)
+        check_counts(steps=steps)
+        check(tolerance=tolerance)
         weights, losses = [self.start], [self.loss(self.start)]
         for number in range(1, steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):

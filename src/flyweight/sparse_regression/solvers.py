@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flyweight.proximal import soft_threshold, top_k, trimmed_l1
-from flyweight.sparse_regression.problem import History, Problem, Vector, check
+from flyweight.sparse_regression.problem import History, Problem, Vector, check, check_counts
 
 __all__ = [
     "fista",
@@ -70,6 +70,7 @@ def projected_gradient(
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 1)
+    check_counts(nonzeros=nonzeros)
     return problem.descend(
         steps,
         tolerance,
@@ -189,7 +190,7 @@ def trimmed_ista(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """As `ista` with a penalty on all weights but the ``nonzeros`` largest, which so have no bias.
+    """As `ista` with a penalty on all weights but the ``nonzeros`` largest, which have no bias so.
 
     Those that are spared are chosen on the stepped vector: that is the exact proximal operator.
     The objective falls always for steps up to 1 / L; it is not convex, and where it ends depends
@@ -208,6 +209,7 @@ def trimmed_ista(
     problem = Problem(X, y, start)
     problem.check_step(step, 1)
     check(strength=strength)
+    check_counts(nonzeros=nonzeros)
     return problem.descend(
         steps,
         tolerance,
