@@ -1,6 +1,6 @@
 """Training towards zeros: L1 in the loss, L1 by proximal steps, and group lasso on filters.
 
-    python -m labs.proximal [RUN ...] [--epochs 3] [--strength 3e-4] [--live] [--device auto]
+    python -m labs.proximal [RUN ...] [--epochs 3] [--strength 3e-4] [--interval 39] [--live]
 
 Trains the shipped ResNet-20 on with the 45,000 training images of CIFAR-10, once for each run: "L1
 in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" makes a soft threshold
@@ -41,7 +41,7 @@ from flyweight import (
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import pretrained_card
-from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
+from flyweight.proximal import Penalty, ProximalSteps, attach_proximal_, group_soft_threshold
 from flyweight.pruning import select_weights
 from flyweight.recipes import SharingRecipe
 from flyweight.report import LINES, in_style, label_axes, save_figure, sheet
@@ -79,12 +79,13 @@ def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Opt
     optimizer.register_step_pre_hook(add)
 
 
-def attachments(model: nn.Module, strength: float) -> dict[str, Attach]:
+def attachments(model: nn.Module, strength: float, interval: int = 1) -> dict[str, Attach]:
     """The runs, each with what it does to the optimiser."""
-    group = Penalty(strength, operator=group_soft_threshold, types=("Conv2d",))
+    single = Penalty(strength, interval=interval)
+    group = Penalty(strength, operator=group_soft_threshold, types=("Conv2d",), interval=interval)
     return {
         "L1 in the loss": partial(l1_in_the_loss, model, strength),
-        "L1, proximal": partial(attach_proximal_, model=model, penalty=Penalty(strength)),
+        "L1, proximal": partial(attach_proximal_, model=model, penalty=single),
         "group lasso, proximal": partial(attach_proximal_, model=model, penalty=group),
     }
 
@@ -93,9 +94,20 @@ RUNS = tuple(attachments(nn.Module(), 0.0))
 
 
 def train(
-    name: str, strength: float, config: TrainingConfig, data: Cifar10, device: str, seed: int
+    name: str,
+    settings: Mapping[str, Any],
+    config: TrainingConfig,
+    data: Cifar10,
+    device: str,
+    seed: int,
 ) -> nn.Module:
     """The shipped network, trained on by one of the runs."""
+    attached = []
+
+    def attach(optimizer: torch.optim.Optimizer) -> None:
+        runs = attachments(model, settings["strength"], settings["interval"])
+        attached.append(runs[name](optimizer))
+
     model = load_pretrained("resnet20").to(choose_device(device))
     with states("proximal", name) as folder, progress_bar(quiet=False) as progress:
         fit_(
@@ -103,10 +115,13 @@ def train(
             data.split("train45k").to(choose_device(device)),
             config,
             seed=seed,
-            with_optimizer=attachments(model, strength)[name],
-            checkpoint=folder / f"{config.freeze_batch_norm} {strength:g}.pt",
+            with_optimizer=attach,
+            checkpoint=folder / f"{settings['strength']:g} {settings['interval']}.pt",
             progress=prefixed(progress, name),
         )
+    for steps in attached:
+        if isinstance(steps, ProximalSteps):
+            steps.apply_()
     return model.cpu().eval()
 
 
@@ -174,7 +189,16 @@ def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
 def table(rows: Sequence[Row]) -> str:
     """Markdown of the rows."""
     dense = 100 * pretrained_card("resnet20")["test_accuracy"]
-    columns = [":run", ":batch normalisation", "λ", "rate", "epochs", "zeros", "sparsity"]
+    columns = [
+        ":run",
+        ":batch normalisation",
+        "λ",
+        "interval",
+        "rate",
+        "epochs",
+        "zeros",
+        "sparsity",
+    ]
     columns += ["zero filters", "zeros in the file", "file, bytes", "accuracy trained"]
     columns += ["accuracy of the file", ":origin"]
     cells = [
@@ -182,6 +206,7 @@ def table(rows: Sequence[Row]) -> str:
             row["run"],
             row["batch_norm"],
             row["strength"],
+            row["interval"],
             row["learning_rate"],
             row["epochs"],
             f"{int(row['zeros']):,}",
@@ -206,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = lab_parser("Training towards zeros.", epochs=3)
     parser.add_argument("runs", nargs="*")
     parser.add_argument("--strength", type=float, default=3e-4, help="λ of all runs")
+    parser.add_argument("--interval", type=int, default=39, help="steps to one proximal step")
     parser.add_argument("--live", action="store_true", help="normalise by the batch")
     parser.add_argument("--batch-size", type=int, default=128)
     options = read_options(parser, arguments)
@@ -219,20 +245,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ema_decay=0.0,
         freeze_batch_norm=not options.live,
     )
-    settings = {
+    all_settings = {
         "batch_norm": "live" if options.live else "frozen",
         "strength": options.strength,
+        "interval": options.interval,
         "epochs": options.epochs,
         "learning_rate": config.learning_rate,
         "seed": options.seed,
     }
     for name in options.runs or RUNS:
+        settings = settings_of(name, all_settings)
         rows = read_rows("proximal", RESULTS)
         there = [row for row in rows if same(row, name, settings)]
         if there and all(there[0][key] == str(settings[key]) for key in settings):
             continue
         begin = time.perf_counter()
-        model = train(name, options.strength, config, data, options.device, options.seed)
+        model = train(name, settings, config, data, options.device, options.seed)
         made = {
             **row_of(name, model, data, options.device),
             **settings,
@@ -248,13 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ],
         )
         keep("proximal", [made])
-    write_up(settings)
+    write_up(all_settings)
+
+
+def settings_of(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a run: a penalty in the loss is there at every step."""
+    return {**settings, "interval": 1} if name == RUNS[0] else settings
 
 
 def same(row: Row, name: str, settings: Mapping[str, Any]) -> bool:
     """Whether a row is of this run, at this strength and with batch normalisation so."""
-    alike = row["batch_norm"] == settings["batch_norm"]
-    return alike and row["run"] == name and float(row["strength"]) == float(settings["strength"])
+    alike = all(float(row[key]) == float(settings[key]) for key in ("strength", "interval"))
+    return alike and row["run"] == name and row["batch_norm"] == settings["batch_norm"]
 
 
 def keep(table: str, rows: Sequence[Row]) -> None:
@@ -269,7 +302,11 @@ def keep(table: str, rows: Sequence[Row]) -> None:
 
 def write_up(settings: Mapping[str, Any]) -> None:
     """The table of all rows, and the figure of those of these settings."""
-    sizes = [row for row in read_rows(CURVES, RESULTS) if same(row, row["run"], settings)]
+    sizes = [
+        row
+        for row in read_rows(CURVES, RESULTS)
+        if same(row, row["run"], settings_of(row["run"], settings))
+    ]
     kept = {
         run: {
             kind: np.array([float(row[kind]) for row in sizes if row["run"] == run])
