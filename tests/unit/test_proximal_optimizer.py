@@ -411,3 +411,37 @@ def test_what_does_not_belong_together_is_refused_in_words():
     with pytest.raises(ModelError, match="momentum below 1"):
         attach_proximal_(momentum, model, Penalty(1.0))
     assert soft_threshold is Penalty(1.0).operator
+
+
+@pytest.mark.parametrize("kind", [SGD, torch.optim.Adam])
+def test_one_proximal_step_of_an_interval_is_as_large_as_all_of_them(kind):
+    models, found = [network(), network()], []
+    for model, interval in zip(models, (1, 3), strict=True):
+        optimizer = kind(model.parameters(), lr=0.01)
+        steps = attach_proximal_(optimizer, model, Penalty(0.1, interval=interval))
+        name, weight = next((n, p) for n, p in model.named_parameters() if p.ndim > 1)
+        with torch.no_grad():
+            weight.fill_(1.0)
+        for number in range(4):
+            # Of a size that Adam divides by, and of a sign whose sum is zero over the interval.
+            sign = (1.0, -0.5, -0.5, 0.0)[number] if kind is SGD else 1.0
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, sign)
+            optimizer.step()
+            if interval == 3 and number == 1:
+                state = optimizer.state_dict()["proximal"]
+                assert set(state) == {"number", "due"}
+                optimizer.load_state_dict(optimizer.state_dict())
+        steps.apply_()
+        found.append(weight.detach().clone())
+        steps.apply_()  # nothing is due any longer
+        assert torch.equal(weight, found[-1])
+        assert "due" not in optimizer.state_dict()["proximal"]
+        assert name
+    torch.testing.assert_close(*found)
+    assert bool((found[0] < 1).all())
+
+
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(RecipeError, match="interval of a penalty is 1 step or more; found 0"):
+        Penalty(0.1, interval=0)
