@@ -46,7 +46,7 @@ def test_proximal_runs_have_exact_zeros_where_l1_in_the_loss_has_none(scratch, c
         assert (row["epochs"], row["strength"], row["seed"]) == ("2", "0.05", "0")
         assert row["commit"]
     text = (scratch / "proximal.md").read_text(encoding="utf-8")
-    assert "| L1, proximal | frozen | 0.05 | 0.01 | 2 |" in text
+    assert "| L1, proximal | frozen | 0.05 | 39 | 0.01 | 2 |" in text
     assert "Not measured yet." not in text
     assert (scratch / "results" / "proximal.svg").stat().st_size < 200_000
     assert not list((scratch / "states").glob("**/*.pt"))
