@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import DataError
+from flyweight.modes import evaluating
 
 __all__ = ["fold_batch_norms_", "reestimate_batch_norms_"]
 
@@ -61,24 +62,21 @@ def reestimate_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     ]
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     states = [{n: b.clone() for n, b in layer.named_buffers()} for layer in layers]
     number = 0
-    model.eval()
     try:
-        for layer in layers:
-            layer.train()
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain mean over all batches
-        for inputs in batches:
-            model(inputs)
-            number += 1
+        with evaluating(model):
+            for layer in layers:
+                layer.train()
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain mean over all batches
+            for inputs in batches:
+                model(inputs)
+                number += 1
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
     if layers and not number:
         for layer, state in zip(layers, states, strict=True):
             layer.load_state_dict(state, strict=False)

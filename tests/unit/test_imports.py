@@ -21,6 +21,7 @@ ROOMS = [
     "ledger",
     "checkpoints",
     "compressed",
+    "modes",
     "pruning",
     "quantization",
     "shrink",

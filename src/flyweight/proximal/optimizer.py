@@ -130,7 +130,7 @@ class ProximalSteps:
                 step: Step = float(group["lr"])
                 if self.penalty.metric == "optimizer":
                     step = _step_of(optimizer, group, weight)
-                self._due[name] = self._due.get(name, 0.0) + step
+                self._due[name] = self._due[name] + step if name in self._due else step
         if (self.number + 1) % self.penalty.interval == 0:
             self.apply_()
         self.number += 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flyweight.errors import DataError, ModelError
+from flyweight.modes import evaluating
 
 __all__ = ["Loss", "fisher_information", "saliency_scores"]
 
@@ -102,10 +103,8 @@ def _mean_squares(
         name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         for name, weight in weights.items()
     }
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     number = 0
-    try:
+    with evaluating(model):
         for inputs, targets in batches:
             each = size or max(1, len(inputs))
             pieces = zip(torch.split(inputs, each), torch.split(targets, each), strict=True)
@@ -113,9 +112,6 @@ def _mean_squares(
                 number += 1
                 for name, gradient in _gradients(model, weights, few, wanted, loss).items():
                     squares[name] += gradient.to(squares[name].dtype) ** 2
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not number:
         raise DataError("there are no calibration batches to score the weights with")
     return {name: total / number for name, total in squares.items()}

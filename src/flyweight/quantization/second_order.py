@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import DataError, ModelError
+from flyweight.modes import evaluating
 from flyweight.quantization.kept import kept_weights
 
 __all__ = ["input_correlations", "round_second_order"]
@@ -35,8 +36,6 @@ def input_correlations(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     handles = []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         for name in names:
             layer = model.get_submodule(name.rpartition(".")[0])
@@ -52,13 +51,12 @@ def input_correlations(
                     lambda m, i, name=name, take=columns: gather(m, i, name, take)
                 )
             )
-        for inputs in batches:
-            model(inputs)
+        with evaluating(model):
+            for inputs in batches:
+                model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if len(sums) < len(handles):
         raise DataError("no calibration batch reached all of the layers to quantise")
     return {name: total / counts[name] for name, total in sums.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import DataError, ModelError
+from flyweight.modes import evaluating
 
 __all__ = ["correct_biases_"]
 
@@ -69,20 +70,17 @@ def _mean_outputs(
         sums[name] = sums.get(name, 0) + rows.sum(0)
         counts[name] = counts.get(name, 0) + len(rows)
 
-    modes = {module: module.training for module in model.modules()}
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda layer, _, outputs, name=name: gather(name, layer, outputs)
         )
         for name in names
     ]
-    model.eval()
     try:
-        for inputs in batches:
-            model(inputs)
+        with evaluating(model):
+            for inputs in batches:
+                model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return {name: total / counts[name] for name, total in sums.items()}
