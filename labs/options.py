@@ -26,7 +26,8 @@ def lab_parser(
     Arguments:
         description: of the exercise, for ``--help``.
         rows: whether rows can be named.
-        epochs: of all rows, or of the key rows where there are ``short`` ones.
+        epochs: of all rows, or of the key rows where there are ``short`` ones; with ``rows``,
+            ``--compile`` comes with it.
         short: epochs of the other rows.
         device: None for an exercise that is of the CPU alone.
         seed: None for an exercise that draws nothing.
@@ -43,6 +44,8 @@ def lab_parser(
         parser.add_argument("--epochs", type=int, default=epochs, help=of_which)
     if short is not None:
         parser.add_argument("--short", type=int, default=short, help="epochs of the others")
+    if rows and epochs is not None:
+        parser.add_argument("--compile", action="store_true", help="fuse operations; faster")
     if device is not None:
         parser.add_argument("--device", default=device)
     parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-py")

@@ -1,6 +1,7 @@
 """The tables of pruning: by standard deviation, by percentage, and four ways to 80 %.
 
-    python -m labs.pruning [ROW ...] [--epochs 20] [--short 2] [--device auto] [--data DIR]
+    python -m labs.pruning [ROW ...] [--epochs 20] [--short 2] [--compile]
+        [--device auto] [--data DIR]
 
 Prunes the shipped ResNet-20, retrains it on the 45,000 training images of CIFAR-10 and tests it on
 all 10,000 test images, before retraining and after. ROW is std, percentage or ways (all of them if
@@ -65,10 +66,11 @@ class Exercise:
         return model
 
 
-def exercises() -> list[Exercise]:
-    """All rows, in the order of the tables."""
+def exercises(compiled: bool = False) -> list[Exercise]:
+    """All rows, in the order of the tables, to be retrained by compiled code or not."""
+    retraining = dataclasses.replace(RETRAINING, compile=compiled)
     once = PruningRecipe(
-        schedule="one-shot", scope="layer", recovery=False, training=RETRAINING, sparsity=0.0
+        schedule="one-shot", scope="layer", recovery=False, training=retraining, sparsity=0.0
     )
     rows = [Exercise(f"std {s}", once, s) for s in (0.0, 0.25, 0.5, 1.0)]
     rows += [
@@ -86,7 +88,7 @@ def exercises() -> list[Exercise]:
         Exercise("ways global iterative", dataclasses.replace(grown, scope="global")),
         Exercise(
             "ways global with recovery",
-            PruningRecipe(sparsity=0.8, ramp=0.5, training=RETRAINING),
+            PruningRecipe(sparsity=0.8, ramp=0.5, training=retraining),
         ),
     ]
     return rows
@@ -97,12 +99,14 @@ def retrained(
 ) -> tuple[nn.Module, str]:
     """The network after retraining, and the commit at which that was done.
 
-    It is kept, by all that it depends on but the code, for what goes on from there.
+    It is kept, by all that it depends on but the code and how that is compiled, for what goes on
+    from there.
     """
     model, master = exercise.start(), dense_teacher()
     training = dataclasses.replace(exercise.recipe.training, epochs=epochs)
     recipe = dataclasses.replace(exercise.recipe, training=training)
-    digest = hashlib.sha256(f"{recipe!r} {seed} {choose_device(device)}".encode())
+    lasting = dataclasses.replace(recipe, training=dataclasses.replace(training, compile=False))
+    digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
     for value in (*model.state_dict().values(), *master.state_dict().values()):
         digest.update(value.numpy().tobytes())
     path = STATES / "pruned" / f"{digest.hexdigest()[:16]}.pt"
@@ -189,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(
         lab_parser("The tables of pruning.", rows=True, epochs=20, short=2), arguments
     )
-    chosen = wanted(options.rows, exercises())
+    chosen = wanted(options.rows, exercises(options.compile))
     data = load_cifar10(options.data)
     fill(
         "pruning",

@@ -1,6 +1,7 @@
 """The tables of quantisation: k-means, fixed point, the same at 80 % sparsity.
 
-    python -m labs.quantization [ROW ...] [--epochs 20] [--short 0] [--device auto] [--data DIR]
+    python -m labs.quantization [ROW ...] [--epochs 20] [--short 0] [--compile]
+        [--device auto] [--data DIR]
 
 Quantises the shipped ResNet-20, tests it on all 10,000 test images of CIFAR-10 as loaded back from
 a file, trains it with few values on the 45,000 training images and tests it again the same way.
@@ -72,10 +73,11 @@ class Exercise:
         return self.name.startswith("sparse")
 
 
-def exercises() -> list[Exercise]:
-    """All rows, in the order of the tables."""
+def exercises(compiled: bool = False) -> list[Exercise]:
+    """All rows, in the order of the tables, to be trained by compiled code or not."""
+    training = dataclasses.replace(TRAINING, compile=compiled)
     rows = [
-        Exercise(f"kmeans {bits} {init}", SharingRecipe(bits=bits, init=init, training=TRAINING))
+        Exercise(f"kmeans {bits} {init}", SharingRecipe(bits=bits, init=init, training=training))
         for bits in (2, 3, 4, 5, 6)
         for init in ("linear", "random", "k-means++", "density", "optimal")
     ]
@@ -83,13 +85,13 @@ def exercises() -> list[Exercise]:
         for scheme, bits in itertools.product(
             ("asymmetric", "narrow", "mid-rise", "learned-step"), (6, 5, 4, 3, 2)
         ):
-            recipe = SharingRecipe(scheme=scheme, bits=bits, keep=OUTER, training=TRAINING)
+            recipe = SharingRecipe(scheme=scheme, bits=bits, keep=OUTER, training=training)
             rows.append(Exercise(f"{kind} {scheme} {bits}", recipe))
             if kind == "fixed":
                 channels = dataclasses.replace(recipe, per_channel=True)
                 rows.append(Exercise(f"{kind} {scheme} {bits} per channel", channels))
         for scheme in ("ternary", "binary"):
-            recipe = SharingRecipe(scheme=scheme, keep=OUTER, training=TRAINING)
+            recipe = SharingRecipe(scheme=scheme, keep=OUTER, training=training)
             rows.append(Exercise(f"{kind} {scheme}", recipe))
     return rows
 
@@ -100,7 +102,9 @@ def start_of(
     """The shipped network, or the one of 80 % sparsity that labs.pruning makes; its commit."""
     if not exercise.is_sparse:
         return load_pretrained("resnet20"), ""
-    (way,) = (row for row in pruning.exercises() if row.name == SPARSE)
+    (way,) = (
+        row for row in pruning.exercises(exercise.sharing.training.compile) if row.name == SPARSE
+    )
     return pruning.retrained(way, epochs, data, device, seed)
 
 
@@ -216,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, then rewrite the tables."""
     parser = lab_parser("The tables of quantisation.", rows=True, epochs=20, short=0)
     options = read_options(parser, arguments)
-    chosen = wanted(options.rows, exercises())
+    chosen = wanted(options.rows, exercises(options.compile))
     data = load_cifar10(options.data)
 
     def epochs_of(exercise: Exercise) -> int:

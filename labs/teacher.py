@@ -43,6 +43,7 @@ class Remembering(nn.Module):
         with closing(self._open()) as file, file:
             file.execute("CREATE TABLE IF NOT EXISTS logits (key BLOB PRIMARY KEY, value BLOB)")
 
+    @torch.compiler.disable
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the images."""
         if images.device.type != "cpu":
