@@ -35,7 +35,7 @@ from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import Recipe, load, load_cifar10, load_pretrained, save
 from flyweight.batch_norm import fold_batch_norms_, reestimate_batch_norms_
 from flyweight.data import Cifar10
-from flyweight.models import pretrained_card
+from flyweight.models import add_network_, pretrained_card
 from flyweight.pruning import select_weights
 from flyweight.report import LINES, in_style, label_axes, legend_above, save_figure, sheet
 from flyweight.stages import finish, quantize_post_training_
@@ -91,9 +91,7 @@ def exercises() -> list[Exercise]:
 def network_of(model: nn.Module) -> str:
     """Twelve hexadecimal digits that tell this network from others."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    add_network_(digest, model)
     return digest.hexdigest()[:12]
 
 

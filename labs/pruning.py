@@ -27,7 +27,7 @@ from benchmarks.report import Row, markdown
 from flyweight import PruningRecipe, load_cifar10, load_pretrained, prune
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
-from flyweight.models import pretrained_card
+from flyweight.models import add_network_, pretrained_card
 from flyweight.provenance import source_commit
 from flyweight.pruning import select_weights, std_mask, summary
 from flyweight.training import TrainingConfig, accuracy, choose_device
@@ -107,8 +107,8 @@ def retrained(
     recipe = dataclasses.replace(exercise.recipe, training=training)
     lasting = dataclasses.replace(recipe, training=dataclasses.replace(training, compile=False))
     digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
-    for value in (*model.state_dict().values(), *master.state_dict().values()):
-        digest.update(value.numpy().tobytes())
+    add_network_(digest, model)
+    add_network_(digest, master)
     path = STATES / "pruned" / f"{digest.hexdigest()[:16]}.pt"
     if path.exists():
         kept = torch.load(path, weights_only=True)

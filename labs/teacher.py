@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight import load_pretrained
+from flyweight.models import add_network_
 from flyweight.training import describe_device
 from labs.rows import STATES
 
@@ -35,15 +36,13 @@ class Remembering(nn.Module):
         self.network = network
         self.path = path
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in network.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        add_network_(digest, network)
         digest.update(describe_device(torch.device("cpu")).encode())
         self._who = digest.digest()
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._open()) as file, file:
             file.execute("CREATE TABLE IF NOT EXISTS logits (key BLOB PRIMARY KEY, value BLOB)")
 
-    @torch.compiler.disable
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the images."""
         if images.device.type != "cpu":

@@ -20,6 +20,7 @@ from flyweight.data import Cifar10, load_cifar10
 from flyweight.errors import ModelError
 from flyweight.models import (
     Architecture,
+    add_network_,
     architectures,
     build,
     fill_,
@@ -167,10 +168,9 @@ def _states(
     if folder is None:
         return None
     digest = hashlib.sha256(f"{recipe!r} {seed}".encode())
-    for network in (model, teacher):
-        for name, tensor in ({} if network is None else network.state_dict()).items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    add_network_(digest, model)
+    if teacher is not None:
+        add_network_(digest, teacher)
     return folder / digest.hexdigest()[:16]
 
 

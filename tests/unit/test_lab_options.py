@@ -16,6 +16,7 @@ def test_an_exercise_has_the_options_it_asks_for():
         "rows": ["std", "ways"],
         "epochs": 20,
         "short": 4,
+        "compile": False,
         "device": "auto",
         "data": None,
         "seed": 0,

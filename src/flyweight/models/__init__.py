@@ -7,12 +7,14 @@ from flyweight.models.checkpoint_files import (
     read_state_dict,
     write_state_dict,
 )
+from flyweight.models.digest import add_network_
 from flyweight.models.registry import architectures, create_model, load_pretrained, pretrained_card
 from flyweight.models.resnet import CifarResNet
 
 __all__ = [
     "Architecture",
     "CifarResNet",
+    "add_network_",
     "architectures",
     "build",
     "create_model",

@@ -24,7 +24,8 @@ class TrainingConfig:
     the weights (0: none). ``image_sizes`` lists (pixels, share of the epochs): early epochs on
     smaller images cost less. ``distillation`` is the share of the teacher's soft labels in the
     loss, at ``temperature``. ``precision`` "auto" means bf16 autocast where the hardware has it.
-    ``compile`` fuses the network's operations: about a minute at the start, then faster epochs.
+    ``compile`` fuses the operations of the network that learns, not of a teacher: about a minute at
+    the start, then faster epochs.
     ``freeze_batch_norm`` normalises by the running statistics there are, which stay; scale and bias
     learn on. A penalty then acts on what the network computes, and not on a scale of the weights
     that normalisation by the batch would take out again.

@@ -95,9 +95,6 @@ def fit_(
 
     joined, optimizer = accelerator.prepare(model, optimizer, device_placement=[False, False])
     forward: Callable[[Tensor], Tensor] = compiled(joined, device) if config.compile else joined
-    soften: Callable[[Tensor], Tensor] | None = teacher
-    if teacher is not None and config.compile:
-        soften = compiled(teacher, device)
     per_epoch = max(1, len(data.labels) // config.batch_size)
     steps = config.epochs * per_epoch
     for epoch in range(len(losses), config.epochs):
@@ -115,7 +112,7 @@ def fit_(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, steps)
             with autocast(device, config.precision):
-                loss = _loss(forward, soften, images, labels, config)
+                loss = _loss(forward, teacher, images, labels, config)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
@@ -161,7 +158,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
 
 def _loss(
     model: Callable[[Tensor], Tensor],
-    teacher: Callable[[Tensor], Tensor] | None,
+    teacher: nn.Module | None,
     images: Tensor,
     labels: Tensor,
     config: TrainingConfig,

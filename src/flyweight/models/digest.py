@@ -1,0 +1,28 @@
+"""What tells one network from another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+__all__ = ["add_network_"]
+
+
+def add_network_(digest: _Hash, network: nn.Module) -> None:
+    """Add names and bytes of all tensors of a network's state to a digest of `hashlib`.
+
+    Example:
+        >>> import hashlib
+        >>> digest = hashlib.sha256()
+        >>> add_network_(digest, nn.ReLU())  # has no state
+        >>> digest.digest() == hashlib.sha256().digest()
+        True
+    """
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,0 +1,69 @@
+"""The rows of the pruning tables: named, retrained as asked, and a retrained network is kept."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from flyweight.data import Cifar10, Split
+from flyweight.pruning import summary
+from labs import pruning
+from labs import rows as lab
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, "STATES", tmp_path)
+    monkeypatch.setattr(lab, "STATES", tmp_path)
+    monkeypatch.setattr("labs.teacher.STATES", tmp_path)
+    return tmp_path
+
+
+def few() -> Cifar10:
+    split = Split(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10)
+    return Cifar10(split, split)
+
+
+def test_rows_have_names_of_their_own_and_key_rows_are_among_them():
+    names = [exercise.name for exercise in pruning.exercises()]
+    assert len(set(names)) == len(names) == 17
+    assert {name for name in names if name in pruning.KEY} == set(pruning.KEY)
+
+
+def test_compiling_changes_nothing_else_of_a_row():
+    for plain, fused in zip(pruning.exercises(), pruning.exercises(compiled=True), strict=True):
+        training = fused.recipe.training
+        assert training.compile
+        assert not plain.recipe.training.compile
+        recipe = dataclasses.replace(
+            fused.recipe, training=dataclasses.replace(training, compile=False)
+        )
+        assert dataclasses.replace(fused, recipe=recipe) == plain
+
+
+def test_a_retrained_network_is_found_again_however_it_was_compiled(scratch, monkeypatch):
+    trained = []
+    genuine = pruning.prune
+
+    def prune(model, recipe, **rest):
+        trained.append(recipe.training.compile)
+        none = dataclasses.replace(recipe.training, epochs=0, compile=False)
+        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+
+    monkeypatch.setattr(pruning, "prune", prune)
+    row = pruning.exercises()[-1]
+    fused = pruning.exercises(compiled=True)[-1]
+    data = few()
+    first, _ = pruning.retrained(fused, 3, data, "cpu", 0)
+    again, _ = pruning.retrained(row, 3, data, "cpu", 0)
+    assert trained == [True]
+    assert summary(again).sparsity == pytest.approx(0.8, abs=1e-3)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    pruning.retrained(row, 4, data, "cpu", 0)
+    pruning.retrained(row, 3, data, "cpu", 1)
+    assert trained == [True, False, False]
+    shutil.rmtree(scratch / "pruned")
+    pruning.retrained(row, 3, data, "cpu", 0)
+    assert len(trained) == 4
