@@ -56,8 +56,7 @@ TRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.01, ema_decay=0.0, distillation=0.5
 )
 SPARSE = "ways global with recovery"  # of labs.pruning: where the sparse rows start
-KEY = ("fixed learned-step 4", "fixed learned-step 2", "fixed ternary")
-KEY += ("sparse learned-step 4", "sparse learned-step 2", "sparse ternary")
+KEY = ("fixed learned-step 4", "fixed learned-step 2", "sparse shared 4", "sparse shared 2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +80,14 @@ def exercises(compiled: bool = False) -> list[Exercise]:
         for bits in (2, 3, 4, 5, 6)
         for init in ("linear", "random", "k-means++", "density", "optimal")
     ]
-    for kind in ("fixed", "sparse"):
-        for scheme, bits in itertools.product(
-            ("asymmetric", "narrow", "mid-rise", "learned-step"), (6, 5, 4, 3, 2)
-        ):
-            recipe = SharingRecipe(scheme=scheme, bits=bits, keep=OUTER, training=training)
+    for kind, schemes in (
+        ("fixed", ("asymmetric", "narrow", "mid-rise", "learned-step")),
+        ("sparse", ("shared", "asymmetric", "narrow", "mid-rise", "learned-step")),
+    ):
+        for scheme, bits in itertools.product(schemes, (6, 5, 4, 3, 2)):
+            recipe = SharingRecipe(
+                scheme=scheme, bits=bits, init="optimal", keep=OUTER, training=training
+            )
             rows.append(Exercise(f"{kind} {scheme} {bits}", recipe))
             if kind == "fixed":
                 channels = dataclasses.replace(recipe, per_channel=True)
@@ -183,7 +185,7 @@ def tables(rows: Sequence[Row]) -> str:
     titles = {
         "kmeans": "K-means weight sharing, all layers",
         "fixed": "Fixed point and learned levels, inner convolutions",
-        "sparse": "The same at 80 % sparsity",
+        "sparse": "The same, and weight sharing, at 80 % sparsity",
     }
     columns = [":row", "bytes", "zeros", "Huffman bits", "accuracy"]
     columns += ["bytes trained", "zeros", "accuracy trained", "epochs", ":origin"]
