@@ -7,6 +7,7 @@ Any model that the trainer takes will do; here a small one learns the parity of 
 """
 
 import tempfile
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ import flyweight
 
 
 class PruningCallback(TrainerCallback):
-    """Tells what was prepared that the optimiser made a step."""
+    """Tells what was prepared that the optimiser made a step, and goes on with it on a resume."""
 
     def __init__(self, prepared):
         self.prepared = prepared
@@ -24,6 +25,19 @@ class PruningCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Called by the trainer after each step of the optimiser."""
         self.prepared.step()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Called by the trainer after it wrote a checkpoint, beside which the masks are kept."""
+        torch.save(self.prepared.state_dict(), self.file(args, state))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Called by the trainer once, on a resume with the number of steps that were made."""
+        if state.global_step > 0:
+            self.prepared.load_state_dict(torch.load(self.file(args, state)))
+
+    def file(self, args, state):
+        """Where the step and the masks are kept."""
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "pruning.pt"
 
 
 class Parity(nn.Module):

@@ -12,7 +12,7 @@ import flyweight
 
 
 class PruningCallback(lightning.Callback):
-    """Tells what was prepared that the optimiser made a step."""
+    """Tells what was prepared that the optimiser made a step, and goes on with it on a resume."""
 
     def __init__(self, prepared):
         self.prepared = prepared
@@ -21,6 +21,14 @@ class PruningCallback(lightning.Callback):
         """Called by Lightning after each batch, of which several may make a step."""
         if trainer.global_step > self.prepared.number:
             self.prepared.step()
+
+    def state_dict(self):
+        """What Lightning puts into its checkpoints: the step and the masks."""
+        return self.prepared.state_dict()
+
+    def load_state_dict(self, state):
+        """Called by Lightning when it goes on from a checkpoint."""
+        self.prepared.load_state_dict(state)
 
 
 class Parity(lightning.LightningModule):

@@ -16,7 +16,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +27,7 @@ from flyweight.data import Cifar10, Split
 from flyweight.pruning import (
     SensitivityPoint,
     allocate,
+    apply_masks_,
     choose_masks,
     filter_mask,
     filter_sums,
@@ -97,9 +97,7 @@ def magnitudes(model: nn.Module) -> dict[str, Tensor]:
 def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy with zeros where the masks say so."""
     pruned = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            pruned.get_parameter(name).mul_(mask)
+    apply_masks_(select_weights(pruned), masks)
     return pruned
 
 

@@ -3,11 +3,14 @@
     from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summary
     from labs.course import FP_Conv, FP_Linear, STE, quantize_whole_model, huffman_coding
 
-``q`` is in per cent, as in the course; zeros stay zeros while the network trains on.
+``q`` is in per cent, as in the course. Zeros stay zeros in `finetune_after_prune`. In a loop of
+your own `STE` gives them no gradient, but an optimiser that has momentum from before the pruning
+moves them all the same: make a new one after it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +23,7 @@ from flyweight.coding import canonical_codewords, code_lengths
 from flyweight.parametrizations import MaskedWeight, attach_, detach_
 from flyweight.pruning import (
     Summary,
+    apply_masks_,
     global_magnitude_masks,
     percentile_mask,
     select_weights,
@@ -47,30 +51,60 @@ __all__ = [
 def prune_by_percentage(net: nn.Module, q: float = 70.0) -> nn.Module:
     """Set the ``q`` per cent smallest weights of each layer to zero. ``net`` may be one layer.
 
+    Warns where ``q`` is between 0 and 1, since it is in per cent: 0.7 is 0.7 %. Raises ModelError
+    for a ``q`` outside 0…100.
+
     Example:
         >>> layer = prune_by_percentage(nn.Linear(10, 10), q=30)
         >>> int((layer.weight == 0).sum())
         30
     """
-    return _multiply_(net, lambda weight: percentile_mask(weight, q))
+    _warn_of_fractions(q)
+    return _prune_(net, lambda weight: percentile_mask(weight, q))
 
 
 def prune_by_std(net: nn.Module, s: float = 0.25) -> nn.Module:
-    """Set the weights of each layer below ``s`` of its standard deviations to zero."""
-    return _multiply_(net, lambda weight: std_mask(weight, s))
+    """Set the weights of each layer below ``s`` of its standard deviations to zero.
+
+    Raises ModelError for an ``s`` below 0.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, -2.0], [0.5, -0.5]]))
+        >>> prune_by_std(layer, s=1).weight.tolist()
+        [[2.0, -2.0], [0.0, 0.0]]
+    """
+    return _prune_(net, lambda weight: std_mask(weight, s))
 
 
 def global_prune_by_percentage(net: nn.Module, q: float = 70.0) -> nn.Module:
-    """Set the ``q`` per cent smallest weights of the whole network to zero, by one threshold."""
+    """Set the ``q`` per cent smallest weights of the whole network to zero, by one threshold.
+
+    Warns and raises as `prune_by_percentage`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+        >>> _ = net[0].weight.data.mul_(0.001)
+        >>> [int((layer.weight == 0).sum()) for layer in global_prune_by_percentage(net, q=30)]
+        [60, 0]
+    """
+    _warn_of_fractions(q)
     weights = select_weights(net)
-    for name, mask in global_magnitude_masks(weights, q / 100).items():
-        weights[name].data.mul_(mask)
+    apply_masks_(weights, global_magnitude_masks(weights, q / 100))
     return net
 
 
-def _multiply_(net: nn.Module, mask_of: Callable[[Tensor], Tensor]) -> nn.Module:
-    for weight in select_weights(net).values():
-        weight.data.mul_(mask_of(weight))
+def _warn_of_fractions(q: float) -> None:
+    if 0 < q < 1:
+        warnings.warn(
+            f"q is in per cent: {q} prunes {q} % of the weights; did you mean {100 * q:g}?",
+            stacklevel=3,
+        )
+
+
+def _prune_(net: nn.Module, mask_of: Callable[[Tensor], Tensor]) -> nn.Module:
+    weights = select_weights(net)
+    apply_masks_(weights, {name: mask_of(weight) for name, weight in weights.items()})
     return net
 
 
@@ -89,16 +123,27 @@ def finetune_after_prune(
 ) -> nn.Module:
     """Train on for some epochs; with ``prune``, what is zero stays zero.
 
-    With a ``trainloader`` and an ``optimizer`` of the network's parameters, these are used;
-    without, the 45,000 training images of CIFAR-10 and SGD with momentum of rate ``lr`` and
-    weight decay ``reg``.
+    With a ``trainloader`` it is used, with ``optimizer`` or, where there is none, SGD with momentum
+    0.9 of rate ``lr`` and weight decay ``reg``. Without, the 45,000 training images of CIFAR-10
+    are, in batches of ``batch_size`` and by the training loop of flyweight: the rate rises to
+    ``lr`` and falls again, and the loss is the cross-entropy.
+
+    Raises ValueError for an optimizer or a criterion of your own without a trainloader.
+
+    Example:
+        >>> layer = prune_by_percentage(nn.Linear(10, 10), q=30)
+        >>> batches = [(torch.randn(4, 10), torch.arange(4))]
+        >>> int((finetune_after_prune(layer, batches, epochs=2).weight == 0).sum())
+        30
     """
+    if trainloader is None:
+        _check_ours(criterion, optimizer)
     weights = select_weights(net)
     masks = {name: MaskedWeight(weight.detach() != 0) for name, weight in weights.items()}
     if prune:
         attach_(net, masks)
     try:
-        if trainloader is None or optimizer is None:
+        if trainloader is None:
             config = TrainingConfig(
                 epochs=epochs,
                 batch_size=batch_size,
@@ -109,6 +154,8 @@ def finetune_after_prune(
             images = load_cifar10().split("train45k").to(next(net.parameters()).device)
             fit_(net, images, config, seed=seed)
         else:
+            if optimizer is None:
+                optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=reg)
             net.train()
             for _ in range(epochs):
                 for inputs, targets in trainloader:
@@ -121,6 +168,21 @@ def finetune_after_prune(
     return net
 
 
+def _check_ours(criterion: Any, optimizer: torch.optim.Optimizer | None) -> None:
+    """Raise ValueError where the loop of flyweight would not do what was asked for."""
+    if optimizer is not None:
+        raise ValueError("an optimizer is for a trainloader of yours; give one, or leave it out")
+    plain = criterion is F.cross_entropy
+    if isinstance(criterion, nn.CrossEntropyLoss):
+        as_made = {k: v for k, v in vars(nn.CrossEntropyLoss()).items() if not k.startswith("_")}
+        own = {k: v for k, v in vars(criterion).items() if not k.startswith("_")}
+        plain = own == as_made and criterion.weight is None
+    if not plain:
+        raise ValueError(
+            "without a trainloader the loss is the cross-entropy; give one for another criterion"
+        )
+
+
 def summary(net: nn.Module) -> Summary:
     """Print layer, type, parameters, non-zeros and sparsity of each layer, and the totals."""
     found = counted(net)
@@ -131,20 +193,27 @@ def summary(net: nn.Module) -> Summary:
 class STE(torch.autograd.Function):
     """Fixed point with dynamic scaling of the non-zero weights; the gradient goes straight through.
 
-    ``STE.apply(weight, bits)`` or ``STE.apply(weight, bits, "narrow" | "mid-rise")``. Zeros stay
-    zeros and get no gradient. 32 bits and more leave the weight as it is.
+    ``STE.apply(weight, bits)``; symmetric with ``STE.apply(weight, bits, True)``, which has a level
+    at zero and 2^(bits-1) - 1 on either side, or with "mid-rise" in place of True, 2^bits levels
+    and none at zero. Zeros stay zeros and get no gradient. None for the bits, or 32 and more,
+    leaves the weight as it is.
 
     Example:
         >>> STE.apply(torch.tensor([0.0, -1.0, 0.1, 2.0]), 2).tolist()
         [0.0, -1.0, 0.0, 2.0]
+        >>> STE.apply(torch.tensor([0.0, -1.0, 0.1, 2.0]), 2, True).tolist()
+        [0.0, 0.0, 0.0, 2.0]
     """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, bit: int, symmetric: str = "asymmetric") -> Tensor:
+    def forward(ctx: Any, w: Tensor, bit: int | None, symmetric: bool | str = False) -> Tensor:
         """What the layer computes with."""
         mask = w != 0
         ctx.save_for_backward(mask)
-        return w.clone() if bit >= 32 else FixedPoint(bit, symmetric).quantize(w, mask)
+        if bit is None or bit >= 32:
+            return w.clone()
+        scheme = ("narrow" if symmetric else "asymmetric") if symmetric in (0, 1) else symmetric
+        return FixedPoint(bit, scheme).quantize(w, mask)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
@@ -152,20 +221,35 @@ class STE(torch.autograd.Function):
         return g * ctx.saved_tensors[0], None, None
 
 
-class FP_Linear(nn.Linear):  # noqa: N801
-    """A linear layer whose weights have ``Nbits`` bits in the forward pass."""
+class FP_Linear(nn.Module):  # noqa: N801
+    """A linear layer, ``linear``, whose weights have ``Nbits`` bits in the forward pass.
 
-    def __init__(self, in_features: int, out_features: int, Nbits: int = 32) -> None:
-        super().__init__(in_features, out_features)
+    ``symmetric`` is as for `STE`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        Nbits: int | None = None,
+        symmetric: bool | str = False,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
         self.Nbits = Nbits
+        self.symmetric = symmetric
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer with quantised weights."""
-        return F.linear(x, STE.apply(self.weight, self.Nbits), self.bias)
+        weight = STE.apply(self.linear.weight, self.Nbits, self.symmetric)
+        return F.linear(x, weight, self.linear.bias)
 
 
-class FP_Conv(nn.Conv2d):  # noqa: N801
-    """A convolution without bias whose weights have ``Nbits`` bits in the forward pass."""
+class FP_Conv(nn.Module):  # noqa: N801
+    """A convolution, ``conv``, whose weights have ``Nbits`` bits in the forward pass.
+
+    ``symmetric`` is as for `STE`.
+    """
 
     def __init__(
         self,
@@ -174,17 +258,23 @@ class FP_Conv(nn.Conv2d):  # noqa: N801
         kernel_size: int,
         stride: int = 1,
         padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
         bias: bool = False,
-        Nbits: int = 32,
+        Nbits: int | None = None,
+        symmetric: bool | str = False,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         self.Nbits = Nbits
+        self.symmetric = symmetric
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer with quantised weights."""
-        return self._conv_forward(x, STE.apply(self.weight, self.Nbits), self.bias)
+        weight = STE.apply(self.conv.weight, self.Nbits, self.symmetric)
+        return self.conv._conv_forward(x, weight, self.conv.bias)
 
 
 def quantize_whole_model(

@@ -53,7 +53,7 @@ from flyweight.training import (
     prefixed,
 )
 from labs.options import lab_parser, read_options
-from labs.rows import RESULTS, origin, states
+from labs.rows import RESULTS, is_begun, origin, states
 
 CURVES = "proximal_sizes"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
@@ -63,7 +63,7 @@ _NONE = TrainingConfig(epochs=0, ema_decay=0.0)
 AS_IT_IS = Recipe(
     name="zeros as they are",
     pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=_NONE),
-    sharing=SharingRecipe(bits=5, training=_NONE),
+    sharing=SharingRecipe(bits=5, init="density", training=_NONE),
 )
 
 
@@ -259,12 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         there = [row for row in rows if same(row, name, settings)]
         if there and all(there[0][key] == str(settings[key]) for key in settings):
             continue
-        begin = time.perf_counter()
+        begin, begun = time.perf_counter(), is_begun("proximal", name)
         model = train(name, settings, config, data, options.device, options.seed)
         made = {
             **row_of(name, model, data, options.device),
             **settings,
-            **origin(options.seed, choose_device(options.device), begin),
+            **origin(options.seed, choose_device(options.device), begin, whole=not begun),
         }
         print(made, flush=True)
         found = distributions(model)

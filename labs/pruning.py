@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.report import Row, markdown
@@ -29,10 +28,11 @@ from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.models import add_network_, pretrained_card
 from flyweight.provenance import source_commit
-from flyweight.pruning import select_weights, std_mask, summary
+from flyweight.pruning import apply_masks_, select_weights, std_mask, summary
 from flyweight.training import TrainingConfig, accuracy, choose_device
+from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from labs.options import lab_parser, read_options
-from labs.rows import STATES, fill, origin, states, wanted
+from labs.rows import STATES, fill, is_begun, origin, states, wanted
 from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
@@ -61,8 +61,9 @@ class Exercise:
         """The shipped network, pruned by standard deviation if that is the exercise."""
         model = load_pretrained("resnet20")
         if self.deviations is not None:
-            for weight in select_weights(model).values():
-                weight.data.mul_(std_mask(weight, self.deviations))
+            weights = select_weights(model)
+            masks = {name: std_mask(w, self.deviations) for name, w in weights.items()}
+            apply_masks_(weights, masks)
         return model
 
 
@@ -94,39 +95,45 @@ def exercises(compiled: bool = False) -> list[Exercise]:
     return rows
 
 
+def kept_at(exercise: Exercise, epochs: int, device: str, seed: int) -> Path:
+    """Where the network is kept after retraining.
+
+    By all that it depends on but the code and how that is compiled, for what goes on from there.
+    """
+    training = dataclasses.replace(exercise.recipe.training, epochs=epochs, compile=False)
+    lasting = dataclasses.replace(exercise.recipe, training=training)
+    digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
+    add_network_(digest, exercise.start())
+    add_network_(digest, dense_teacher())
+    return STATES / "pruned" / f"{digest.hexdigest()[:16]}.pt"
+
+
 def retrained(
     exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int
 ) -> tuple[nn.Module, str]:
     """The network after retraining, and the commit at which that was done.
 
-    It is kept, by all that it depends on but the code and how that is compiled, for what goes on
-    from there.
+    Where it is kept already it is not trained again. Raises CheckpointError where what is kept is
+    damaged.
     """
-    model, master = exercise.start(), dense_teacher()
-    training = dataclasses.replace(exercise.recipe.training, epochs=epochs)
-    recipe = dataclasses.replace(exercise.recipe, training=training)
-    lasting = dataclasses.replace(recipe, training=dataclasses.replace(training, compile=False))
-    digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
-    add_network_(digest, model)
-    add_network_(digest, master)
-    path = STATES / "pruned" / f"{digest.hexdigest()[:16]}.pt"
+    model, path = exercise.start(), kept_at(exercise, epochs, device, seed)
     if path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = read_checkpoint(path)
         model.load_state_dict(kept["model"])
         return model, kept["commit"]
+    training = dataclasses.replace(exercise.recipe.training, epochs=epochs)
     with states("pruning", exercise.name) as folder, progress_bar(quiet=False) as progress:
         model = prune(
             model,
-            recipe,
+            dataclasses.replace(exercise.recipe, training=training),
             data=data,
-            teacher=master,
+            teacher=dense_teacher(),
             device=device,
             seed=seed,
             resume_folder=folder,
             progress=progress,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": model.state_dict(), "commit": source_commit()}, path)
+        write_checkpoint({"model": model.state_dict(), "commit": source_commit()}, path)
     return model, source_commit()
 
 
@@ -148,12 +155,14 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     }
     if not epochs:
         return row | origin(seed, target, begin)
+    begun = is_begun("pruning", exercise.name)
+    begun = begun or kept_at(exercise, epochs, device, seed).exists()
     network, commit = retrained(exercise, epochs, data, device, seed)
     reached = summary(network).sparsity
     if abs(reached - row["sparsity"]) > 1e-3:
         raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")
     row["retrained"] = accuracy(network.to(target), test)
-    return row | origin(seed, target, begin) | {"commit": commit}
+    return row | origin(seed, target, begin, whole=not begun) | {"commit": commit}
 
 
 def tables(rows: Sequence[Row]) -> str:

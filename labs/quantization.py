@@ -45,7 +45,7 @@ from flyweight.recipes import SharingRecipe
 from flyweight.training import TrainingConfig, accuracy, choose_device
 from labs import pruning
 from labs.options import lab_parser, read_options
-from labs.rows import fill, origin, states, wanted
+from labs.rows import fill, is_begun, origin, states, wanted
 from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
@@ -136,7 +136,7 @@ def measured(compressed: CompressedModel, data: Cifar10, device: torch.device) -
 
 def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, long: int) -> Row:
     """Quantise, test, train, test again."""
-    begin = time.perf_counter()
+    begin, begun = time.perf_counter(), is_begun("quantization", exercise.name)
     target = choose_device(device)
     model, commit = start_of(exercise, long, data, device, seed)
     before = measured(quantized(model, exercise, 0, data, device, seed), data, target)
@@ -153,7 +153,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
         **{f"quantized_{key}": value for key, value in before.items()},
         **{f"trained_{key}": after[key] if after else "" for key in before},
         "start": commit,
-        **origin(seed, target, begin),
+        **origin(seed, target, begin, whole=not begun),
     }
 
 

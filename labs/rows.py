@@ -40,10 +40,23 @@ def where(device: torch.device) -> Row:
     }
 
 
-def origin(seed: int, device: torch.device, begin: float) -> Row:
-    """Where a row comes from, with the minutes since ``begin``: its last columns."""
-    minutes = round((time.perf_counter() - begin) / 60, 1)
+def origin(seed: int, device: torch.device, begin: float, *, whole: bool = True) -> Row:
+    """Where a row comes from: its last columns.
+
+    Minutes are those since ``begin``; the cell is blank where these are not the ``whole`` of what
+    the row took, since its training began in another run.
+    """
+    minutes = round((time.perf_counter() - begin) / 60, 1) if whole else ""
     return {"seed": seed, "minutes": minutes, **where(device)}
+
+
+def is_begun(lab: str, row: str) -> bool:
+    """Whether the folder that `states` gives holds a state of training to go on from."""
+    return any(_folder(lab, row).rglob("*.pt"))
+
+
+def _folder(lab: str, row: str) -> Path:
+    return STATES / lab / source_commit() / row.replace(" ", "-")
 
 
 @contextmanager
@@ -52,7 +65,7 @@ def states(lab: str, row: str) -> Iterator[Path]:
 
     Another commit, another row and another lab do not go on from them.
     """
-    folder = STATES / lab / source_commit() / row.replace(" ", "-")
+    folder = _folder(lab, row)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

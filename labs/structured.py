@@ -41,7 +41,7 @@ from flyweight import (
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
-from flyweight.pruning import select_weights
+from flyweight.pruning import select_weights, zero_filters
 from flyweight.quantization import share
 from flyweight.structured import remove_filters
 from flyweight.training import TrainingConfig, accuracy, choose_device, fit_, prefixed
@@ -104,10 +104,10 @@ def by_group_lasso(
     return driven.cpu().eval()
 
 
-def zero_filters(model: nn.Module) -> int:
+def zeros_of(model: nn.Module) -> int:
     """Filters with no weight left, of the layers that may lose some."""
     weights = select_weights(model, layers=INNER).values()
-    return sum(int((~weight.detach().flatten(1).any(1)).sum()) for weight in weights)
+    return sum(int(zero_filters(weight).sum()) for weight in weights)
 
 
 def networks(
@@ -144,12 +144,12 @@ def networks(
     )
     at_once = dataclasses.replace(half, schedule="one-shot", training=none)
     driven = by_group_lasso(dense, before, data, device, seed, folder)
-    zeros = {"dense": zero_filters(dense), BY_LASSO: zero_filters(driven)}
+    zeros = {"dense": zeros_of(dense), BY_LASSO: zeros_of(driven)}
     pruned = {
         BY_NORM: go_on(dense, half, seed, "norms"),
         BY_LASSO: go_on(driven, at_once, seed, "norms after group lasso"),
     }
-    zeros[BY_NORM] = zero_filters(pruned[BY_NORM])
+    zeros[BY_NORM] = zeros_of(pruned[BY_NORM])
     # What is lost with the constants of dead filters comes back in the second half.
     rest = PruningRecipe(sparsity=0.0, schedule="one-shot", training=after)
     smaller = {

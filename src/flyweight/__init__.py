@@ -12,7 +12,14 @@ from flyweight.errors import (
 )
 from flyweight.models import create_model, load_pretrained
 from flyweight.own_loop import prepare
-from flyweight.pipeline import compress, decompress, load, prune, save
+from flyweight.pipeline import (
+    compress,
+    compress_post_training,
+    decompress,
+    load,
+    prune,
+    save,
+)
 from flyweight.proof import compress_to_file, evaluate, ledger
 from flyweight.pruning import summary
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe
@@ -31,6 +38,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "compress",
+    "compress_post_training",
     "compress_to_file",
     "create_model",
     "decompress",

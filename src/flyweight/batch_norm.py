@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flyweight.errors import DataError
+from flyweight.errors import DataError, ModelError
 from flyweight.modes import evaluating
 
-__all__ = ["fold_batch_norms_", "reestimate_batch_norms_"]
+__all__ = ["batch_norm_drift", "fold_batch_norms_", "reestimate_batch_norms_"]
 
 
 @torch.no_grad()
@@ -22,6 +23,17 @@ def fold_batch_norms_(model: nn.Module) -> None:
     and 1 − ε, the count of batches 0. In evaluation mode it computes what it did before, up to
     rounding. Layers without running statistics, without weights, or with weights that they share
     stay as they are.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1, eps=0.0).eval()
+        >>> _ = norm.running_mean.fill_(3), norm.running_var.fill_(4)
+        >>> fold_batch_norms_(norm)
+        >>> norm.weight.tolist(), norm.bias.tolist()
+        ([0.5], [-1.5])
+        >>> norm.running_mean.tolist(), norm.running_var.tolist()
+        ([0.0], [1.0])
+
+    Source: Ioffe & Szegedy 2015, "Batch normalization", algorithm 2.
     """
     owners = Counter(
         id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)
@@ -42,42 +54,136 @@ def fold_batch_norms_(model: nn.Module) -> None:
             module.num_batches_tracked.zero_()
 
 
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Of each batch normalisation, by its name: what belongs to the means, and to the variances."""
+
+
 @torch.no_grad()
-def reestimate_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_batch_norms_(
+    model: nn.Module, batches: Iterable[Tensor], *, drift: Statistics | None = None
+) -> None:
     """Measure the running statistics of each batch normalisation anew; labels are not needed.
 
-    ``batches`` are inputs of the model, on its device; each counts the same, so let them be of one
-    size and large (some thousands of examples in all), and augmented as in training: networks lose
-    accuracy by the statistics of images that are not. Weights that were quantised shift what the
-    layers after them see, and this puts mean and variance right. The mode of every module is put
-    back. A batch normalisation that was folded has to be measured before it is.
+    Weights that were quantised shift what the layers after them see, and this puts mean and
+    variance right. The mode of every module is put back. Where a batch cannot be run, statistics
+    are as they were.
 
-    Raises DataError where there are no batches.
+    Arguments:
+        model: changes in these statistics only.
+        batches: inputs of the model, on its device; each counts the same, so let them be of one
+            size, and augmented as in training: networks lose accuracy by the statistics of images
+            that are not. Some thousands of examples in all, or some hundreds with ``drift``.
+        drift: what `batch_norm_drift` says of the network before and the same batches. Statistics
+            then change by as much as the quantisation changes them on these batches, and by
+            nothing that is of the choice of batches alone.
+
+    Raises DataError where there are no batches, ModelError for a batch normalisation that was
+    folded, as in a network read from a ``.fly`` file: its weights hold the statistics already; and
+    for a drift of other layers.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> reestimate_batch_norms_(norm, [torch.tensor([[1.0], [3.0]])])
+        >>> norm.running_mean.tolist(), norm.running_var.tolist()
+        ([2.0], [2.0])
 
     Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias
-    correction", §4.2 (what it corrects); Sun et al. 2019, "Hybrid 8-bit floating point", §3.2.
+    correction", §4.2 (what it corrects); Sun et al. 2019, "Hybrid 8-bit floating point", §3.2. The
+    drift is a control variate.
     """
-    layers = [
-        module
-        for module in model.modules()
+    layers = _layers(model)
+    if drift is not None and drift.keys() != layers.keys():
+        raise ModelError("the drift is of a network with other batch normalisations")
+    for name, (mean, variance) in _measured(model, layers, batches).items():
+        if drift is not None:
+            shift, factor = drift[name]
+            mean = mean + shift
+            variance = ((variance + layers[name].eps) * factor - layers[name].eps).clamp(min=0)
+        layers[name].running_mean.copy_(mean)
+        layers[name].running_var.copy_(variance)
+
+
+@torch.no_grad()
+def batch_norm_drift(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
+    """How far the statistics that a network has are from those that batches have in it.
+
+    For each batch normalisation the difference of the means, and the factor between the variances
+    with ε. Arguments and errors are those of `reestimate_batch_norms_`, which takes what is
+    returned; ``model``, the network before quantisation, stays as it is.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> batches = [torch.tensor([[1.0], [3.0]])]
+        >>> batch_norm_drift(norm, batches)
+        {'': (tensor([-2.]), tensor([0.5000]))}
+        >>> reestimate_batch_norms_(norm, batches, drift=batch_norm_drift(norm, batches))
+        >>> norm.running_mean, norm.running_var  # nothing was quantised
+        (tensor([0.]), tensor([1.]))
+    """
+    layers = _layers(model)
+    found: Statistics = {}
+    for name, (mean, variance) in _measured(model, layers, batches).items():
+        layer = layers[name]
+        factor = (layer.running_var + layer.eps) / (variance + layer.eps)
+        # A channel that is constant tells no factor.
+        factor = torch.where(torch.isfinite(factor) & (factor > 0), factor, 1.0)
+        found[name] = (layer.running_mean - mean, factor)
+    return found
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """Batch normalisations with running statistics, by name."""
+    named = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-    ]
-    momenta = [layer.momentum for layer in layers]
-    states = [{n: b.clone() for n, b in layer.named_buffers()} for layer in layers]
+    }
+    for name, layer in named.items():
+        if _is_folded(layer):
+            raise ModelError(
+                f"batch normalisation {name!r} was folded to one scale and one bias per channel, "
+                "so its weights hold its statistics already; measure statistics before that"
+            )
+    return named
+
+
+def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> Statistics:
+    """Means and variances on the batches; the model is left as it was."""
+    momenta = {name: layer.momentum for name, layer in layers.items()}
+    states = {
+        name: {key: buffer.clone() for key, buffer in layer.named_buffers()}
+        for name, layer in layers.items()
+    }
     number = 0
     try:
         with evaluating(model):
-            for layer in layers:
+            for layer in layers.values():
                 layer.train()
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain mean over all batches
             for inputs in batches:
                 model(inputs)
                 number += 1
+        found = {
+            name: (layer.running_mean.clone(), layer.running_var.clone())
+            for name, layer in layers.items()
+        }
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for name, layer in layers.items():
+            layer.momentum = momenta[name]
+            layer.load_state_dict(states[name], strict=False)
     if layers and not number:
-        for layer, state in zip(layers, states, strict=True):
-            layer.load_state_dict(state, strict=False)
         raise DataError("there are no calibration batches to measure the statistics with")
+    return found
+
+
+def _is_folded(layer: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Are mean and variance what `fold_batch_norms_` leaves, or what a file makes of that?"""
+    mean, variance = layer.running_mean, layer.running_var
+    if not layer.affine or mean is None or variance is None or bool(mean.any()):
+        return False
+    # A file may hold 1 - ε with 8 bits. A layer that saw no batch yet has a variance of 1 too, but
+    # a weight of 1 and a bias of 0.
+    near = bool((variance == variance[:1]).all() & ((variance - 1 + layer.eps).abs() < 2**-8).all())
+    new = bool((variance == 1).all() & (layer.weight == 1).all() & (layer.bias == 0).all())
+    return near and not new

@@ -134,8 +134,10 @@ class CompressedTensor:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the elements that are exactly zero."""
-        return float((self.symbols == 0).double().mean()) if self.symbols.numel() else 0.0
+        """Fraction of the elements that are exactly zero, by their symbol or by their value."""
+        by_symbol = self.scales is None and bool((self.levels != 0).all())
+        zeros = self.symbols == 0 if by_symbol else self.dequantize() == 0
+        return float(zeros.double().mean()) if zeros.numel() else 0.0
 
     def dequantize(self) -> Tensor:
         """The values, in the shape and dtype of the tensor."""

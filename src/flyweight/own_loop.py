@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flyweight.compressed import CompressedModel
@@ -21,12 +22,22 @@ __all__ = ["Preparation", "QuantizationPreparation", "prepare", "prepare_quantiz
 class Preparation:
     """A model whose layers see pruned weights while you train it; made by `prepare`.
 
-    A moving average of it (`torch.optim.swa_utils.AveragedModel`, which copies masks as they are)
-    keeps the zeros too: load its state into ``model`` before `finalize`.
+    A moving average of it (`torch.optim.swa_utils.AveragedModel`) keeps the zeros too: load its
+    state into ``model`` before `finalize`.
 
     Attributes:
         model: to be trained, by any optimiser, on any device and wrapped in whatever is liked.
         number: how many steps were made.
+
+    Example:
+        >>> recipe = PruningRecipe(sparsity=0.5, schedule="one-shot")
+        >>> first, second = (prepare(nn.Linear(8, 4), recipe, steps=10) for _ in "ab")
+        >>> first.step()
+        >>> second.model.load_state_dict(first.model.state_dict())
+        <All keys matched successfully>
+        >>> second.load_state_dict(first.state_dict())
+        >>> second.number, second.sparsity
+        (1, 0.5)
     """
 
     def __init__(self, model: nn.Module, pruning: Pruning) -> None:
@@ -54,25 +65,21 @@ class Preparation:
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """A copy of the masks, bool and of the shape of each weight, by its name."""
-        return self._open.state_dict()
+        return self._open.chosen
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; to be saved beside the states of model and optimiser."""
-        return {"step": self.number, "masks": self._open.state_dict()}
+        return {"step": self.number, **self._open.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that was saved.
 
-        Raises CheckpointError where it is of another model.
+        Raises CheckpointError where it is of another model or recipe, or no state.
         """
-        pruning = self._open
-        masks = state.get("masks", {})
-        if {n: m.shape for n, m in masks.items()} != {n: m.shape for n, m in self.masks.items()}:
-            raise CheckpointError("the masks in this state are those of another model or recipe")
-        self.number = int(state["step"])
-        pruning.at(self.number)
-        for name, mask in masks.items():
-            pruning.masks[name].mask.copy_(mask)
+        pruning, step = self._open, _step_of(state)
+        pruning.load_state_dict(state)
+        pruning.resume(step)
+        self.number = step
 
     def finalize(self) -> nn.Module:
         """Leave plain weights with exact zeros in ``model``, and return it.
@@ -82,6 +89,16 @@ class Preparation:
         self._open.finish_()
         self._pruning = None
         return self.model
+
+
+def _step_of(state: Any) -> int:
+    step = state.get("step") if isinstance(state, Mapping) else None
+    if not isinstance(step, int) or step < 0:
+        raise CheckpointError(
+            "this is not the state of a preparation, which has the number of its step; give what "
+            "state_dict() returned"
+        )
+    return step
 
 
 def prepare(
@@ -104,7 +121,8 @@ def prepare(
         batches: gives calibration batches (inputs, targets) for saliency, as often as called.
         seed: of what is pruned at random.
 
-    Raises ModelError where there is nothing to prune, RecipeError where there is no such recipe.
+    Raises ModelError where there is nothing to prune or would be nothing left, RecipeError where
+    there is no such recipe, DataError where ``batches`` gives none.
 
     Example:
         >>> import torch
@@ -164,15 +182,15 @@ class QuantizationPreparation:
 
         Raises CheckpointError where it is of a model with other zeros.
         """
+        step = _step_of(state)
         masks, own = state.get("masks", {}), self._open.state_dict()
         alike = masks.keys() == own.keys() and all(
-            masks[name].shape == own[name].shape and bool((masks[name] == own[name]).all())
-            for name in own
+            torch.equal(masks[name].to(mask.device), mask) for name, mask in own.items()
         )
         if not alike:
             raise CheckpointError("this state is of another model, or of one with other zeros")
-        self.number = int(state["step"])
-        self._open.resume(self.number)
+        self._open.resume(step)
+        self.number = step
 
     def finalize(self) -> CompressedModel:
         """The compressed model, for `save`; ``model`` is left with plain weights of few values.

@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.container import Container, Reader, read, write
 from flyweight.data import Cifar10, load_cifar10
@@ -26,8 +27,16 @@ from flyweight.models import (
     fill_,
     load_pretrained,
 )
+from flyweight.pruning import select_weights
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe
-from flyweight.stages import check_model, finish, prune_, quantize_
+from flyweight.stages import (
+    check_model,
+    correct_biases_,
+    finish,
+    prune_,
+    quantize_,
+    quantize_post_training_,
+)
 from flyweight.training import (
     Progress,
     choose_device,
@@ -36,6 +45,7 @@ from flyweight.training import (
 
 __all__ = [
     "compress",
+    "compress_post_training",
     "decompress",
     "load",
     "materialize",
@@ -103,6 +113,62 @@ def compress(
         progress=progress,
     )
     return finish(student.cpu(), _on_cpu(shared), recipe, metadata=metadata)
+
+
+def compress_post_training(
+    model: nn.Module | str,
+    inputs: Sequence[Tensor],
+    *,
+    price: float,
+    layers: Sequence[str] = ("*",),
+    examples: int = 256,
+    dense: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+) -> CompressedModel:
+    """Quantise without training and without labels; return a new compressed model.
+
+    ``model`` stays as it is. Zeros that it has stay zeros.
+
+    Arguments:
+        model: a classifier, logits N×K out, or the name of a pretrained network.
+        inputs: calibration batches on the device of the model, of one size, augmented as in
+            training; some thousands of examples in all.
+        price: loss, in nats of an example, that a bit of the file is worth, above 0; the larger,
+            the smaller the file. Try 1e-8 to 1e-6 for 300,000 weights.
+        layers: globs of the names of weights to quantise; others stay floats.
+        examples: of the inputs, from the first on, that the weights are chosen by. All of them
+            correct batch normalisation and biases.
+        dense: how the other floats are kept in the file.
+
+    Raises ModelError for a model that cannot be quantised so, DataError without inputs.
+
+    Example:
+        >>> batches = [torch.randn(256, 3, 32, 32)]
+        >>> compressed = compress_post_training("resnet20", batches, price=1e-7)  # doctest: +SKIP
+
+    Source: as of `flyweight.stages.quantize_post_training_`.
+    """
+    metadata = {"recipe": "post-training"}
+    if isinstance(model, str):
+        metadata["architecture"] = model
+        model = load_pretrained(model)
+    check_model(model)
+    student = copy.deepcopy(model).eval()
+    drift = batch_norm_drift(student, inputs)
+    few = torch.split(torch.cat([*_first(inputs, examples)]), 64)
+    names = select_weights(student, layers=layers)
+    found = quantize_post_training_(student, names, few, price=price)
+    reestimate_batch_norms_(student, inputs, drift=drift)
+    correct_biases_(student, model, inputs)
+    recipe = Recipe(name="post-training", dense=dense)
+    return finish(student.cpu(), _on_cpu(found), recipe, metadata=metadata)
+
+
+def _first(batches: Sequence[Tensor], examples: int) -> Iterator[Tensor]:
+    for batch in batches:
+        if examples <= 0:
+            return
+        yield batch[:examples]
+        examples -= len(batch)
 
 
 def prune(

@@ -141,8 +141,8 @@ def compress_to_file(
         file_bytes=file_bytes,
         compression_ratio=dense_bytes / file_bytes,
         course_ratio=course_ratio(compressed),
-        sparsity=sum(int((t.symbols == 0).sum()) for t in coded)
-        / sum(t.symbols.numel() for t in coded),
+        sparsity=sum(round(t.sparsity * t.symbols.numel()) for t in coded)
+        / max(1, sum(t.symbols.numel() for t in coded)),
         accuracy_before=accuracy_before,
         accuracy_after=float((reloaded_logits.argmax(dim=1) == test.labels).double().mean()),
         reload_identical=torch.equal(logits, reloaded_logits),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flyweight.errors import ModelError
+from flyweight.modes import evaluating
+from flyweight.parametrizations import check_detached
+from flyweight.pruning import zero_filters
 
 __all__ = ["remove_filters", "silence_filters_"]
 
@@ -23,15 +29,17 @@ def remove_filters(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     Where outputs of several layers are added, a filter goes when it is zero in each of them. A
     filter that is zero still puts out a constant, its bias or what batch normalisation makes of
     it; the constant is dropped, which is what `silence_filters_` does, so that the network may need
-    a little retraining. At least one filter of each layer stays. ``model`` is not changed.
+    a little retraining. At least one filter of each layer stays. ``model`` is not changed; each
+    module of the smaller network has the mode, and each parameter the ``requires_grad``, that it
+    has in ``model``.
 
-    ``example_inputs`` is a batch as the network takes it; it is run once to see how layers depend
-    on each other. Needs the package torch-pruning (``pip install flyweight[structured]``).
+    ``example_inputs`` is a batch as the network takes it; it is run to see how layers depend on
+    each other. Needs the package torch-pruning (``pip install flyweight[structured]``).
 
-    Raises ModelError where it is missing or the network cannot be followed.
+    Raises ModelError where it is missing, the network cannot be followed, a mask is still on a
+    weight, or a filter would be cut out of a weight that several layers share.
 
     Example:
-        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> _ = model[0].weight.data[2:].zero_()
         >>> smaller = remove_filters(model, torch.zeros(1, 3, 8, 8))
@@ -46,65 +54,105 @@ def remove_filters(model: nn.Module, example_inputs: Tensor) -> nn.Module:
         raise ModelError(
             "removing filters needs torch-pruning; pip install flyweight[structured]"
         ) from error
-    smaller = silence_filters_(copy.deepcopy(model))
-    with warnings.catch_warnings():
+    check_detached(model)
+    smaller = silence_filters_(copy.deepcopy(model), example_inputs)
+    with warnings.catch_warnings(), evaluating(smaller), torch.enable_grad():
         warnings.simplefilter("ignore")
-        try:
-            graph = torch_pruning.DependencyGraph()
-            graph.build_dependency(smaller, example_inputs=example_inputs)
-        except (
-            Exception
-        ) as error:  # it runs the model and reads its graph, which may raise anything
-            raise ModelError(f"the layers of the model cannot be followed: {error}") from error
+        for parameter in smaller.parameters():  # the graph is that of the gradients
+            if parameter.is_floating_point():
+                parameter.requires_grad_()
+        graph = torch_pruning.DependencyGraph()
+        with _followed():
+            graph.build_dependency(smaller, example_inputs=(example_inputs,))
+        shared = _shared(smaller)
         for layer, prune in list(_removable(smaller, graph, torch_pruning)):
             dead = [k for k in _zero_filters(layer) if _is_dead(graph, layer, prune, k)]
             if len(dead) == layer.weight.shape[0]:
                 dead = dead[1:]
             if dead:
-                graph.get_pruning_group(layer, prune, idxs=dead).prune()
+                group = graph.get_pruning_group(layer, prune, idxs=dead)
+                _check_own(group, shared)
+                group.prune()
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, parameter in smaller.named_parameters():
+        parameter.requires_grad_(trained[name])
     return smaller
 
 
-def silence_filters_(model: nn.Module) -> nn.Module:
+def silence_filters_(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     """Let filters of zeros put out zero: their bias, and what batch normalisation adds, go too.
 
-    Batch normalisation belongs to the layer that is registered before it in the same module.
+    ``example_inputs`` is a batch as the network takes it; it is run to see which layer feeds a
+    batch normalisation. One that is fed by several loses only what is zero in each of them.
     Changes ``model``, and returns it.
+
+    Raises ModelError where the network cannot be run.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
         >>> _ = model[0].weight.data[1].zero_()
-        >>> silence_filters_(model)[1].weight.tolist()
+        >>> silence_filters_(model, torch.zeros(1, 1, 4, 4))[1].weight.tolist()
         [1.0, 0.0]
     """
-    for module in model.modules():
-        last: nn.Module | None = None
-        for child in module.children():
-            if isinstance(child, _Norm) and last is not None:
-                zero = _zero_filters(last)
-                if child.affine and child.num_features == last.weight.shape[0] and zero:  # type: ignore[index]
-                    child.weight.data[zero] = 0
-                    child.bias.data[zero] = 0
-            if isinstance(child, (*_Conv, nn.Linear)):
-                last = child
-                if child.bias is not None:
-                    child.bias.data[_zero_filters(child)] = 0
-            elif not isinstance(child, _Norm):
-                last = None
+    for norm, sources in _fed_by(model, example_inputs).items():
+        if norm.affine:
+            zero = set(range(norm.num_features))
+            for source in sources:
+                zero &= set() if source is None else set(_zero_filters(source))
+            norm.weight.data[sorted(zero)] = 0
+            norm.bias.data[sorted(zero)] = 0
+    for layer in model.modules():
+        if isinstance(layer, (*_Conv, nn.Linear)) and layer.bias is not None:
+            layer.bias.data[_zero_filters(layer)] = 0
     return model
 
 
-def _zero_filters(layer: nn.Module) -> list[int]:
-    weight: Any = layer.weight
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return []
-    empty: list[int] = (~weight.detach().flatten(1).any(1)).nonzero().flatten().tolist()
-    return empty
+@contextmanager
+def _followed() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the model is run and its graph read, which may raise anything
+        raise ModelError(f"the layers of the model cannot be followed: {error}") from error
+
+
+def _fed_by(model: nn.Module, example_inputs: Tensor) -> dict[Any, list[nn.Module | None]]:
+    """For each batch normalisation, the layers whose outputs it took; None for anything else."""
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # holds the tensor, so that its id lasts
+    found: dict[Any, list[nn.Module | None]] = {}
+
+    def after_layer(layer: nn.Module, _: Any, outputs: Tensor) -> None:
+        made[id(outputs)] = layer, outputs, outputs._version
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer, _, version = made.get(id(inputs[0]), (None, None, None))
+        same = version == inputs[0]._version  # nothing was added in place
+        found.setdefault(norm, []).append(layer if same else None)
+
+    hooks: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, _Norm):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+        elif isinstance(module, (*_Conv, nn.Linear)):
+            hooks.append(module.register_forward_hook(after_layer))
+    try:
+        with _followed(), evaluating(model), torch.no_grad():
+            model(example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _zero_filters(layer: Any) -> list[int]:
+    found: list[int] = zero_filters(layer.weight).nonzero().flatten().tolist()
+    return found
 
 
 def _removable(model: nn.Module, graph: Any, pruning: Any) -> Iterator[tuple[Any, Any]]:
     """Each layer whose outputs other layers take, with the function that removes some."""
     for module in model.modules():
+        if module not in graph.module2node:  # it has no part in what the network puts out
+            continue
         if isinstance(module, _Conv) and module.groups == 1:
             yield module, pruning.prune_conv_out_channels
         elif isinstance(module, nn.Linear):
@@ -116,11 +164,43 @@ def _is_dead(graph: Any, layer: nn.Module, prune: Any, filter_: int) -> bool:
     group = graph.get_pruning_group(layer, prune, idxs=[filter_])
     taken = False
     for dependency, places in group:
-        target = dependency.target.module
         if graph.is_out_channel_pruning_fn(dependency.handler):
-            weight = getattr(target, "weight", None)  # an addition has none
-            if weight is not None and bool(weight.detach()[list(places)].any()):
+            if _puts_out(dependency.target.module, list(places)):
                 return False
         else:
             taken = True
     return taken
+
+
+def _puts_out(target: Any, places: list[int]) -> bool:
+    """Whether a module, or a parameter that is added, has weights for these of its outputs."""
+    weight = target if isinstance(target, nn.Parameter) else getattr(target, "weight", None)
+    if weight is None:  # an addition has no parameters at all
+        return any(True for _ in target.parameters())
+    if isinstance(target, nn.Parameter):
+        return bool(weight.detach().any())
+    inputs_first = isinstance(target, (nn.modules.conv._ConvTransposeNd, nn.Embedding))
+    return bool(weight.detach().index_select(int(inputs_first), torch.tensor(places)).any())
+
+
+def _shared(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The parameters that several modules hold, with one of their names."""
+    holders = Counter(
+        parameter
+        for module in model.modules()
+        for parameter in set(module.parameters(recurse=False))
+    )
+    return {p: name for name, p in model.named_parameters() if holders[p] > 1}
+
+
+def _check_own(group: Any, shared: dict[nn.Parameter, str]) -> None:
+    """Raise ModelError where a group of filters is cut out of a weight that is shared."""
+    for dependency, _ in group:
+        target = dependency.target.module
+        held = target.parameters() if isinstance(target, nn.Module) else [target]
+        for parameter in held:
+            if parameter in shared:
+                raise ModelError(
+                    f"tensor {shared[parameter]!r} is shared by several layers, and removing zero "
+                    "filters would cut only one of them; give each a copy of its own first"
+                )

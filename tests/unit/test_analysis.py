@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -161,3 +162,44 @@ def test_layers_that_lose_nothing_are_not_pruned_beyond_what_is_asked():
     points = [SensitivityPoint(name, s, 0.9) for name in "ab" for s in (0.0, 0.9)]
     found = allocate(points, {"a": 10, "b": 30}, 0.45)
     assert found == pytest.approx({"a": 0.45, "b": 0.45})
+
+
+SCAN = [SensitivityPoint(name, s, 0.9 - s) for name in "ab" for s in (0.0, 0.5)]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_is_refused(score):
+    points = [*SCAN, SensitivityPoint("b", 0.9, score)]
+    with pytest.raises(ModelError, match=rf"score of 'b' at a sparsity of 0\.9 is {score}"):
+        allocate(points, {"a": 1, "b": 1}, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("points", "sizes", "sparsity", "message"),
+    [
+        (SCAN, {"a": 1, "b": 1}, -0.5, "fraction from 0 to 1; -0.5"),
+        (SCAN, {"a": 1, "b": 1}, float("nan"), "fraction from 0 to 1; nan"),
+        (SCAN, {"a": 1}, 0.1, "'b' is in the scan and has no size"),
+        ([*SCAN, SCAN[1]], {"a": 1, "b": 1}, 0.1, "a sparsity of 0.5 twice for 'a'"),
+        (SCAN[1:], {"a": 1, "b": 1}, 0.1, "scan of 'a' begins at a sparsity of 0.5"),
+        ([SensitivityPoint("a", 1.5, 0.1)], {"a": 1}, 0.1, "fraction from 0 to 1; 1.5"),
+    ],
+)
+def test_a_scan_that_cannot_be_shared_out_is_refused(points, sizes, sparsity, message):
+    with pytest.raises(ModelError, match=re.escape(message)):
+        allocate(points, sizes, sparsity)
+
+
+@pytest.mark.parametrize(("groups", "inputs"), [(1, 4), (2, 2)])
+def test_a_transposed_convolution_has_its_outputs_for_filters(groups, inputs):
+    layer = nn.ConvTranspose2d(4, 8, 2, groups=groups)
+    with torch.no_grad():
+        for output in (1, 6):  # of the second group where there are two
+            group, place = divmod(output, 8 // groups)
+            layer.weight[group * inputs : (group + 1) * inputs, place] = 0
+    (row,) = summary(layer).layers
+    assert (row.filters, row.channels) == (8, inputs)
+    assert (row.zero_filters, row.zero_channels, row.structured) == (2, 0, True)
+    images = torch.randn(1, 4, 3, 3)
+    silent = (layer(images) == layer.bias.view(1, -1, 1, 1)).all(dim=(0, 2, 3))
+    assert silent.nonzero().flatten().tolist() == [1, 6]

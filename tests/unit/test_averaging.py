@@ -9,11 +9,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flyweight.data import Split
+from flyweight.errors import CheckpointError, ModelError
 from flyweight.own_loop import prepare
 from flyweight.parametrizations import MaskedWeight, attach_
 from flyweight.recipes import PruningRecipe, SharingRecipe
 from flyweight.stages import prune_, quantize_
 from flyweight.training import TrainingConfig, fit_
+from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 
 TRAINING = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.05, precision="fp32")
 WEIGHTS = ("0.weight", "4.weight")
@@ -135,10 +137,14 @@ def test_a_run_that_was_stopped_averages_the_same(tmp_path):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.9)], ids=["swa", "ema"])
-def test_an_average_of_torch_keeps_the_zeros(average):
+@pytest.mark.parametrize(
+    ("average", "buffers"),
+    [(None, False), (get_ema_multi_avg_fn(0.9), False), (get_ema_multi_avg_fn(0.9), True)],
+    ids=["swa", "ema", "ema with buffers"],  # swa of torch itself refuses buffers that are bool
+)
+def test_an_average_of_torch_keeps_the_zeros(average, buffers):
     prepared = prepare(network(), PruningRecipe(sparsity=0.8, interval=5), steps=60)
-    averaged = AveragedModel(prepared.model, multi_avg_fn=average)
+    averaged = AveragedModel(prepared.model, multi_avg_fn=average, use_buffers=buffers)
     optimizer = torch.optim.AdamW(prepared.model.parameters(), 0.01, weight_decay=0.3)
     for step in range(60):
         torch.manual_seed(step)
@@ -152,10 +158,47 @@ def test_an_average_of_torch_keeps_the_zeros(average):
         averaged.update_parameters(prepared.model)
         for name, mask in prepared.masks.items():
             layer = averaged.module.get_submodule(name.removesuffix(".weight"))
-            assert not layer.weight[~mask].any()
+            assert buffers or not layer.weight[~mask].any()  # else it averages the masks as well
     last = copy.deepcopy(prepared.model)
     prepared.model.load_state_dict(averaged.module.state_dict())
     done = prepared.finalize()
     assert zeros(done) == round(0.8 * TOTAL)
     assert torch.equal(done[0].weight == 0, last[0].weight == 0)
     assert not torch.equal(done[0].weight, last[0].weight)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_zero_that_comes_back_stops_the_run_at_the_end_of_its_epoch(decay):
+    training = dataclasses.replace(TRAINING, ema_decay=decay)
+    recipe = PruningRecipe(sparsity=0.7, schedule="one-shot", training=training)
+    model, told = network(), []
+
+    def progress(text, done, total):
+        told.append(text)
+        if done == 6:  # in the second epoch of four steps
+            model[4].parametrizations.weight[0].mask.fill_(True)
+
+    with pytest.raises(ModelError, match=r"'4.weight' has values where its mask says zero"):
+        prune_(model, recipe, images(), seed=0, progress=progress)
+    assert len(told) == 8
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_masks_that_were_chosen(tmp_path):
+    recipe = PruningRecipe(sparsity=0.7, schedule="one-shot", training=TRAINING)
+    state = tmp_path / "state.pt"
+
+    def stop(text, done, total):
+        if "epoch 2" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_(network(), recipe, images(), seed=0, checkpoint=state, progress=stop)
+    other = dataclasses.replace(recipe, sparsity=0.6)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        prune_(network(), other, images(), seed=0, checkpoint=state)
+    kept = read_checkpoint(state)
+    kept["model"]["4.parametrizations.weight.0.mask"].fill_(True)
+    write_checkpoint(kept, state)
+    model = network()
+    prune_(model, recipe, images(), seed=0, checkpoint=state)
+    assert zeros(model) == round(0.7 * TOTAL)

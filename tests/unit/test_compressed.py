@@ -9,6 +9,7 @@ from torch import nn
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.container import dumps, loads
 from flyweight.errors import FlyweightError, ModelError
+from flyweight.quantization import fixed_point
 
 DTYPES = [
     torch.float64,
@@ -45,6 +46,36 @@ def test_dequantize_by_hand():
     assert tensor.dtype == torch.float32
     assert tensor.sparsity == 0.25
     assert CompressedTensor(torch.zeros(0, 3, dtype=torch.int32), torch.ones(1)).sparsity == 0.0
+
+
+def test_sparsity_counts_what_is_zero_however_it_is_stored():
+    weight = torch.tensor([[-1.0, 0.2, 2.0, 1.0], [0.0, 1.0, 2.0, 4.0]])
+    tensor = fixed_point(weight, bits=2, per_channel=True)
+    assert tensor.dequantize()[0].tolist() == [-1.0, 0.0, 2.0, 1.0]
+    assert tensor.sparsity == 0.25
+    assert tensor.symbols[0].all()
+    symbols = torch.tensor([[0, 1, 2], [0, 1, 2]])
+    scales, offsets = torch.tensor([1.0, 0.5]), torch.tensor([0.0, -1.0])
+    assert CompressedTensor(symbols, torch.tensor([0.0, 2.0])).sparsity == 4 / 6
+    assert CompressedTensor(symbols, torch.tensor([1.0, 2.0]), scales, offsets).sparsity == 3 / 6
+    assert CompressedTensor(symbols, torch.tensor([1.0, 2.0]), scales * 0).sparsity == 1
+    tiny = torch.tensor([1e-30, 1.0])
+    assert CompressedTensor(symbols, tiny, torch.tensor([1e-30, 1.0])).sparsity == 3 / 6
+
+
+@given(
+    channels=st.integers(0, 4), width=st.integers(0, 5), seed=st.integers(0, 99), kind=st.booleans()
+)
+def test_sparsity_is_that_of_the_values(channels, width, seed, kind):
+    generator = torch.Generator().manual_seed(seed)
+    symbols = torch.randint(4, (channels, width, 2), generator=generator)
+    levels = torch.randint(-1, 2, (3,), generator=generator).float()
+    scales = torch.randint(0, 3, (channels,), generator=generator).float()
+    offsets = torch.randint(-2, 3, (channels,), generator=generator).float()
+    tensor = CompressedTensor(symbols, levels, *((scales, offsets) if kind else ()))
+    values = tensor.dequantize()
+    wanted = float((values == 0).double().mean()) if values.numel() else 0.0
+    assert tensor.sparsity == pytest.approx(wanted)
 
 
 def test_a_model_is_a_mapping_in_which_tied_names_share_one_tensor():

@@ -1,5 +1,6 @@
 """The names of the course's notebooks."""
 
+import copy
 import itertools
 
 import pytest
@@ -50,33 +51,111 @@ def test_zeros_survive_finetuning_with_any_optimizer(prune):
     assert set(net.state_dict()) == set(network().state_dict())
 
 
+def test_a_fraction_where_per_cent_are_meant_is_told():
+    for prune in (course.prune_by_percentage, course.global_prune_by_percentage):
+        with pytest.warns(UserWarning, match=r"0\.75 prunes 0\.75 % .*did you mean 75\?"):
+            prune(network(), q=0.75)
+        for q in (0, 1, 75.5):
+            prune(network(), q=q)  # a warning would be an error
+
+
+def test_pruned_weights_are_zero_without_a_sign():
+    for prune in (
+        course.prune_by_percentage,
+        course.global_prune_by_percentage,
+        course.prune_by_std,
+    ):
+        net = prune(network())
+        for i in (0, 3):
+            zeros = net[i].weight[net[i].weight == 0]
+            assert len(zeros)
+            assert not zeros.signbit().any()
+
+
+def loader(pictures=8):
+    return [(torch.randn(pictures, 3, 8, 8), torch.arange(pictures)) for _ in range(3)]
+
+
+def test_a_loader_without_an_optimizer_is_used_with_descent_of_the_rate_given(monkeypatch):
+    monkeypatch.setattr(course, "load_cifar10", None)  # is not asked for
+    net = course.prune_by_percentage(network(), q=50)
+    still, moved = copy.deepcopy(net), copy.deepcopy(net)
+    batches = loader()
+    course.finetune_after_prune(still, batches, lr=0.0)
+    assert torch.equal(still[3].weight, net[3].weight)
+    optimizer = torch.optim.SGD(moved.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+    course.finetune_after_prune(moved, batches, optimizer=optimizer)
+    course.finetune_after_prune(net, batches, lr=0.1, reg=0.01)
+    assert torch.equal(moved[3].weight, net[3].weight)
+    assert not torch.equal(still[3].weight, net[3].weight)
+    assert shares(net)[1] == 0.5
+
+
+def test_what_would_be_ignored_without_a_loader_is_refused(monkeypatch):
+    net = network()
+    with pytest.raises(ValueError, match="optimizer is for a trainloader"):
+        course.finetune_after_prune(net, optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
+    weighted = nn.CrossEntropyLoss(weight=torch.ones(10))
+    for criterion in (nn.MSELoss(), smooth, weighted, lambda a, b: a.sum()):
+        with pytest.raises(ValueError, match="the loss is the cross-entropy"):
+            course.finetune_after_prune(net, criterion=criterion)
+
+    def called(path=None):
+        raise InterruptedError
+
+    monkeypatch.setattr(course, "load_cifar10", called)
+    with pytest.raises(InterruptedError):
+        course.finetune_after_prune(net, criterion=nn.CrossEntropyLoss())
+
+
 def test_the_straight_through_estimator_by_hand():
     weight = nn.Parameter(torch.tensor([0.0, -1.0, 0.2, 1.2, 2.0]))
     seen = course.STE.apply(weight, 2)
     torch.testing.assert_close(seen, torch.tensor([0.0, -1.0, 0.0, 1.0, 2.0]))
     seen.backward(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert weight.grad.tolist() == [0.0, 2.0, 3.0, 4.0, 5.0]
-    narrow = course.STE.apply(weight, 2, "narrow")
-    torch.testing.assert_close(narrow, torch.tensor([0.0, 0.0, 0.0, 2.0, 2.0]))
+    narrow = torch.tensor([0.0, 0.0, 0.0, 2.0, 2.0])
+    for symmetric in (True, "narrow"):
+        torch.testing.assert_close(course.STE.apply(weight, 2, symmetric), narrow)
+    mid_rise = torch.tensor([0.0, -2 / 3, 2 / 3, 2 / 3, 2.0])
+    torch.testing.assert_close(course.STE.apply(weight, 2, "mid-rise"), mid_rise)
+    assert torch.equal(course.STE.apply(weight, 2, False), seen)
+    assert torch.equal(course.STE.apply(weight, None), weight)
 
 
-def test_fixed_point_layers_compute_with_few_values_and_keep_zeros():
+@pytest.mark.parametrize("symmetric", [False, True, "mid-rise"])
+def test_fixed_point_layers_compute_with_few_values_and_keep_zeros(symmetric):
     torch.manual_seed(0)
     net = nn.Sequential(
-        course.FP_Conv(3, 4, 3, stride=2, padding=1, Nbits=2), nn.Flatten(), course.FP_Linear(64, 5)
+        course.FP_Conv(3, 4, 3, stride=2, padding=1, Nbits=2, symmetric=symmetric),
+        nn.Flatten(),
+        course.FP_Linear(64, 5),
     )
     course.prune_by_percentage(net, q=50)
-    zeros = net[0].weight == 0
+    weight = net[0].conv.weight
+    zeros = weight == 0
     x = torch.randn(2, 3, 8, 8)
-    wanted = nn.functional.conv2d(x, course.STE.apply(net[0].weight, 2), stride=2, padding=1)
+    few = course.STE.apply(weight, 2, symmetric)
+    assert 2 <= len(few[~zeros].unique()) <= 4
+    wanted = nn.functional.conv2d(x, few, stride=2, padding=1)
     assert torch.equal(net[0](x), wanted)
-    assert torch.equal(net[2](wanted.flatten(1)), nn.Linear.forward(net[2], wanted.flatten(1)))
+    assert torch.equal(net[2](wanted.flatten(1)), net[2].linear(wanted.flatten(1)))
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         net(x).square().sum().backward()
         optimizer.step()
-    assert not net[0].weight[zeros].any()
+    assert not weight[zeros].any()
+    assert weight[~zeros].all()
+
+
+def test_fixed_point_layers_name_their_tensors_as_the_course_does():
+    layers = nn.ModuleDict({"head": course.FP_Conv(4, 4, 3, 1, 1, 1, 2, bias=True, Nbits=None)})
+    layers["tail"] = course.FP_Linear(4, 2, Nbits=4, symmetric=True)
+    names = ["head.conv.weight", "head.conv.bias", "tail.linear.weight", "tail.linear.bias"]
+    assert list(layers.state_dict()) == names
+    assert layers["head"].conv.groups == 2
 
 
 def test_few_values_and_their_codewords(capsys):

@@ -245,6 +245,37 @@ def test_from_values_keeps_every_bit():
         CompressedTensor.from_values(torch.tensor([math.nan]))
 
 
+FAR_APART = [
+    (torch.float16, 6e4, {"bits": 1, "per_channel": True}, "from -60000 to 60000 .* 65504"),
+    (torch.float16, 6e4, {"bits": 2, "scheme": "narrow", "power_of_two": True}, "65504"),
+    (torch.float32, 3e38, {"bits": 2}, r"from -3e\+38 to 3e\+38 .* 3.40282e\+38"),
+    (torch.float32, 3e38, {"bits": 2, "zero_level": True}, "too far apart"),
+    (torch.float32, 3e38, {"bits": 2, "power_of_two": True}, "too far apart"),
+    (torch.float32, 3e38, {"bits": 2, "zero_level": True, "power_of_two": True}, "too far apart"),
+    (torch.float32, 3e38, {"bits": 2, "scheme": "mid-rise", "power_of_two": True}, "too far apart"),
+    (torch.float32, 3e38, {"bits": 2, "scheme": "mid-rise", "per_channel": True}, "too far apart"),
+    (torch.bfloat16, 3e38, {"bits": 2}, "bfloat16"),
+    (torch.float64, 1e308, {"bits": 2}, "float64"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "most", "settings", "said"), FAR_APART)
+def test_a_range_too_wide_for_the_type_is_refused_and_never_silent(dtype, most, settings, said):
+    weight = torch.tensor([[most, -most, most / 2], [0.0, -most / 3, 1.0]], dtype=dtype)
+    with pytest.raises(ModelError, match=said):
+        fixed_point(weight, **settings)
+    assert not torch.isfinite(FixedPoint(**settings).quantize(weight, weight != 0)).all()
+
+
+def test_a_wide_range_that_fits_is_taken():
+    half = torch.tensor([[6e4, -6e4], [0.0, -6e4]], dtype=torch.float16)
+    assert torch.equal(fixed_point(half, bits=1).dequantize(), half)
+    assert torch.equal(fixed_point(half, bits=2, scheme="narrow").dequantize(), half)
+    full = torch.tensor([3e38, 1e38, 0.0, -3e38])
+    found = fixed_point(full, bits=2, scheme="narrow").dequantize()
+    torch.testing.assert_close(found, torch.tensor([3e38, 0.0, 0.0, -3e38]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -260,5 +291,9 @@ def test_from_values_keeps_every_bit():
 def test_the_impossible_is_refused_in_words(arguments, message):
     with pytest.raises(ModelError, match=message):
         fixed_point(torch.ones(3), **arguments)
-    with pytest.raises(ModelError, match="NaN"):
-        fixed_point(torch.tensor([math.nan]), bits=2)
+    for broken in (math.nan, math.inf):
+        weight = torch.tensor([broken, 1.0])
+        with pytest.raises(ModelError, match="weights hold NaN"):
+            fixed_point(weight, bits=2)
+        with pytest.raises(ModelError, match="weights hold NaN"):
+            FixedPoint(2).compressed(weight, weight != 0)

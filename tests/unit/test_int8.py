@@ -110,8 +110,102 @@ def test_it_can_be_trained_on():
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_onnxruntime_gives_the_same_answers(tmp_path):
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_zeros_stay_while_it_is_trained_on(optimizer):
+    model = network()
+    for layer in (model[0], model[4]):
+        layer.weight.data[random(*layer.weight.shape, seed=5) > 0] = 0
+    prepared = prepare_int8(model, [random(16, 3, 8, 8)]).train()
+    before = {at: prepared[at].weight().detach() for at in (0, 4)}
+    settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    steps = optimizer(prepared.parameters(), 0.01, weight_decay=0.01, **settings)
+    for seed in range(5):
+        steps.zero_grad()
+        nn.functional.cross_entropy(
+            prepared(random(16, 3, 8, 8, seed=seed)), torch.arange(16) % 10
+        ).backward()
+        steps.step()
+    for at, weight in before.items():
+        zeros = model[at].weight == 0
+        assert 0 < int(zeros.sum()) < zeros.numel()
+        assert not prepared[at].weight()[zeros].any()
+        assert not prepared[at].layer.weight[zeros].any()
+        assert not torch.equal(prepared[at].weight(), weight)
+
+
+def test_what_is_written_into_a_pruned_weight_does_not_count():
+    layer = Int8Layer(nn.Linear(2, 2, bias=False))
+    layer.layer.weight.data.copy_(torch.tensor([[0.0, 1.0], [0.5, 0.0]]))
+    pruned = Int8Layer(layer.layer)
+    pruned.layer.weight.data.fill_(1.0)
+    assert pruned.weight().tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    pruned.weight().sum().backward()
+    assert pruned.layer.weight.grad.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def sessions(path):
+    """As the graph is written, and as integers; then a tie may be rounded the other way inside."""
     runtime = pytest.importorskip("onnxruntime")
+    for optimise, levels in ((False, 1.01), (True, 2.01)):
+        options = runtime.SessionOptions()
+        if not optimise:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        yield runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"]), levels
+
+
+def dead_filter(model):
+    model[0].weight.data[2] = 0
+    model[1].bias.data[2] = 3.0
+
+
+def tiny_filter(model):
+    model[0].weight.data[2] *= 1e-7
+    model[1].running_mean[2] *= 1e-7
+    model[1].bias.data[2] = 3.0
+
+
+def tiny_filter_and_large_bias(model):
+    model[0].weight.data[2] *= 1e-4
+    model[1].running_mean[2] = -3000.0
+
+
+def dead_layer(model):
+    model[4].weight.data.zero_()
+
+
+@pytest.mark.parametrize(
+    "change", [dead_filter, tiny_filter, tiny_filter_and_large_bias, dead_layer]
+)
+def test_filters_next_to_nothing_give_the_same_answers_in_onnxruntime(tmp_path, change):
+    pytest.importorskip("onnx")
+    model = network()
+    change(model)
+    inputs = random(32, 3, 8, 8, seed=4)
+    prepared = prepare_int8(model, [inputs])
+    export_onnx(prepared, inputs[:2], tmp_path / "int8.onnx")
+    wanted = prepared(inputs).detach()
+    with torch.no_grad():
+        exact = model(inputs)
+    level = prepared[4].outputs.scale
+    assert float((wanted - exact).square().mean()) <= 0.02 * float(exact.var())
+    for session, levels in sessions(tmp_path / "int8.onnx"):
+        (found,) = session.run(None, {"images": inputs.numpy()})
+        assert float((torch.from_numpy(found) - wanted).abs().max()) <= levels * level
+
+
+def test_biases_fit_in_32_bits():
+    layer = Int8Layer(nn.Linear(3, 3))
+    layer.layer.weight.data.copy_(torch.diag(torch.tensor([1.0, 1e-9, 1e-9])))
+    layer.layer.bias.data.copy_(torch.tensor([1.0, 0.0, 1e6]))
+    layer(torch.ones(1, 3))
+    layer.inputs.observing = False
+    scales = layer.scales()
+    assert float(scales[0]) == pytest.approx(1 / 63)
+    assert float(scales[1]) == pytest.approx(2**-16 / 63)
+    assert float(1e6 / (scales[2] * layer.inputs.scale)) < 2**30 * 1.001
+
+
+def test_onnxruntime_gives_the_same_answers(tmp_path):
     onnx = pytest.importorskip("onnx")
     inputs = random(32, 3, 8, 8, seed=4)
     prepared = prepare_int8(network(), [inputs])
@@ -121,14 +215,7 @@ def test_onnxruntime_gives_the_same_answers(tmp_path):
     assert "BatchNormalization" not in kinds
     wanted = prepared(inputs).detach()
     level = prepared[4].outputs.scale
-    # As it is written, and as integers, where a tie may be rounded the other way inside.
-    for optimise, levels in ((False, 1.01), (True, 2.01)):
-        options = runtime.SessionOptions()
-        if not optimise:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = runtime.InferenceSession(
-            tmp_path / "int8.onnx", options, providers=["CPUExecutionProvider"]
-        )
+    for session, levels in sessions(tmp_path / "int8.onnx"):
         (found,) = session.run(None, {"images": inputs.numpy()})
         error = (torch.from_numpy(found) - wanted).abs()
         assert float(error.max()) <= levels * level
@@ -167,3 +254,109 @@ def test_the_impossible_is_refused_in_words():
         prepare_int8(network(), [])
     with pytest.raises(ModelError, match="no linear layer or convolution"):
         prepare_int8(nn.Sequential(nn.ReLU()), [random(2, 3)])
+    with pytest.raises(ModelError, match=r"a Linear itself; put it into nn\.Sequential"):
+        prepare_int8(nn.Linear(3, 2), [random(2, 3)])
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.full((2, 3, 8, 8), torch.nan), "holds NaN or infinity"),
+        (torch.zeros(0, 3, 8, 8), "holds no example"),
+        ((torch.zeros(2, 3, 8, 8), torch.zeros(2)), "is a tuple, not a tensor"),
+    ],
+)
+def test_batches_that_have_no_range_are_refused(batch, message, at):
+    batches = [random(2, 3, 8, 8)]
+    batches.insert(at, batch)
+    with pytest.raises(DataError, match=f"calibration batch {at} {message}"):
+        prepare_int8(network(), batches)
+
+
+def test_activations_that_have_no_range_are_refused():
+    with pytest.raises(DataError, match="no activation to measure"):
+        Observer()(torch.zeros(0))
+    with pytest.raises(ModelError, match="activations hold NaN or infinity"):
+        Observer(tail=0.1)(torch.tensor([1.0, torch.inf]))
+    broken = network()
+    broken[4].weight.data[0] = torch.nan
+    with pytest.raises(ModelError, match=r"gives NaN or infinity .* repair the checkpoint"):
+        prepare_int8(broken, [random(2, 3, 8, 8)])
+
+
+class Attending(nn.Module):
+    """Attention, of which torch reads the weights, and what calls its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, inputs):
+        return self.linear(self.attention(inputs, inputs, inputs)[0])
+
+
+class Reading(nn.Module):
+    """Reads the weight of its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, inputs):
+        return nn.functional.linear(inputs, self.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Reading(),
+        Attending(),
+        nn.TransformerEncoderLayer(8, 2, 16),
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+    ],
+)
+def test_modules_that_read_the_weights_of_their_layers_are_refused(model):
+    message = r"nn\.MultiheadAttention, reads the weights of a layer instead of calling it"
+    with pytest.raises(ModelError, match=message):
+        prepare_int8(model, [random(2, 5, 8)])
+
+
+class Several(nn.Module):
+    """More than one output."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, inputs):
+        return self.linear(inputs), inputs
+
+
+def test_a_network_with_several_outputs_is_refused():
+    with pytest.raises(ModelError, match="gives a tuple, not a tensor"):
+        prepare_int8(Several(), [random(2, 8)])
+
+
+def test_statistics_of_the_batch_cannot_be_folded():
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    with pytest.raises(ModelError, match="'1' has no running statistics"):
+        prepare_int8(nn.Sequential(nn.Conv2d(3, 2, 1), norm), [random(2, 3, 4, 4)])
+
+
+class Shared(nn.Module):
+    """One layer with two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(8, 8)
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_a_layer_with_two_names_is_one_layer_of_eight_bits():
+    prepared = prepare_int8(Shared(), [random(2, 8)])
+    assert isinstance(prepared.first, Int8Layer)
+    assert prepared.second is prepared.first

@@ -116,6 +116,38 @@ def test_weights_of_the_error_move_the_levels_and_zero_counts_nothing():
     assert torch.equal(same.dequantize(), share(weight, bits=1, init="optimal").dequantize())
 
 
+@pytest.mark.parametrize("init", INITIALIZATIONS)
+@pytest.mark.parametrize(("count", "decades"), [(300, 13), (300, 18), (3000, 24)])
+def test_weights_of_the_error_that_span_many_decades(init, count, decades):
+    generator = torch.Generator().manual_seed(count + decades)
+    weight = torch.randn(count, generator=generator)
+    span = torch.rand(count, generator=generator, dtype=torch.float64)
+    importance = 10.0 ** (-decades * span)
+    tensor = share(weight, bits=4, init=init, weights=importance)
+    assert bool(torch.isfinite(tensor.levels).all())
+    assert len(tensor.levels) == 16
+    assert float(weight.min()) <= float(tensor.levels.min())
+    assert float(tensor.levels.max()) <= float(weight.max())
+    found, best = (
+        float((importance * (some.dequantize().double() - weight) ** 2).sum())
+        for some in (tensor, share(weight, bits=4, init="optimal", weights=importance))
+    )
+    assert best <= found * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("many", [2, 200_000])
+@pytest.mark.parametrize("least", [1e-12, 1e-18])
+def test_a_cluster_whose_weights_hardly_count_is_not_empty(many, least):
+    values = torch.cat([torch.linspace(0, 1, many, dtype=torch.float64), torch.tensor([10.0, 11])])
+    weights = torch.ones(many + 2, dtype=torch.float64)
+    weights[-2:] = least
+    for init in ("linear", "optimal"):
+        low, high = kmeans_1d(values, 2, init=init, weights=weights).tolist()
+        if init == "linear":  # the optimum rather cuts the many in two
+            assert low == pytest.approx(0.5)
+            assert 10 <= high <= 11
+
+
 def test_two_clusters_by_brute_force():
     data = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.2, 2.9], dtype=torch.float64)
 
@@ -142,14 +174,28 @@ def test_zeros_stay_zero_and_nothing_else_becomes_symbol_zero(data, bits):
     assert len(tensor.levels) <= 2**bits
 
 
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_each_weight_gets_its_nearest_level(bits):
-    weight = torch.randn(40, 9, generator=torch.Generator().manual_seed(bits))
+def test_each_weight_gets_its_nearest_level(bits, dtype):
+    weight = torch.randn(40, 9, generator=torch.Generator().manual_seed(bits)).to(dtype)
     tensor = share(weight, bits=bits, init="density")
-    error = (weight - tensor.dequantize()).abs()
-    least = (weight[..., None] - tensor.levels).abs().min(-1).values
+    error = (weight.double() - tensor.dequantize().double()).abs()
+    least = (weight.double()[..., None] - tensor.levels.double()).abs().min(-1).values
     assert torch.equal(error, least)
     assert tensor.shape == weight.shape
+    assert tensor.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends"), [(torch.float16, (4e4, 6e4)), (torch.float32, (2e38, 3e38))], ids=str
+)
+def test_the_middle_of_two_levels_may_be_half_of_what_overflows(dtype, ends):
+    weight = torch.tensor([ends[0], ends[0] * 1.01, ends[1], ends[1] * 1.01]).to(dtype)
+    found = share(weight, bits=1).dequantize()
+    torch.testing.assert_close(found, weight, rtol=0.01, atol=0)
 
 
 def test_a_mask_prunes_and_all_masked_needs_no_levels():

@@ -1,9 +1,11 @@
 """Rows of the exercises: made where they are missing, and not twice."""
 
 import csv
+import time
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from labs import rows as lab
 
@@ -76,11 +78,21 @@ def test_states_go_when_training_is_done_and_stay_when_it_was_stopped(scratch):
                 raise KeyboardInterrupt
         return folder
 
+    assert not lab.is_begun("some", "std 1.0")
     with pytest.raises(KeyboardInterrupt):
         train(error=True)
+    assert lab.is_begun("some", "std 1.0")
     for others in (("other", "std 1.0"), ("some", "std 0.5")):
+        assert not lab.is_begun(*others)
         with lab.states(*others) as elsewhere:
             assert not elsewhere.exists()
     with lab.states("some", "std 1.0") as folder:
         assert (folder / "state.pt").exists()
     assert not train(error=False).exists()
+    assert not lab.is_begun("some", "std 1.0")
+
+
+def test_minutes_are_of_all_the_work_or_blank():
+    device = torch.device("cpu")
+    assert lab.origin(3, device, time.perf_counter() - 90)["minutes"] == pytest.approx(1.5)
+    assert lab.origin(3, device, time.perf_counter() - 90, whole=False)["minutes"] == ""

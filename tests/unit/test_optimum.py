@@ -92,6 +92,31 @@ def test_scales_at_the_ends_of_float32_are_no_trouble(way):
     assert optimal_edges(tiny, np.ones(4), 2).tolist() == [0, 2, 4]
 
 
+@pytest.mark.parametrize("decades", [13, 18, 24])
+def test_weights_of_any_span_lead_near_the_least_error(way, decades):
+    generator = np.random.default_rng(5)
+    for _ in range(6):
+        points = np.unique(generator.normal(size=9))
+        weights = 10.0 ** -(decades * generator.random(points.size))
+        rounding = 1e-15 * weights.sum() * np.ptp(points) ** 2
+        for clusters in range(1, points.size + 1):
+            edges = optimal_edges(points, weights, clusters)
+            assert (np.diff(edges) > 0).all()
+            least = by_brute_force(points, weights, clusters)
+            assert error_of(points, weights, edges) <= least * (1 + 1e-6) + rounding
+
+
+@pytest.mark.parametrize("heavy", ["first", "last"])
+def test_a_weight_that_vanishes_beside_the_sum_of_many_still_counts(way, heavy):
+    points = np.arange(400.0)
+    weights = np.ones(400)
+    weights[300:] = 1e-18
+    weights = weights if heavy == "first" else weights[::-1]
+    edges = optimal_edges(points, weights, 350)  # at least 50 clusters of such weights only
+    assert edges.size == 351
+    assert (np.diff(edges) > 0).all()
+
+
 @pytest.mark.parametrize("clusters", [0, 4])
 def test_more_clusters_than_values_are_refused(clusters):
     with pytest.raises(ModelError, match=f"3 distinct values cannot make {clusters} clusters"):

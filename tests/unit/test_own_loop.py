@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 import flyweight
-from flyweight.errors import CheckpointError, ModelError, RecipeError
-from flyweight.own_loop import prepare
+from flyweight.errors import CheckpointError, DataError, ModelError, RecipeError
+from flyweight.own_loop import prepare, prepare_quantization
+from flyweight.parametrizations import MaskedWeight
 from flyweight.pruning import percentile_mask
-from flyweight.recipes import PruningRecipe
+from flyweight.recipes import PruningRecipe, SharingRecipe
+from flyweight.stages import Pruning
+from flyweight.training import TrainingConfig
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -245,8 +248,156 @@ def test_the_impossible_is_refused_in_words(work, error, message):
         work()
 
 
+def frozen():
+    model = network()
+    model[3].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "message"),
+    [
+        (
+            lambda: prepare(network(), PruningRecipe(sparsity=0, overrides={"*": 1.0}), steps=1),
+            ModelError,
+            "a sparsity of 1 leaves none of the 936 weights; ask for less",
+        ),
+        (
+            lambda: prepare(
+                frozen(), PruningRecipe(criterion="taylor"), steps=9, batches=lambda: [*batches()]
+            ),
+            ModelError,
+            r"'3.weight' is frozen and has no gradient; leave it out",
+        ),
+        (
+            lambda: prepare(network(), PruningRecipe(criterion="fisher"), steps=9, batches=list),
+            DataError,
+            "no calibration batches",
+        ),
+        (
+            lambda: prepare(nn.Sequential(nn.LazyLinear(3)), PruningRecipe(), steps=1),
+            ModelError,
+            "'0.weight' has no shape before its lazy layer met a batch; run the model",
+        ),
+    ],
+)
+def test_what_could_not_end_well_does_not_begin(work, error, message):
+    with pytest.raises(error, match=message):
+        work()
+
+
+def test_a_pruning_ends_once():
+    pruning = Pruning(network(), PruningRecipe(sparsity=0.5, schedule="one-shot"), steps=1)
+    pruning.at(0)
+    pruning.finish_()
+    with pytest.raises(ModelError, match=r"'0.weight' is a plain weight already; it was finalized"):
+        pruning.finish_()
+
+
+def test_a_run_that_lost_all_its_weights_says_so_again():
+    prepared = prepare(network(), PruningRecipe(sparsity=0.5, schedule="one-shot"), steps=1)
+    with torch.no_grad():
+        for parameter in prepared.model.parameters():
+            parameter.zero_()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="none of the 936 weights is other than zero"):
+            prepared.finalize()
+
+
+def test_a_third_with_six_digits_keeps_one_of_three():
+    recipe = PruningRecipe(sparsity=0.666666, pattern="1:3", schedule="one-shot")
+    weight = prepare(nn.Linear(6, 4), recipe, steps=1).finalize().weight
+    assert ((weight.reshape(-1, 3) != 0).sum(1) == 1).all()
+    with pytest.raises(RecipeError, match="goes with a sparsity"):
+        PruningRecipe(sparsity=0.66666, pattern="1:3")
+
+
 def test_a_state_of_another_model_is_refused():
     prepared = prepare(network(), PruningRecipe(), steps=5)
     other = prepare(nn.Linear(3, 3), PruningRecipe(), steps=5)
     with pytest.raises(CheckpointError, match="another model"):
         prepared.load_state_dict(other.state_dict())
+
+
+def test_a_state_of_another_recipe_is_refused_and_changes_nothing():
+    prepared = prepare(network(), PruningRecipe(sparsity=0.2, schedule="one-shot"), steps=5)
+    other = prepare(network(), PruningRecipe(sparsity=0.8, schedule="one-shot"), steps=5)
+    before = prepared.masks
+    with pytest.raises(CheckpointError, match="with another recipe; prepare the model with that"):
+        prepared.load_state_dict(other.state_dict())
+    assert all(torch.equal(mask, before[name]) for name, mask in prepared.masks.items())
+    trained = PruningRecipe(sparsity=0.8, schedule="one-shot", training=TrainingConfig(epochs=1))
+    prepare(network(), trained, steps=5).load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("lost", ["step", "masks", "recipe"])
+def test_what_is_no_state_is_refused(lost):
+    prepared = prepare(network(), PruningRecipe(), steps=5)
+    state = {key: value for key, value in prepared.state_dict().items() if key != lost}
+    for wrong in (state, {}, [1]):
+        with pytest.raises(CheckpointError, match=r"is not the state of a p.*state_dict"):
+            prepared.load_state_dict(wrong)
+    quantized = prepare_quantization(network(), SharingRecipe(), steps=5)
+    with pytest.raises(CheckpointError, match="is not the state of a preparation"):
+        quantized.load_state_dict({"masks": {}})
+
+
+def test_loading_a_state_draws_no_calibration_batches():
+    drawn = []
+
+    def counted():
+        drawn.append(1)
+        return batches()
+
+    recipe = PruningRecipe(sparsity=0.5, criterion="taylor", schedule="one-shot")
+    prepared = prepare(network(), recipe, steps=3, batches=counted)
+    state, before = prepared.state_dict(), len(drawn)
+    prepared.load_state_dict(state)
+    assert before == len(drawn) > 0
+
+
+def test_a_mask_that_was_lost_prunes_all_the_same():
+    prepared = prepare(network(), PruningRecipe(sparsity=0.8, schedule="one-shot"), steps=3)
+    wanted = prepared.masks
+    for module in prepared.model.modules():
+        if isinstance(module, MaskedWeight):
+            module.mask.fill_(True)
+    assert prepared.sparsity == 0
+    model = prepared.finalize()
+    assert torch.equal(model[0].weight != 0, wanted["0.weight"])
+    assert torch.equal(model[3].weight != 0, wanted["3.weight"])
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("recovery", [False, True])
+def test_what_decides_about_zeros_follows_the_weights_to_their_device(criterion, recovery):
+    recipe = PruningRecipe(criterion=criterion, recovery=recovery)
+    pruning = Pruning(network(), recipe, steps=10)
+    pruning.model.to("meta")  # the one other device that every machine has; it holds no values
+    for name, weight in pruning.weights.items():
+        assert weight.is_meta
+        assert pruning._gone(name).is_meta
+        assert pruning._scores()[name].is_meta
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "random"])
+@pytest.mark.parametrize("recovery", [False, True])
+def test_a_prepared_model_may_move_to_another_device(criterion, recovery):
+    def on_gpu():
+        for images, labels in batches():
+            yield images.cuda(), labels.cuda()
+
+    recipe = PruningRecipe(sparsity=0.6, criterion=criterion, recovery=recovery, interval=1)
+    prepared = prepare(network(), recipe, steps=8, batches=on_gpu)
+    prepared.model.cuda()
+    optimizer = OPTIMIZERS["sgd"](prepared.model.parameters())
+    for images, labels in [*on_gpu()] * 4:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(prepared.model(images), labels).backward()
+        optimizer.step()
+        prepared.step()
+    weights = [weight for weight in prepared.finalize().parameters() if weight.ndim > 1]
+    assert weights[0].is_cuda
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    assert zeros == round(0.6 * sum(weight.numel() for weight in weights))

@@ -8,8 +8,11 @@ from torch import nn
 
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.errors import ModelError
-from flyweight.parametrizations import MaskedWeight, SharedWeight, attach_, detach_
+from flyweight.own_loop import prepare, prepare_quantization
+from flyweight.parametrizations import MaskedWeight, SharedWeight, attach_, attached, detach_
+from flyweight.pruning import summary
 from flyweight.quantization import share
+from flyweight.recipes import PruningRecipe, SharingRecipe
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -117,6 +120,27 @@ def test_reassigning_is_a_round_of_lloyd_and_drops_clusters_left_empty():
     tensor = parametrization.compressed(weight)
     assert tensor.symbols.tolist() == [0, 1, 2, 2, 1]
     torch.testing.assert_close(tensor.levels, torch.tensor([1.025, 8.95]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_means_of_many_weights_neither_overflow_nor_drift(dtype):
+    weight = torch.full((1_100_000,), 0.1).to(dtype)
+    parametrization = SharedWeight(torch.ones(weight.shape, dtype=torch.int64), 1)
+    assert torch.equal(parametrization(weight), weight)
+    assert torch.equal(parametrization.compressed(weight).dequantize(), weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_reassigning_finds_the_nearest_mean_in_any_type(dtype):
+    weight = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    most = 6e4 if dtype == torch.float16 else 3e38
+    weight = (weight * most / 2).clamp(-most, most).to(dtype)
+    parametrization = SharedWeight(share(weight, bits=6).symbols, 2**6)
+    means = parametrization.compressed(weight).levels.double()
+    assert bool(torch.isfinite(means).all())
+    parametrization.reassign_(weight)  # numbers the means from the least to the largest
+    found = (weight.double() - means[parametrization.symbols - 1]).abs()
+    assert torch.equal(found, (weight.double()[:, None] - means).abs().min(1).values)
 
 
 def test_deepcopy_and_state_dict_carry_the_mask():
@@ -280,3 +304,41 @@ def test_a_compiled_network_learns_the_same(recovery):
 def test_a_name_that_is_no_parameter_is_refused():
     with pytest.raises(ModelError, match=r"no parameter named '1\.weight'"):
         attach_(network(), {"1.weight": MaskedWeight(torch.ones(1, dtype=torch.bool))})
+
+
+@pytest.mark.parametrize("shape", [(1,), (6,), (1, 6), (6, 8), (2, 8, 6)])
+@pytest.mark.parametrize("make", [MaskedWeight, lambda mask: SharedWeight(mask.long(), 1)])
+def test_a_mask_of_another_shape_is_refused(make, shape):
+    model = network()
+    with pytest.raises(ModelError, match=r"'0.weight' has the shape \(8, 6\), and its \w+ \("):
+        attach_(model, {"0.weight": make(torch.ones(shape, dtype=torch.bool))})
+    assert not attached(model)
+
+
+NORMS = [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_parametrization_of_torch_is_refused_at_the_start(norm):
+    model = network()
+    norm(model[0])
+    said = r"'0.weight' has a parametrization, _\w+Norm, between it and its layer; take it off"
+    with pytest.raises(ModelError, match=said):
+        prepare(model, PruningRecipe(), steps=1)
+    with pytest.raises(ModelError, match=said):
+        prepare_quantization(model, SharingRecipe(), steps=1)
+    prepared = prepare(model, PruningRecipe(keep=("0.*",), schedule="one-shot"), steps=1)
+    assert (prepared.finalize()[2].weight == 0).sum() == 18
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_summary_counts_what_the_layer_sees_and_changes_nothing(norm):
+    model = network()
+    with torch.no_grad():
+        model[0].weight[:, 0] = 0
+    norm(model[0])
+    before = copy.deepcopy(model.state_dict())
+    rows = summary(model).layers
+    assert [(row.name, row.nonzeros) for row in rows] == [("0.weight", 40), ("2.weight", 24)]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training

@@ -269,6 +269,22 @@ def test_the_report_is_measured_on_the_file(tmp_path, data, monkeypatch):
     assert same(decompress(path), load(path, architecture=Convolutional).state_dict())
 
 
+def test_a_report_of_a_network_that_stays_floats(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("flyweight.proof.load_cifar10", lambda path, *, progress: data)
+    torch.save(build(Convolutional).state_dict(), tmp_path / "model.pt")
+    plain = recipe(0)
+    kept = dataclasses.replace(plain, sharing=dataclasses.replace(plain.sharing, keep=("*",)))
+    report = compress_to_file(
+        tmp_path / "model.pt",
+        tmp_path / "model.fly",
+        kept,
+        architecture=Convolutional,
+        device="cpu",
+    )
+    assert report.sparsity == 0
+    assert report.reload_identical
+
+
 def test_loading_needs_the_right_architecture(tmp_path, data):
     save(compress(build(Convolutional), recipe(), data=data), tmp_path / "model.fly")
     with pytest.raises(ModelError, match="give --architecture"):

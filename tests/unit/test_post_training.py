@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight.batch_norm import reestimate_batch_norms_
+from flyweight import compress_post_training, decompress, save
+from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
 from flyweight.coding import code_shared
 from flyweight.errors import DataError, ModelError
+from flyweight.int8 import prepare_int8
+from flyweight.parametrizations import MaskedWeight, attach_
 from flyweight.quantization import (
     code_bits,
     input_correlations,
@@ -19,7 +22,8 @@ from flyweight.quantization import (
     share,
     steps_at_price,
 )
-from flyweight.stages import correct_biases_, quantize_post_training_
+from flyweight.recipes import Recipe
+from flyweight.stages import correct_biases_, finish, quantize_post_training_
 
 
 def random(*shape, seed=0):
@@ -114,7 +118,16 @@ def test_steps_at_one_price_cost_least():
         steps_at_price({"a": 0.0}, 1.0)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(12, 5), nn.Conv2d(3, 5, 3, stride=2, padding=1)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(12, 5),
+        nn.Conv2d(3, 5, 3, stride=2, padding=1),
+        nn.Conv2d(3, 5, (4, 3), dilation=2, padding="same"),
+        nn.Conv2d(3, 5, 3, padding="valid"),
+        nn.Conv2d(3, 5, 3, padding=(1, 2), padding_mode="reflect"),
+    ],
+)
 def test_correlations_are_of_what_the_weight_multiplies(layer):
     inputs = random(40, 12) if isinstance(layer, nn.Linear) else random(8, 3, 9, 9)
     model = nn.Sequential(layer, nn.BatchNorm1d(5) if inputs.ndim == 2 else nn.BatchNorm2d(5))
@@ -183,6 +196,45 @@ def test_statistics_are_those_of_the_data():
     assert torch.equal(model[1].running_mean, before)
 
 
+def test_statistics_come_back_where_a_batch_cannot_be_run():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model(2 + random(20, 3))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="shapes"):
+        reestimate_batch_norms_(model, [random(20, 3), random(20, 2)])
+
+    def stopped():
+        yield random(20, 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reestimate_batch_norms_(model, stopped())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model[1].momentum == 0.1
+    assert model.training
+
+
+@pytest.mark.parametrize("dense", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_folded_statistics_are_not_measured_anew(dense, eps):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=eps), nn.BatchNorm1d(4))
+    for _ in range(5):
+        model(2 + random(20, 3))
+    compressed = finish(copy.deepcopy(model), {}, Recipe(dense=dense), metadata={})
+    model.load_state_dict(compressed.state_dict())
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ModelError, match=r"'1' was folded .* measure statistics before that"):
+        reestimate_batch_norms_(model, [random(20, 3)])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_new_network_has_statistics_to_measure():
+    for norm in (nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, eps=1e-9)):
+        model = nn.Sequential(nn.Linear(3, 4), norm)
+        reestimate_batch_norms_(model, [2 + random(20, 3)])
+        assert norm.running_mean.all()
+
+
 def test_the_impossible_is_refused_in_words():
     with pytest.raises(ModelError, match="a step is above 0"):
         rate_distortion(torch.ones(2), step=0.0, price=0.0)
@@ -192,11 +244,47 @@ def test_the_impossible_is_refused_in_words():
         round_second_order(torch.ones(2, 2), torch.eye(3), step=1.0)
     with pytest.raises(ModelError, match="a step is above 0"):
         round_second_order(torch.ones(2, 3), torch.eye(3), step=-1.0)
+    for step, price in ((math.inf, 0.0), (math.nan, 0.0), (1.0, math.nan), (1.0, math.inf)):
+        with pytest.raises(ModelError, match=f"both finite; found {step} and {price}"):
+            rate_distortion(torch.ones(2), step=step, price=price)
+    for shape in ((3,), (2, 1), (1, 1)):
+        with pytest.raises(ModelError, match="weights of the error have shape"):
+            rate_distortion(torch.ones(2), step=1.0, price=0.1, weights=torch.ones(shape))
+    for worth in (-1.0, math.nan, torch.tensor([1.0, -1.0])):
+        with pytest.raises(ModelError, match="weights of the error are finite, 0 or more"):
+            rate_distortion(torch.ones(2), step=1.0, price=0.1, weights=worth)
     layer = nn.Sequential(nn.Conv1d(2, 2, 1))
     with pytest.raises(ModelError, match=r"'0.weight' is of a Conv1d whose inputs cannot be told"):
         input_correlations(layer, ["0.weight"], [])
+    with pytest.raises(ModelError, match=r"no tensor named '1\.weight'"):
+        input_correlations(layer, ["1.weight"], [])
+    with pytest.raises(ModelError, match=r"no tensor named '0\.wait'"):
+        input_correlations(layer, ["0.wait"], [])
+    grouped = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2))
+    with pytest.raises(ModelError, match=r"'0\.weight' is of a Conv2d in 2 groups"):
+        input_correlations(grouped, ["0.weight"], [])
     with pytest.raises(DataError, match="no calibration batch reached"):
         input_correlations(nn.Sequential(nn.Linear(2, 2)), ["0.weight"], [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": torch.ones(2)}, r"has two dimensions or more; found shape \(2,\)"),
+        ({"correlation": torch.full((2, 2), math.nan)}, "correlation .* not positive definite"),
+        ({"correlation": -torch.eye(2)}, "correlation .* not positive definite"),
+        ({"correlation": torch.ones(2, 2), "damping": 0.0}, "not positive definite.*damping"),
+        ({"damping": -0.1}, "damping are finite and 0 or more; found 0.0 and -0.1"),
+        ({"price": math.nan}, "damping are finite and 0 or more; found nan and 0.01"),
+        ({"bits": torch.ones(4)}, r"an odd number of them; found shape \(4,\)"),
+        ({"bits": torch.ones(1, 3)}, r"an odd number of them; found shape \(1, 3\)"),
+        ({"step": math.inf}, "a step is above 0 and finite; found inf"),
+    ],
+)
+def test_what_second_order_rounding_cannot_do_is_refused_in_words(settings, message):
+    given = {"weight": torch.ones(2, 2), "correlation": torch.eye(2), "step": 1.0, **settings}
+    with pytest.raises(ModelError, match=message):
+        round_second_order(given.pop("weight"), given.pop("correlation"), **given)
 
 
 @pytest.mark.parametrize("second_order", [True, False])
@@ -223,6 +311,49 @@ def test_a_network_without_training_by_one_price(second_order):
     assert sizes[0] > sizes[1]
     assert errors[0] < errors[1]
     assert errors[0] < 0.05 * float(plain.var())
+
+
+def test_answers_are_those_of_a_network_that_does_not_train():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    model(3 + random(64, 6))
+    inputs = [3 + random(64, 6, seed=1)]
+    twin = copy.deepcopy(model).eval()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    names = ["0.weight", "3.weight"]
+    found = quantize_post_training_(model.train(), names, inputs, price=1e-3)
+    wanted = quantize_post_training_(twin, names, inputs, price=1e-3)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert all(module.training for module in model.modules())
+    for name in names:
+        assert torch.equal(found[name].dequantize(), wanted[name].dequantize())
+
+
+def test_what_cannot_be_quantised_without_training_is_refused_in_words():
+    def run(model, names=("0.weight",), price=1e-3, inputs=None):
+        batches = [random(8, 4)] if inputs is None else inputs
+        quantize_post_training_(model, names, batches, price=price)
+
+    def network():
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    with pytest.raises(ModelError, match=r"the model has no parameter named '1\.weight'"):
+        run(network(), ["1.weight"])
+    with pytest.raises(ModelError, match="no weights were named to quantise"):
+        run(network(), [])
+    masked = network()
+    attach_(masked, {"0.weight": MaskedWeight(random(4, 4) > 0)})
+    with pytest.raises(ModelError, match=r"'0\.weight' has a MaskedWeight of another stage on it"):
+        run(masked)
+    with pytest.raises(ModelError, match="'0' computes in 8 bits already"):
+        run(prepare_int8(network(), [random(8, 4)]), ["0.layer.weight"])
+    for price in (0.0, math.nan, math.inf):
+        with pytest.raises(ModelError, match=f"the price of a bit is finite .* found {price}"):
+            run(network(), price=price)
+    with pytest.raises(ModelError, match=r"sensitivity of '0\.weight' is nan"):
+        run(network(), inputs=[torch.full((8, 4), math.nan)])
+    with pytest.raises(DataError, match="no calibration batches"):
+        run(network(), inputs=[])
 
 
 def test_corrected_biases_give_each_layer_the_mean_it_had():
@@ -253,3 +384,103 @@ def test_corrected_biases_give_each_layer_the_mean_it_had():
         correct_biases_(after, before, [])
     with pytest.raises(ModelError, match="lacks a layer"):
         correct_biases_(after, nn.Sequential(nn.Flatten()), [inputs])
+
+
+def test_sweeps_lower_the_error_of_the_output_and_its_bits_together():
+    weight, inputs = random(12, 20), random(400, 20, seed=1) @ random(20, 20, seed=2)
+    correlation = (inputs.T @ inputs).double() / len(inputs)
+    mask = random(12, 20, seed=3) > -1
+    bits, price = code_bits(torch.round(weight / 0.5), 8), 0.3
+    damped = correlation + 0.01 * correlation.diagonal().mean() * torch.eye(20)
+
+    def cost(sweeps):
+        tensor = round_second_order(
+            weight, correlation, step=0.5, mask=mask, bits=bits, price=price, sweeps=sweeps
+        )
+        found = tensor.dequantize()
+        assert not found[~mask].any()
+        error = (torch.where(mask, weight, 0.0) - found).double()
+        codes = torch.round(found / 0.5).long() + 8
+        return float(((error @ damped) * error).sum() + price * bits[codes][mask].sum())
+
+    costs = [cost(sweeps) for sweeps in (0, 1, 2, 5)]
+    assert costs[0] > costs[1] >= costs[2] >= costs[3]
+
+
+def test_statistics_by_drift_hold_what_the_weights_changed_and_not_the_choice_of_batches():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    reestimate_batch_norms_(dense.eval(), [3 + random(4000, 6)])
+    few = [3 + 1.2 * random(64, 6, seed=1)]
+    drift = batch_norm_drift(dense, few)
+    before = copy.deepcopy(dense.state_dict())
+    same = copy.deepcopy(dense)
+    reestimate_batch_norms_(same, few, drift=drift)
+    for name, value in same.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    changed = copy.deepcopy(dense)
+    changed[0].weight.data.mul_(2)
+    changed[0].bias.data.mul_(2)
+    reestimate_batch_norms_(changed, few, drift=drift)
+    torch.testing.assert_close(
+        changed[1].running_mean, 2 * before["1.running_mean"], rtol=0.2, atol=0.5
+    )
+    torch.testing.assert_close(
+        changed[1].running_var, 4 * before["1.running_var"], rtol=1e-3, atol=0
+    )
+    with pytest.raises(ModelError, match="the drift is of a network with other batch norm"):
+        reestimate_batch_norms_(nn.Sequential(nn.BatchNorm1d(6)), few, drift=drift)
+    constant = nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(2))
+    constant[0].weight.data.zero_()
+    drift = batch_norm_drift(constant, few)
+    assert bool(torch.isfinite(drift["1"][1]).all())
+
+
+def small_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 10),
+    )
+    reestimate_batch_norms_(model, [random(64, 3, 8, 8)])
+    return model.eval()
+
+
+def test_layers_are_left_as_they_were_while_each_is_measured_alone():
+    model = small_network()
+    before = copy.deepcopy(model.state_dict())
+    inputs = random(96, 3, 8, 8, seed=1).split(32)
+    names = ["0.weight", "4.weight"]
+    found = quantize_post_training_(model, names, inputs, price=1e-5)
+    plain = quantize_post_training_(small_network(), names, inputs, price=1e-5, measured=False)
+    for name, value in model.state_dict().items():
+        expected = found[name].dequantize() if name in found else before[name]
+        assert torch.equal(value, expected)
+    assert any(
+        not torch.equal(found[name].dequantize(), plain[name].dequantize()) for name in names
+    )
+
+
+def test_a_file_is_made_without_training_by_one_call(tmp_path):
+    model = small_network()
+    model[4].weight.data[random(10, 288, seed=4) > 0] = 0
+    before = copy.deepcopy(model.state_dict())
+    inputs = random(128, 3, 8, 8, seed=1).split(64)
+    sizes = []
+    for price in (1e-6, 1e-3):
+        compressed = compress_post_training(model, inputs, price=price, examples=96)
+        sizes.append(save(compressed, tmp_path / "x.fly"))
+        stored = decompress(tmp_path / "x.fly")
+        assert not stored["4.weight"][before["4.weight"] == 0].any()
+    assert sizes[0] > 1.5 * sizes[1]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    one = compress_post_training(model, inputs, price=1e-6, layers=["4.*"])
+    assert isinstance(one.tensors["0.weight"], torch.Tensor)
+    with pytest.raises(ModelError, match=r"pattern 'nothing\.\*' matches no parameter"):
+        compress_post_training(model, inputs, price=1e-6, layers=["nothing.*"])
+    with pytest.raises(DataError, match="no calibration batches"):
+        compress_post_training(model, [], price=1e-6)

@@ -398,7 +398,7 @@ def test_what_does_not_belong_together_is_refused_in_words():
     model = network()
     for penalty, said in [
         (Penalty(1.0, layers=("none.*",)), "matches no parameter"),
-        (Penalty(1.0, overrides={"none.*": 1.0}), "none of the weights to penalise"),
+        (Penalty(1.0, overrides={"none.*": 1.0}), "none of the weights chosen"),
     ]:
         with pytest.raises(ModelError, match=said):
             attach_proximal_(SGD(model.parameters(), lr=0.1), model, penalty)
@@ -445,3 +445,11 @@ def test_one_proximal_step_of_an_interval_is_as_large_as_all_of_them(kind):
 def test_an_interval_below_one_is_refused():
     with pytest.raises(RecipeError, match="interval of a penalty is 1 step or more; found 0"):
         Penalty(0.1, interval=0)
+
+
+def test_an_override_finds_a_tied_weight_by_its_second_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    steps = attach_proximal_(optimizer, model, Penalty(1e-3, overrides={"1.*": 0.5}))
+    assert steps.penalty.strength_at("0.weight", 0) == 0.5

@@ -2,11 +2,13 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from flyweight.data import Cifar10, Split
+from flyweight.errors import CheckpointError
 from flyweight.pruning import summary
 from labs import pruning
 from labs import rows as lab
@@ -67,3 +69,53 @@ def test_a_retrained_network_is_found_again_however_it_was_compiled(scratch, mon
     shutil.rmtree(scratch / "pruned")
     pruning.retrained(row, 3, data, "cpu", 0)
     assert len(trained) == 4
+
+
+def test_minutes_of_a_row_that_another_run_began_are_blank(scratch, monkeypatch):
+    genuine = pruning.prune
+    stop = [True]
+
+    def prune(model, recipe, *, resume_folder=None, **rest):
+        if resume_folder is not None:
+            resume_folder.mkdir(parents=True, exist_ok=True)
+            (resume_folder / "prune.pt").touch()
+            if stop.pop() if stop else False:
+                raise KeyboardInterrupt
+        none = dataclasses.replace(recipe.training, epochs=0)
+        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+
+    monkeypatch.setattr(pruning, "prune", prune)
+    row, other = pruning.exercises()[4:6]
+    with pytest.raises(KeyboardInterrupt):
+        pruning.run(row, 1, few(), "cpu", 0)
+    went_on = pruning.run(row, 1, few(), "cpu", 0)
+    again = pruning.run(row, 1, few(), "cpu", 0)  # the network is kept, and not trained again
+    anew = pruning.run(other, 1, few(), "cpu", 0)
+    assert [made["minutes"] == "" for made in (went_on, again, anew)] == [True, True, False]
+    text = pruning.tables([{key: str(value) for key, value in went_on.items()}])
+    assert f"| {row.name.split()[1]} |" in text
+
+
+def test_a_kept_network_is_written_whole_or_not_at_all(scratch, monkeypatch):
+    row = pruning.exercises()[-1]
+    none = dataclasses.replace(row.recipe.training, epochs=0)
+    row = dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, training=none))
+
+    def killed(self, data):
+        with self.open("wb") as file:
+            file.write(bytes(data)[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pruning.retrained(row, 0, few(), "cpu", 0)
+    path = pruning.kept_at(row, 0, "cpu", 0)
+    assert not path.exists()
+    first, _ = pruning.retrained(row, 0, few(), "cpu", 0)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged; delete it"):
+        pruning.retrained(row, 0, few(), "cpu", 0)
+    path.unlink()
+    again, _ = pruning.retrained(row, 0, few(), "cpu", 0)
+    assert torch.equal(first.conv1.weight, again.conv1.weight)

@@ -1,14 +1,35 @@
 """The rows of the quantisation tables: all there, and measured by what a file holds."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from flyweight import CompressedModel, create_model
+from benchmarks.report import read_rows
+from flyweight import CompressedModel, create_model, prune
 from flyweight.data import Cifar10, Split
 from flyweight.pruning import percentile_mask, select_weights
 from flyweight.quantization import share
 from labs import quantization
+from labs import rows as lab
 from labs.rows import wanted
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Results, document and states in a folder of their own; noise for data, a batch an epoch."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (32, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    train = Split(pixels.repeat(157, 1, 1, 1)[:5016], torch.arange(5016) % 10)
+    data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
+    monkeypatch.setattr(quantization, "load_cifar10", lambda path: data)
+    monkeypatch.setattr(quantization, "DOCUMENT", tmp_path / "quantization.md")
+    monkeypatch.setattr(lab, "RESULTS", tmp_path)
+    monkeypatch.setattr(lab, "STATES", tmp_path)
+    monkeypatch.setattr("labs.teacher.STATES", tmp_path)
+    text = "<!-- results: python -m labs.quantization -->\n<!-- end of results -->\n"
+    (tmp_path / "quantization.md").write_text(text)
+    return tmp_path
 
 
 def test_rows_have_names_of_their_own_and_are_found_by_them():
@@ -34,3 +55,47 @@ def test_bytes_zeros_and_bits_are_those_of_the_file():
     assert 1.5 < row["huffman_bits"] <= 2
     assert 20_000 < row["bytes"] < 80_000
     assert 0 <= row["accuracy"] <= 1
+
+
+def test_a_row_tells_of_the_network_before_and_after_training(scratch, capsys):
+    quantization.main(["fixed mid-rise 2", "--short", "1", "--device", "cpu"])
+    (row,) = read_rows("quantization", scratch)
+    assert (row["row"], row["epochs"]) == ("fixed mid-rise 2", "1")
+    assert row["quantized_bytes"] != row["trained_bytes"]
+    for half in ("quantized", "trained"):
+        assert 20_000 < int(row[f"{half}_bytes"]) < 60_000
+        assert float(row[f"{half}_sparsity"]) == 0
+        assert 1 < float(row[f"{half}_huffman_bits"]) <= 2
+        assert 0 <= float(row[f"{half}_accuracy"]) <= 1
+    document = (scratch / "quantization.md").read_text()
+    assert f"| mid-rise 2 | {int(row['quantized_bytes']):,} |" in document
+    assert f"| {int(row['trained_bytes']):,} |" in document
+    made = capsys.readouterr().out
+    quantization.main(["fixed mid-rise 2", "--short", "1", "--device", "cpu"])
+    assert made
+    assert not capsys.readouterr().out  # it is there already
+
+
+def test_a_sparse_row_starts_from_the_pruned_network_and_keeps_its_zeros(scratch, monkeypatch):
+    def retrained(way, epochs, data, device, seed):
+        assert way.name == quantization.SPARSE
+        none = dataclasses.replace(way.recipe.training, epochs=0)
+        recipe = dataclasses.replace(way.recipe, training=none)
+        return prune(way.start(), recipe, data=data, device=device, seed=seed), f"after {epochs}"
+
+    monkeypatch.setattr(quantization.pruning, "retrained", retrained)
+    arguments = ["sparse shared 2", "--short", "1", "--epochs", "3", "--device", "cpu"]
+    monkeypatch.setattr(quantization, "KEY", ())
+    quantization.main(arguments)
+    (row,) = read_rows("quantization", scratch)
+    assert row["start"] == "after 3"
+    zeros = float(row["quantized_sparsity"])
+    assert float(row["trained_sparsity"]) == zeros > 0.79
+
+    def revived(model, exercise, epochs, *rest):
+        return CompressedModel(dict(create_model("resnet20").state_dict()))
+
+    monkeypatch.setattr(quantization, "quantized", revived)
+    (scratch / "quantization.csv").unlink()
+    with pytest.raises(AssertionError, match=r"sparse shared 2: 0\.0 of the file is zero"):
+        quantization.main(arguments)

@@ -11,11 +11,13 @@ import flyweight
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import CheckpointError, ModelError
+from flyweight.int8 import prepare_int8
 from flyweight.own_loop import prepare, prepare_quantization
 from flyweight.parametrizations import MaskedWeight, attach_
 from flyweight.pruning import percentile_mask
+from flyweight.quantization import FixedPoint
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
-from flyweight.stages import Quantization, quantize_
+from flyweight.stages import Pruning, Quantization, quantize_
 from flyweight.training import TrainingConfig
 
 # Scheme, bits, and how many values other than zero there are at most.
@@ -113,6 +115,43 @@ def step(prepared, optimizer):
     prepared.step()
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("scheme", ["asymmetric", "narrow", "mid-rise"])
+def test_steps_that_are_powers_of_two_in_training_and_in_the_file(
+    tmp_path, images, scheme, per_channel
+):
+    recipe = SharingRecipe(
+        scheme=scheme,
+        bits=4,
+        first_bits=6,
+        per_channel=per_channel,
+        power_of_two=True,
+        zero_level=scheme == "asymmetric",
+        training=TRAINING,
+    )
+    model = network()
+    compressed = quantize_(model, ("4.weight",), recipe, images, seed=0)
+    flyweight.save(flyweight.CompressedModel(dict(compressed)), tmp_path / "a.fly")
+    loaded = flyweight.decompress(tmp_path / "a.fly")["4.weight"]
+    assert torch.equal(loaded, model[4].weight)
+    tensor = compressed["4.weight"]
+    assert tensor.offsets is None
+    steps = tensor.scales if per_channel else tensor.levels.abs().unique().diff().min()[None]
+    assert torch.equal(torch.frexp(steps).mantissa, torch.full_like(steps, 0.5))
+    rows = loaded / (steps[:, None] if per_channel else steps)
+    shift = 0.5 if scheme == "mid-rise" else 0.0
+    assert torch.equal((rows[rows != 0] - shift) % 1, torch.zeros(int((rows != 0).sum())))
+
+
+def test_the_layers_see_powers_of_two_while_they_train():
+    recipe = SharingRecipe(scheme="asymmetric", bits=3, power_of_two=True, zero_level=True)
+    prepared = prepare_quantization(network(), recipe, steps=4)
+    wanted = FixedPoint(3, power_of_two=True, zero_level=True)
+    dense = prepared.model[4].parametrizations.weight.original
+    expected = wanted.quantize(dense, network()[4].weight != 0)
+    assert torch.equal(prepared.model[4].weight, expected)
+
+
 @pytest.mark.parametrize(("scheme", "bits", "values"), SCHEMES)
 def test_your_own_loop_with_bits_that_fall(scheme, bits, values):
     model = network()
@@ -142,7 +181,8 @@ def test_your_own_loop_with_bits_that_fall(scheme, bits, values):
 
 @pytest.mark.parametrize("scheme", ["shared", "asymmetric", "learned-step", "ternary"])
 def test_a_state_comes_back(scheme):
-    recipe = SharingRecipe(scheme=scheme, bits=2, first_bits=4, interval=2)
+    first = 0 if scheme == "ternary" else 4
+    recipe = SharingRecipe(scheme=scheme, bits=2, first_bits=first, interval=2)
     runs = []
     for stop in (20, 9):
         prepared = prepare_quantization(network(), recipe, steps=20)
@@ -178,6 +218,45 @@ def test_layers_that_are_kept_stay_floats_and_keep_their_zeros(images):
     assert (model[0].weight != before)[~zeros[0]].any()
 
 
+class Tied(nn.Module):
+    """Two layers that share their weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(6, 6)
+        self.decoder = nn.Linear(6, 6)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, inputs):
+        return self.decoder(self.encoder(inputs).relu())
+
+
+@pytest.mark.parametrize("glob", ["encoder.*", "decoder.*"])
+def test_a_weight_of_several_layers_is_kept_by_any_of_its_names(glob):
+    model = Tied()
+    before = model.encoder.weight.detach().clone()
+    quantization = Quantization(
+        model, ["encoder.weight"], SharingRecipe(bits=1, keep=(glob,)), steps=0
+    )
+    assert quantization.finish_() == {}
+    assert torch.equal(model.decoder.weight, before)
+    assert model.decoder.weight is model.encoder.weight
+
+
+def test_unless_told_otherwise_the_values_have_the_least_error():
+    dense = network()[4].weight.detach().clone()
+    quantization = Quantization(network(), ["4.weight"], SharingRecipe(bits=4), steps=0)
+    found = quantization.finish_()["4.weight"]
+    assert torch.equal(
+        found.symbols, flyweight.quantization.share(dense, bits=4, init="optimal").symbols
+    )
+
+
+def test_what_is_to_be_kept_and_is_not_there_is_refused():
+    with pytest.raises(ModelError, match=r"pattern 'stem\*' matches no parameter"):
+        prepare_quantization(network(), SharingRecipe(keep=("0.*", "stem*")), steps=1)
+
+
 def test_nothing_trains_without_epochs_and_the_bits_are_those_of_the_end(images):
     none = dataclasses.replace(TRAINING, epochs=0)
     model = network()
@@ -189,7 +268,7 @@ def test_nothing_trains_without_epochs_and_the_bits_are_those_of_the_end(images)
     assert torch.equal(tensor.levels, best.levels.half().float())
 
 
-def test_stages_in_a_nonsense_order_are_refused():
+def test_stages_in_a_nonsense_order_are_refused(images):
     model = network()
     attach_(model, {"0.weight": MaskedWeight(model[0].weight != 0)})
     message = "'0.weight' has a MaskedWeight of another stage on it; finalize that stage first"
@@ -200,12 +279,39 @@ def test_stages_in_a_nonsense_order_are_refused():
         prepare(begun.model, PruningRecipe(), steps=1)
     with pytest.raises(ModelError, match="TernaryWeight of another stage"):
         flyweight.compress(begun.model, Recipe())
+    for entry in (
+        lambda: quantize_(begun.model, ("0.weight",), SharingRecipe(), images, seed=0),
+        lambda: Quantization(begun.model, ["0.weight"], SharingRecipe(), steps=1),
+        lambda: Pruning(begun.model, PruningRecipe(), steps=1),
+        lambda: prepare_int8(begun.model, [torch.randn(2, 3, 32, 32)]),
+    ):
+        with pytest.raises(ModelError, match=r"'0\.weight' has a TernaryWeight of another stage"):
+            entry()
     with pytest.raises(ModelError, match="at least one step"):
         prepare_quantization(network(), SharingRecipe(), steps=0)
+    with pytest.raises(ModelError, match="the model has no weight of two or more dimensions"):
+        prepare_quantization(nn.BatchNorm1d(4), SharingRecipe(), steps=1)
+    with pytest.raises(ModelError, match=r"no parameter named '5\.weight'"):
+        Quantization(network(), ["5.weight"], SharingRecipe(), steps=1)
     broken = network()
     broken[4].weight.data[0] = torch.nan
-    with pytest.raises(ModelError, match=r"'4.weight': weights hold NaN"):
+    with pytest.raises(ModelError, match=r"'4.weight': weights hold NaN .* be quantised"):
         Quantization(broken, ["4.weight"], SharingRecipe(), steps=1)
+
+
+def test_layers_of_eight_bits_are_the_end():
+    inputs = torch.randn(2, 3, 32, 32)
+    model = prepare_int8(network(), [inputs])
+    for entry in (
+        lambda: prepare_int8(model, [inputs]),
+        lambda: prepare(model, PruningRecipe(), steps=1),
+        lambda: prepare_quantization(model, SharingRecipe(), steps=1),
+        lambda: flyweight.compress(model, Recipe()),
+        lambda: Pruning(model, PruningRecipe(), steps=1),
+        lambda: Quantization(model, ["0.layer.weight"], SharingRecipe(), steps=1),
+    ):
+        with pytest.raises(ModelError, match="layer '0' computes in 8 bits already; take the"):
+            entry()
 
 
 def test_a_quantised_network_can_still_be_pruned():
@@ -231,3 +337,33 @@ def test_levels_too_small_for_their_storage_stay_and_make_no_zeros(images):
     )
     assert bool((found["0.weight"].dequantize() != 0).all())
     assert bool((model[0].weight != 0).all())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "per_channel"), [("shared", False), ("asymmetric", False), ("asymmetric", True)]
+)
+def test_levels_too_close_for_their_storage_stay_apart(scheme, per_channel):
+    torch.manual_seed(0)
+    model = nn.Linear(60, 40)
+    with torch.no_grad():
+        model.weight.uniform_(1, 1.001)
+    recipe = SharingRecipe(scheme=scheme, bits=8, per_channel=per_channel, storage="float16")
+    before = model.weight.detach().clone()
+    found = Quantization(model, ["weight"], recipe, steps=0).finish_()["weight"]
+    assert len(found.levels.unique()) > 250
+    assert torch.equal(found.dequantize(), model.weight)
+    assert float((model.weight - before).abs().max().detach()) < 1e-5
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "mid-rise"])
+def test_a_range_too_wide_is_refused_before_training(scheme):
+    model = network()
+    with torch.no_grad():
+        model[4].weight[0, :2] = torch.tensor([3e38, -3e38])
+    with pytest.raises(ModelError, match=r"'4.weight': weights from -3e\+38 to 3e\+38 are too far"):
+        prepare_quantization(model, SharingRecipe(scheme=scheme), steps=5)
+    half = nn.Linear(4, 2).half()
+    half.weight.data[:] = torch.tensor([6e4, -6e4, 1, -1])
+    recipe = SharingRecipe(scheme=scheme, bits=1, first_bits=8, per_channel=True)  # 8 would fit
+    with pytest.raises(ModelError, match="from -60000 to 60000 are too far apart for 1 bits"):
+        Quantization(half, ["weight"], recipe, steps=5)

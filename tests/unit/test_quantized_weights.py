@@ -186,6 +186,15 @@ def test_binary_by_hand():
     assert found.tolist() == [[2.0, -2.0, 0.0], [-0.25, 0.25, 0.0]]
 
 
+def test_scales_of_many_weights_of_16_bits_are_finite():
+    weight = torch.full((1_100_000,), 0.1, dtype=torch.float16)
+    mask = torch.ones(weight.shape, dtype=torch.bool)
+    assert torch.equal(BinaryWeight(mask)(weight), weight)
+    step = LearnedStepWeight(weight, mask, bits=2).step.detach()
+    assert step.dtype == torch.float16
+    assert float(step) == pytest.approx(0.2, rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_without_kept_weights_is_zero(kind):
     model = network()

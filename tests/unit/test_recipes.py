@@ -3,6 +3,7 @@
 import dataclasses
 from importlib import resources
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,14 +48,21 @@ recipes = st.builds(
         layers=st.lists(st.text(max_size=5), max_size=3).map(tuple),
         training=trainings,
     ),
-    sharing=st.builds(
+    sharing=st.builds(SharingRecipe, scheme=st.just("ternary"), threshold=fractions)
+    | st.builds(
+        SharingRecipe,
+        scheme=st.just("asymmetric"),
+        per_channel=st.booleans(),
+        power_of_two=st.booleans(),
+        zero_level=st.booleans(),
+    )
+    | st.builds(
         SharingRecipe,
         bits=st.integers(1, 8),
         allocation=st.sampled_from(["equal", "size"]),
         interval=st.integers(1, 99),
         settle=fractions,
         init=st.sampled_from(INITIALIZATIONS),
-        threshold=fractions,
         keep=st.lists(st.text(max_size=5), max_size=3).map(tuple),
         storage=st.sampled_from(["float16", "float32"]),
         training=trainings,
@@ -150,6 +158,31 @@ def test_a_file_says_only_what_differs(tmp_path):
             "ema_decay is 0 with first_bits, since values of fewer and fewer bits",
         ),
         ("[sharing]\nper_channel = true", "per_channel is not for the scheme 'shared'"),
+        (
+            "[sharing]\nscheme = 'ternary'\nfirst_bits = 6",
+            "first_bits is not for the scheme 'ternary', which has its own .*; found 6",
+        ),
+        ("[sharing]\nscheme = 'binary'\nfirst_bits = 6", "first_bits is not for .*; found 6"),
+        (
+            "[sharing]\nscheme = 'binary'\nallocation = 'size'",
+            "allocation is not for the scheme 'binary', which has its own .*; found 'size'",
+        ),
+        ("[sharing]\nscheme = 'ternary'\nallocation = 'size'", "allocation is not for .*'size'"),
+        ("[sharing]\nfirst_bits = 6\nsettle = 0", "settle is above 0 with first_bits; found 0"),
+        ("[sharing]\npower_of_two = true", "power_of_two is not for .* 'shared'; found true"),
+        (
+            "[sharing]\nscheme = 'learned-step'\npower_of_two = true",
+            "power_of_two is not for the scheme 'learned-step'; found true",
+        ),
+        (
+            "[sharing]\nscheme = 'narrow'\nzero_level = true",
+            "zero_level is not for the scheme 'narrow'; found true",
+        ),
+        ("[sharing]\nscheme = 'narrow'\npower_of_two = 1", "power_of_two is true or false; found"),
+        (
+            "[sharing]\nthreshold = 0.1",
+            "threshold is for the scheme 'ternary', not for 'shared'; found 0.1",
+        ),
         ("[sharing]\nthreshold = 1.0", "threshold is a fraction from 0 up to 1; found 1.0"),
         ("[sharing]\nallocation = 'fair'", "sharing.allocation is 'equal' or 'size'"),
         ("[sharing]\ninterval = 0", "sharing.interval is at least 1"),
@@ -192,6 +225,42 @@ def test_what_is_wrong_is_said(toml, said):
 def test_impossible_values_are_refused_in_python_too(wrong):
     with pytest.raises(RecipeError, match="found"):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PruningRecipe(interval=2.5), "pruning.interval is a whole number; found 2.5"),
+        (lambda: PruningRecipe(interval=True), "pruning.interval is a whole number; found True"),
+        (lambda: PruningRecipe(sparsity="0.5"), "pruning.sparsity is a number; found '0.5'"),
+        (lambda: PruningRecipe(layers="0.*"), r"pruning.layers is a list; found '0\.\*'"),
+        (lambda: PruningRecipe(types="Linear"), "pruning.types is a list; found 'Linear'"),
+        (lambda: PruningRecipe(keep=(3,)), "pruning.keep is a string; found 3"),
+        (lambda: PruningRecipe(pattern=24), "pruning.pattern is a string; found 24"),
+        (lambda: PruningRecipe(overrides={"*": "1"}), "is a number; found '1'"),
+        (lambda: PruningRecipe(overrides=[]), r"pruning.overrides is a table; found \[\]"),
+        (lambda: PruningRecipe(training=3), "pruning.training is a TrainingConfig; found 3"),
+        (lambda: SharingRecipe(bits=2.0), "sharing.bits is a whole number; found 2.0"),
+        (lambda: SharingRecipe(keep="fc*"), r"sharing.keep is a list; found 'fc\*'"),
+    ],
+)
+def test_values_of_another_type_are_refused_in_python_too(make, said):
+    with pytest.raises(RecipeError, match=said):
+        make()
+
+
+def test_lists_and_numbers_of_numpy_are_as_good():
+    PruningRecipe(sparsity=np.float32(0.5), interval=np.int64(3), layers=["*"])
+
+
+def test_a_recipe_written_before_it_had_these_settings_is_still_one():
+    recipe = Recipe(sharing=SharingRecipe(scheme="asymmetric", per_channel=True))
+    text = recipe.to_toml()
+    new = [line for line in text.splitlines() if line.startswith(("power_of_two", "zero_level"))]
+    assert len(new) == 2
+    for line in new:
+        text = text.replace(line + "\n", "")
+    assert Recipe.from_toml(text) == recipe
 
 
 def test_recipes_are_frozen():

@@ -136,6 +136,81 @@ def test_a_resumed_run_reaches_the_same_bits(tmp_path, stop_after):
     assert not same(whole, create_model("resnet20"))
 
 
+def dropping():
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3072, 10))
+
+
+def test_a_resumed_run_with_dropout_reaches_the_same_bits(tmp_path):
+    config = dataclasses.replace(TINY, image_sizes=((32, 1.0),))
+
+    def run(path=None, stop=None):
+        def progress(text, done, total):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        model = dropping()
+        result = fit_(model, images(48), config, checkpoint=path, progress=progress)
+        return model, result.losses
+
+    whole, losses = run()
+    torch.rand(7)
+    again, _ = run()
+    path = tmp_path / "state.pt"
+    for stop in (4, 8):  # in the middle of the second and of the third epoch
+        with pytest.raises(KeyboardInterrupt):
+            run(path, stop)
+        torch.rand(3)
+    resumed, found = run(path)
+    assert same(whole, again)
+    assert same(whole, resumed)
+    assert losses == found
+    other = dropping()
+    fit_(other, images(48), config, seed=1)
+    assert not same(whole, other)
+
+
+def test_training_leaves_the_random_numbers_of_others_alone():
+    model, before = dropping(), torch.get_rng_state()
+    fit_(model, images(16), dataclasses.replace(TINY, epochs=1, image_sizes=((32, 1.0),)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_layers_draw_anew_in_every_epoch():
+    seen = []
+
+    class Seen(nn.Dropout):
+        def forward(self, inputs):
+            seen.append(super().forward(torch.ones(1, 400)))
+            return inputs
+
+    model = nn.Sequential(Seen(), nn.Flatten(), nn.Linear(3072, 10))
+    config = TrainingConfig(epochs=2, batch_size=16)
+    fit_(model, images(32), config)
+    assert len({tuple(drawn.flatten().tolist()) for drawn in seen}) == 4
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], torch.ones(2), "text", None])
+def test_a_file_that_holds_something_else_is_no_state(tmp_path, wrong):
+    path = tmp_path / "state.pt"
+    torch.save(wrong, path)
+    with pytest.raises(CheckpointError, match="is not a training state, which is a dict"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["config", "model", "optimizer", "averaged", "losses"])
+def test_a_state_that_lacks_something_is_refused(tmp_path, key):
+    path, one = tmp_path / "state.pt", dataclasses.replace(TINY, epochs=1)
+    layers = [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)) for _ in "ab"]
+    fit_(layers[0], images(16), one, checkpoint=path)
+    state = read_checkpoint(path)
+    for wrong in (1, None):
+        changed = {**state, key: wrong} if wrong else {k: v for k, v in state.items() if k != key}
+        write_checkpoint(changed, path)
+        with pytest.raises(CheckpointError, match=str(path)):
+            fit_(layers[1], images(16), one, checkpoint=path)
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     path = tmp_path / "state.pt"
     one = dataclasses.replace(TINY, epochs=1)

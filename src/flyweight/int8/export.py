@@ -28,6 +28,12 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
     ``example`` is a batch of inputs, which the model is traced with.
 
     Raises ModelError without the package onnx (``pip install flyweight[onnx]``).
+
+    Example:
+        >>> model, batch = nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 4)
+        >>> export_onnx(prepare_int8(model, [batch]), batch, "model.onnx")  # doctest: +SKIP
+
+    Source: "Quantize ONNX models" in the documentation of onnxruntime, which calls the pairs QDQ.
     """
     try:
         import onnx  # type: ignore[import-not-found,unused-ignore]

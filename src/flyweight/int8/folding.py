@@ -9,9 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flyweight.errors import ModelError
+from flyweight.errors import DataError, ModelError
+from flyweight.parametrizations import check_detached
 
-__all__ = ["fold_into_convolutions"]
+__all__ = ["check_inputs", "fold_into_convolutions"]
+
+
+def check_inputs(inputs: Tensor, what: str) -> None:
+    """Raise DataError, which says ``what`` they are, for inputs that tell nothing of activations.
+
+    Example:
+        >>> check_inputs(torch.ones(1, 2), "the batch")
+    """
+    if not isinstance(inputs, Tensor):
+        raise DataError(f"{what} is a {type(inputs).__name__}, not a tensor of inputs")
+    if not inputs.numel():
+        raise DataError(f"{what} holds no example; found shape {tuple(inputs.shape)}")
+    if not bool(torch.isfinite(inputs).all()):
+        raise DataError(f"{what} holds NaN or infinity; take it out")
 
 
 @torch.no_grad()
@@ -22,8 +37,20 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     stay. ``model`` stays as it is.
 
     Raises ModelError where the copy does not compute the same, as for a convolution whose output
-    goes elsewhere too.
+    goes elsewhere too, for batch normalisation without running statistics, and for masks or
+    quantised weights of a stage that is not over; DataError for inputs that are none or not finite.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
+        >>> folded = fold_into_convolutions(model, torch.ones(1, 1, 4, 4))
+        >>> [type(layer).__name__ for layer in folded]
+        ['Conv2d', 'Identity', 'ReLU']
+
+    Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference", §3.2.
     """
+    check_detached(model)
+    check_inputs(inputs, "the batch to fold with")
     folded = copy.deepcopy(model).eval()
     names = {module: name for name, module in folded.named_modules()}
     made: dict[int, tuple[str, Tensor]] = {}  # outputs are kept alive, so that no id comes back
@@ -40,10 +67,21 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     wanted = folded(inputs)
     for handle in handles:
         handle.remove()
+    if not isinstance(wanted, Tensor):
+        raise ModelError(f"the model gives a {type(wanted).__name__}, not a tensor, for a batch")
+    if not bool(torch.isfinite(wanted).all()):
+        raise ModelError(
+            "the model gives NaN or infinity for inputs that are finite; repair the checkpoint"
+        )
     for norm, convolution in pairs.items():
         first, then = folded.get_submodule(convolution), folded.get_submodule(norm)
         assert isinstance(first, nn.Conv2d)
         assert isinstance(then, nn.BatchNorm2d)
+        if then.running_mean is None or then.running_var is None:
+            raise ModelError(
+                f"batch normalisation {norm!r} has no running statistics, so it cannot be folded "
+                f"into {convolution!r}; train it with track_running_stats"
+            )
         fused = fuse_conv_bn_eval(first, then)
         folded.set_submodule(convolution, fused)
         folded.set_submodule(norm, nn.Identity())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flyweight.errors import ModelError
+from flyweight.errors import DataError, ModelError
 
 __all__ = ["Observer"]
 
@@ -17,6 +17,9 @@ class Observer(nn.Module):
     values on either side (0: the least and the largest), and takes their mean over the batches;
     zero is always within. After that a level is a whole number of ``scale``, and the gradient goes
     straight through where nothing is clipped.
+
+    Raises ModelError for a tail that is no fraction below a half, and for activations that are not
+    finite; DataError where there are none.
 
     Example:
         >>> observer = Observer()
@@ -45,6 +48,10 @@ class Observer(nn.Module):
     @torch.no_grad()
     def _observe(self, inputs: Tensor) -> None:
         flat = inputs.detach().flatten().float()
+        if not flat.numel():
+            raise DataError("there is no activation to measure the range of; take larger batches")
+        if not bool(torch.isfinite(flat).all()):
+            raise ModelError("activations hold NaN or infinity, so they have no range")
         below = int(self.tail * flat.numel())
         low = flat.kthvalue(below + 1).values if below else flat.min()
         high = flat.kthvalue(flat.numel() - below).values if below else flat.max()

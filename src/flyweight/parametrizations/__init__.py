@@ -1,6 +1,13 @@
 """Masked, shared and quantised weights on any module, while it trains."""
 
-from flyweight.parametrizations.attaching import attach_, attached, detach_
+from flyweight.parametrizations.attaching import (
+    attach_,
+    attached,
+    check_detached,
+    check_plain,
+    dense_weight,
+    detach_,
+)
 from flyweight.parametrizations.learned import LearnedStepWeight, TernaryWeight
 from flyweight.parametrizations.masked import MaskedWeight
 from flyweight.parametrizations.quantized import BinaryWeight, FixedPointWeight
@@ -16,6 +23,9 @@ __all__ = [
     "TernaryWeight",
     "attach_",
     "attached",
+    "check_detached",
+    "check_plain",
+    "dense_weight",
     "detach_",
     "straight_through",
 ]

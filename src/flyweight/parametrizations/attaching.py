@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flyweight.errors import ModelError
@@ -14,7 +14,7 @@ from flyweight.parametrizations.masked import MaskedWeight
 from flyweight.parametrizations.quantized import BinaryWeight, FixedPointWeight
 from flyweight.parametrizations.shared import SharedWeight
 
-__all__ = ["attach_", "attached", "detach_"]
+__all__ = ["attach_", "attached", "check_detached", "check_plain", "dense_weight", "detach_"]
 
 _KINDS = (
     MaskedWeight,
@@ -37,16 +37,14 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def _dense(module: nn.Module, leaf: str) -> Any:
     """The parameter itself, also where a parametrization stands before it."""
     if parametrize.is_parametrized(module, leaf):
-        return module.parametrizations[leaf].original  # type: ignore[index,union-attr]
+        # That of torch's weight_norm has two tensors in its place, original0 and original1.
+        return getattr(module.parametrizations[leaf], "original", None)  # type: ignore[index]
     return getattr(module, leaf, None)
 
 
 def _holders(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
     """Every module that holds the parameter of a name, and what it is called there."""
-    owner, leaf = _owner(model, name)
-    parameter = _dense(owner, leaf)
-    if not isinstance(parameter, nn.Parameter):
-        raise ModelError(f"the model has no parameter named {name!r}")
+    parameter = dense_weight(model, name)
     found = []
     for module in model.modules():
         leaves = [*module._parameters]
@@ -60,12 +58,47 @@ def _holders(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
     ]
 
 
+def dense_weight(model: nn.Module, name: str) -> nn.Parameter:
+    """The parameter of a name that the optimiser trains, also behind a parametrization.
+
+    Raises ModelError where the model has no such parameter.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
+        >>> dense_weight(model, "weight").all().item(), model.weight.all().item()
+        (True, False)
+    """
+    parameter = _dense(*_owner(model, name))
+    if not isinstance(parameter, nn.Parameter):
+        raise ModelError(f"the model has no parameter named {name!r}")
+    return parameter
+
+
 def attach_(model: nn.Module, parametrizations: Mapping[str, nn.Module]) -> None:
     """Put a parametrization on each parameter named. Changes ``model``.
 
     Where several layers share the parameter, each of them sees the same. Raises ModelError where
-    the model has no such parameter.
+    the model has no such parameter, it has a parametrization that is none of flyweight's, or a mask
+    has another shape; nothing is changed then.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
+        >>> (model.weight != 0).tolist()
+        [[False, True]]
     """
+    check_plain(model, parametrizations)
+    for name, parametrization in parametrizations.items():
+        kind = "symbols" if isinstance(parametrization, SharedWeight) else "mask"
+        found, wanted = getattr(parametrization, kind, None), dense_weight(model, name).shape
+        if isinstance(found, Tensor) and found.shape != wanted:
+            raise ModelError(
+                f"tensor {name!r} has the shape {tuple(wanted)}, and its {kind} "
+                f"{tuple(found.shape)}; give one of the shape of the tensor"
+            )
     for name, parametrization in parametrizations.items():
         for module, leaf in _holders(model, name):
             parametrize.register_parametrization(module, leaf, parametrization, unsafe=True)
@@ -88,10 +121,61 @@ def attached(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def check_detached(model: nn.Module) -> None:
+    """Raise ModelError where a stage that is not over has a parametrization on a weight.
+
+    Example:
+        >>> check_detached(nn.Linear(2, 2))
+    """
+    for name, parametrization in attached(model).items():
+        raise ModelError(
+            f"tensor {name!r} has a {type(parametrization).__name__} of another stage on it; "
+            "finalize that stage first"
+        )
+
+
+def check_plain(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise ModelError where a parameter named has a parametrization that is none of flyweight's.
+
+    Example:
+        >>> model = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+        >>> check_plain(model, ["bias"])
+        >>> check_plain(model, ["parametrizations.weight.original"])
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: tensor 'weight' has a parametrization, _SpectralNorm, ...
+    """
+    for name in names:
+        owner, _ = _owner(model, name)
+        lists = [owner] if isinstance(owner, parametrize.ParametrizationList) else []
+        for module, leaf in _holders(model, name):
+            if parametrize.is_parametrized(module, leaf):
+                lists.append(module.parametrizations[leaf])  # type: ignore[index,arg-type]
+        for kind in (parametrization for some in lists for parametrization in some):
+            if not isinstance(kind, _KINDS):
+                seen = name.rpartition(".original")[0].replace("parametrizations.", "") or name
+                raise ModelError(
+                    f"tensor {seen!r} has a parametrization, {type(kind).__name__}, between it and "
+                    "its layer; take it off with torch.nn.utils.parametrize or leave it out"
+                )
+
+
 def detach_(model: nn.Module, names: Iterable[str]) -> None:
-    """Take the parametrizations off; what the layers saw becomes the weight. Changes ``model``."""
+    """Take the parametrizations off; what the layers saw becomes the weight. Changes ``model``.
+
+    Raises ModelError where there is none to take off.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
+        >>> detach_(model, ["weight"])
+        >>> attached(model), model.weight[0, 0].item()
+        ({}, 0.0)
+    """
     for name in names:
         for module, leaf in _holders(model, name):
+            if not parametrize.is_parametrized(module, leaf):
+                raise ModelError(f"tensor {name!r} is a plain weight already; it was finalized")
             # A copy of the module shares its class, from which torch takes the tensor away.
             shared = type(module)
             own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}

@@ -57,6 +57,12 @@ class LearnedStepWeight(nn.Module):
         bits: 2 to 8.
         per_channel: a step for each output.
 
+    Example:
+        >>> weight, mask = torch.tensor([-1.0, 0.1, 0.4]), torch.tensor([True, True, True])
+        >>> layer = LearnedStepWeight(weight, mask, bits=2)
+        >>> layer.step.item(), layer(weight).tolist()
+        (1.0, [-1.0, 0.0, 0.0])
+
     Source: Esser et al. 2020, "Learned step size quantization", §2.
     """
 
@@ -72,9 +78,10 @@ class LearnedStepWeight(nn.Module):
         self.bits = bits
         self.per_channel = per_channel and weight.ndim > 1
         dims = tuple(range(1 if self.per_channel else 0, weight.ndim))
-        magnitudes = (weight.detach().abs() * mask).sum(dims) / mask.sum(dims).clamp(min=1)
-        step = 2 * magnitudes / math.sqrt(self._ends[1])
-        self.step = nn.Parameter(step.clamp(min=_LEAST))
+        wide = torch.promote_types(weight.dtype, torch.float32)  # 16 bits do not hold the sum
+        magnitudes = (weight.detach().abs() * mask).sum(dims, dtype=wide)
+        step = 2 * magnitudes / mask.sum(dims).clamp(min=1) / math.sqrt(self._ends[1])
+        self.step = nn.Parameter(step.clamp(min=_LEAST).to(weight.dtype))
 
     @property
     def _ends(self) -> tuple[int, int]:
@@ -148,6 +155,11 @@ class TernaryWeight(nn.Module):
     ``threshold`` (a fraction, from 0 up to 1) of the largest that is kept, for as long as that
     lasts. ``positive`` and ``negative`` are parameters, which begin at the mean magnitudes. Weights
     get their gradient times the scale of their side, and pruned ones none.
+
+    Example:
+        >>> weight, mask = torch.tensor([-1.0, 0.01, 0.5, 1.5]), torch.ones(4, dtype=torch.bool)
+        >>> TernaryWeight(weight, mask)(weight).tolist()
+        [-1.0, 0.0, 1.0, 1.0]
 
     Source: Zhu et al. 2017, "Trained ternary quantization", §3.
     """

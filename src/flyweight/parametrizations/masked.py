@@ -32,7 +32,11 @@ class MaskedWeight(nn.Module):
     The optimiser keeps the dense weight, so nothing it does can revive a zero. With ``recovery``
     the gradient reaches the dense weight everywhere, and a weight may return when the mask is
     chosen again (Lin et al. 2020, "Dynamic model pruning with feedback"); without it pruned
-    weights get no gradient.
+    weights get no gradient. ``mask`` is bool, of the shape of the weight.
+
+    Example:
+        >>> MaskedWeight(torch.tensor([True, False]))(torch.tensor([3.0, 4.0])).tolist()
+        [3.0, 0.0]
     """
 
     mask: Tensor

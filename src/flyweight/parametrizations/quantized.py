@@ -18,7 +18,13 @@ class FixedPointWeight(nn.Module):
     """The weight a layer sees is in fixed point where ``mask`` is True and exactly 0 elsewhere.
 
     The range follows the weights at every step. The optimiser keeps the dense weight, which gets
-    the gradient straight through; pruned weights get none.
+    the gradient straight through; pruned weights get none. ``mask`` is bool, of the shape of the
+    weight.
+
+    Example:
+        >>> layer = FixedPointWeight(torch.tensor([True, True, True, False]), FixedPoint(1))
+        >>> layer(torch.tensor([-1.0, 0.1, 2.0, 3.0])).tolist()
+        [-1.0, -1.0, 2.0, 0.0]
     """
 
     mask: Tensor
@@ -48,6 +54,10 @@ class BinaryWeight(nn.Module):
     The scale is the mean magnitude of the weights that are kept, of all or of each output, and so
     leaves the least squared error. The gradient goes straight through.
 
+    Example:
+        >>> BinaryWeight(torch.tensor([True, True, False]))(torch.tensor([-1.0, 2.0, 9.0])).tolist()
+        [-1.5, 1.5, 0.0]
+
     Source: Rastegari et al. 2016, "XNOR-Net", §3.1.
     """
 
@@ -64,7 +74,9 @@ class BinaryWeight(nn.Module):
         dims = tuple(range(1, weight.ndim)) if self.per_channel else tuple(range(weight.ndim))
         magnitudes = torch.where(self.mask, weight.abs(), torch.zeros_like(weight))
         count = self.mask.sum(dims, keepdim=self.per_channel).clamp(min=1)
-        return magnitudes.sum(dims, keepdim=self.per_channel) / count
+        wide = torch.promote_types(weight.dtype, torch.float32)  # 16 bits do not hold the sum
+        total = magnitudes.sum(dims, keepdim=self.per_channel, dtype=wide)
+        return (total / count).to(weight.dtype)
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self._scale(weight)

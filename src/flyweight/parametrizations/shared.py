@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flyweight.compressed import CompressedTensor
 from flyweight.parametrizations.through import straight_through
+from flyweight.quantization.kmeans import nearest
 
 __all__ = ["SharedWeight"]
 
@@ -14,9 +15,11 @@ __all__ = ["SharedWeight"]
 def _cluster_means(weight: Tensor, symbols: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     """Mean (0 where there is none) and count of the weights of each cluster from 1 on."""
     flat = symbols.flatten()
-    sums = weight.new_zeros(clusters + 1).scatter_add_(0, flat, weight.flatten())
+    # In float64: a sum of a million weights loses a hundredth in float32 and overflows float16.
+    exact = weight.flatten().double()
+    sums = exact.new_zeros(clusters + 1).scatter_add_(0, flat, exact)
     counts = torch.bincount(flat, minlength=clusters + 1)
-    return (sums / counts.clamp(min=1))[1:], counts[1:]
+    return (sums / counts.clamp(min=1))[1:].to(weight.dtype), counts[1:]
 
 
 class SharedWeight(nn.Module):
@@ -28,6 +31,11 @@ class SharedWeight(nn.Module):
 
     ``symbols`` are integers of the weight's shape: 0 is pruned, k ≥ 1 the cluster k of
     ``clusters``.
+
+    Example:
+        >>> weight = torch.tensor([0.5, 1.0, 3.0, 7.0])
+        >>> SharedWeight(torch.tensor([1, 2, 2, 0]), clusters=2)(weight).tolist()
+        [0.5, 2.0, 2.0, 0.0]
     """
 
     symbols: Tensor
@@ -49,8 +57,7 @@ class SharedWeight(nn.Module):
         means, counts = _cluster_means(weight, self.symbols, self.clusters)
         centroids = means[counts > 0].sort().values
         kept = self.symbols > 0
-        middles = (centroids[1:] + centroids[:-1]) / 2
-        self.symbols[kept] = torch.searchsorted(middles, weight[kept]) + 1
+        self.symbols[kept] = nearest(weight[kept], centroids) + 1
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:

@@ -26,7 +26,15 @@ class _Through(torch.autograd.Function):
 def straight_through(weight: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """``values`` where ``mask`` is True and exactly 0 elsewhere, to be trained as ``weight``.
 
-    ``weight`` gets the gradient of what is returned where the mask is True, and none elsewhere.
+    ``weight`` gets the gradient of what is returned where the mask is True, and none elsewhere. All
+    three have the same shape.
+
+    Example:
+        >>> weight = torch.tensor([0.9, 0.2], requires_grad=True)
+        >>> seen = straight_through(weight, torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
+        >>> seen.sum().backward()
+        >>> seen.tolist(), weight.grad.tolist()
+        ([1.0, 0.0], [1.0, 0.0])
 
     Source: Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons".
     """

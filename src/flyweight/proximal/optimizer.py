@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from flyweight.errors import ModelError, RecipeError
 from flyweight.proximal.checks import Step
 from flyweight.proximal.penalties import soft_threshold
-from flyweight.pruning import matching, select_weights
+from flyweight.pruning import matching, overrides_by_name, select_weights
 
 __all__ = ["Operator", "Penalty", "ProximalSteps", "attach_proximal_"]
 
@@ -209,9 +208,7 @@ def attach_proximal_(
     "Adaptive proximal gradient methods for structured neural networks".
     """
     weights = select_weights(model, layers=penalty.layers, keep=penalty.keep, types=penalty.types)
-    for glob in penalty.overrides:
-        if not any(fnmatchcase(name, glob) for name in weights):
-            raise ModelError(f"the layer pattern {glob!r} matches none of the weights to penalise")
+    penalty = replace(penalty, overrides=overrides_by_name(model, weights, penalty.overrides))
     held = {weight for group in optimizer.param_groups for weight in group["params"]}
     for name, weight in weights.items():
         if weight not in held:

@@ -94,7 +94,7 @@ def trimmed_l1(values: Tensor, strength: float, *, nonzeros: int, step: Step = 1
     if nonzeros < 0:
         raise ModelError(f"the weights without penalty are 0 and more; got {nonzeros}")
     soft = soft_threshold(values, strength, step=step)
-    check_finite([values])
+    check_finite(values)
     cost = values.abs()
     if isinstance(step, Tensor):
         distance = (values - soft).square() / (2 * step)

@@ -40,7 +40,7 @@ def top_k(values: Tensor, nonzeros: int, *, step: Step = 1.0) -> Tensor:
     """
     if nonzeros < 0:
         raise ModelError(f"the weights to keep are 0 and more; got {nonzeros}")
-    check_finite([values])
+    check_finite(values)
     return kept(values, keep_highest(_in_metric(values, step).abs(), values.numel() - nonzeros))
 
 

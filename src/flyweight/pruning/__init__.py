@@ -8,6 +8,7 @@ from flyweight.pruning.analysis import (
     filter_sums,
     sensitivity,
     summary,
+    zero_filters,
 )
 from flyweight.pruning.choice import Pattern, choose_masks
 from flyweight.pruning.criteria import (
@@ -16,7 +17,14 @@ from flyweight.pruning.criteria import (
     random_mask,
     std_mask,
 )
-from flyweight.pruning.layers import matching, select_weights
+from flyweight.pruning.layers import (
+    apply_masks_,
+    matching,
+    matching_parameters,
+    overrides_by_name,
+    select_weights,
+    weights_named,
+)
 from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
 from flyweight.pruning.ranking import masks_by_score
 from flyweight.pruning.saliency import fisher_information, saliency_scores
@@ -37,6 +45,7 @@ __all__ = [
     "Summary",
     "Unit",
     "allocate",
+    "apply_masks_",
     "block_mask",
     "channel_mask",
     "choose_masks",
@@ -48,7 +57,9 @@ __all__ = [
     "linear_sparsity",
     "masks_by_score",
     "matching",
+    "matching_parameters",
     "n_of_m_mask",
+    "overrides_by_name",
     "percentile_mask",
     "prunings",
     "random_mask",
@@ -58,4 +69,6 @@ __all__ = [
     "sparsity_at",
     "std_mask",
     "summary",
+    "weights_named",
+    "zero_filters",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 
 from flyweight.errors import ModelError
 from flyweight.pruning.analysis import SensitivityPoint
+from flyweight.pruning.ranking import check_fraction
 
 __all__ = ["allocate"]
 
@@ -28,7 +30,8 @@ def allocate(
         sizes: number of weights of each layer.
         sparsity: fraction of all weights to prune, from 0 to the largest in the scan.
 
-    Raises ModelError where the scan does not go so far.
+    Raises ModelError where the scan does not go so far, does not begin at 0, has a sparsity twice
+    or a score that is not finite, or a layer has no size.
 
     Example:
         >>> points = [SensitivityPoint("a", s, 0.9 - 0.2 * s) for s in (0.0, 0.8)]
@@ -39,6 +42,8 @@ def allocate(
     Source: for separable convex losses the greedy choice is the best one (Fox 1966, "Discrete
     optimization via marginal analysis").
     """
+    check_fraction(sparsity)
+    _check_scan(points, sizes)
     stretches = sorted(_stretches(points, sizes))
     found = {point.name: 0.0 for point in points}
     total = sum(sizes[name] for name in found)
@@ -54,6 +59,28 @@ def allocate(
         reached = sum(found[name] * sizes[name] for name in found) / total
         raise ModelError(f"the scan goes to a sparsity of {reached:.3f}; {sparsity} was asked for")
     return found
+
+
+def _check_scan(points: Sequence[SensitivityPoint], sizes: Mapping[str, int]) -> None:
+    scanned: dict[str, list[float]] = {}
+    for point in points:
+        check_fraction(point.sparsity)
+        scanned.setdefault(point.name, []).append(point.sparsity)
+        if not math.isfinite(point.score):
+            raise ModelError(
+                f"the score of {point.name!r} at a sparsity of {point.sparsity} is {point.score}; "
+                "leave that point out, or score with a number that is finite"
+            )
+    for name, found in scanned.items():
+        if name not in sizes:
+            raise ModelError(f"{name!r} is in the scan and has no size; give its number of weights")
+        if len(set(found)) < len(found):
+            twice = next(s for s in found if found.count(s) > 1)
+            raise ModelError(f"the scan has a sparsity of {twice} twice for {name!r}; keep one")
+        if min(found) != 0:
+            raise ModelError(
+                f"the scan of {name!r} begins at a sparsity of {min(found)}; score it at 0 too"
+            )
 
 
 def _stretches(

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flyweight.errors import ModelError
+from flyweight.modes import evaluating
 from flyweight.pruning.choice import Pattern
 from flyweight.pruning.layers import select_weights
+from flyweight.pruning.patterns import block_extents
 
 __all__ = [
     "LayerSummary",
@@ -21,6 +23,7 @@ __all__ = [
     "filter_sums",
     "sensitivity",
     "summary",
+    "zero_filters",
 ]
 
 
@@ -116,7 +119,8 @@ def summary(model: nn.Module) -> Summary:
         >>> summary(model).layers[0].zero_filters
         1
     """
-    rows = tuple(_row(*found) for found in _weights(model))
+    with torch.no_grad(), evaluating(model):  # spectral_norm of torch counts each look in training
+        rows = tuple(_row(*found) for found in _weights(model))
     if not rows:
         raise ModelError("the model has no weights of two and more dimensions to count")
     return Summary(rows)
@@ -128,20 +132,29 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     for path, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue
-        held = dict(module.named_parameters(recurse=False))
+        held: dict[str, object] = dict(module.named_parameters(recurse=False))
         kind = type(module).__name__
         if parametrize.is_parametrized(module):
             kind = type(module).__mro__[1].__name__
             for leaf, inner in module.parametrizations.items():
-                held[leaf] = inner.original
+                held[leaf] = getattr(inner, "original", inner)  # weight_norm has two tensors
         for leaf, dense in held.items():
-            if dense.ndim >= 2 and id(dense) not in seen:
+            weight = getattr(module, leaf).detach()
+            if weight.ndim >= 2 and id(dense) not in seen:
                 seen.add(id(dense))
-                yield f"{path}.{leaf}".removeprefix("."), kind, getattr(module, leaf).detach()
+                name = f"{path}.{leaf}".removeprefix(".")
+                yield name, kind, _outputs_first(module, weight)
+
+
+def _outputs_first(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The weight with a filter in each slice; a transposed convolution has its inputs first."""
+    if not isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return weight
+    grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
+    return grouped.transpose(1, 2).flatten(0, 1)
 
 
 def _row(name: str, kind: str, weight: Tensor) -> LayerSummary:
-    used = (weight != 0).flatten(2).any(2) if weight.ndim > 2 else weight != 0
     return LayerSummary(
         name=name,
         type=kind,
@@ -149,20 +162,35 @@ def _row(name: str, kind: str, weight: Tensor) -> LayerSummary:
         nonzeros=int((weight != 0).sum()),
         filters=weight.shape[0],
         channels=weight.shape[1],
-        zero_filters=int((~used.any(1)).sum()),
-        zero_channels=int((~used.any(0)).sum()),
+        zero_filters=int(zero_filters(weight).sum()),
+        zero_channels=int(zero_filters(weight.transpose(0, 1)).sum()),
     )
+
+
+def zero_filters(weight: Tensor) -> Tensor:
+    """Which filters, weight[k], have no weight left: a bool for each.
+
+    ``weight`` has two or more dimensions, outputs first. Raises ModelError for fewer.
+
+    Example:
+        >>> zero_filters(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        tensor([False,  True])
+    """
+    block_extents(weight, "filters")
+    return ~weight.detach().flatten(1).any(1)
 
 
 def filter_sums(weight: Tensor) -> Tensor:
     """Sum of the magnitudes of each filter, weight[k]: where it is 0 the filter is gone.
 
-    ``weight`` has two or more dimensions, outputs first; returns as many sums as outputs.
+    ``weight`` has two or more dimensions, outputs first; returns as many sums as outputs. Raises
+    ModelError for fewer dimensions.
 
     Example:
         >>> filter_sums(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
         tensor([3., 0.])
     """
+    block_extents(weight, "filters")
     return weight.detach().abs().flatten(1).sum(1)
 
 
@@ -207,7 +235,7 @@ def sensitivity(
         for number, sparsity in enumerate(sparsities):
             mask = shape.mask(dense.abs(), sparsity)
             with torch.no_grad():
-                weight.copy_(dense * mask)
+                weight.copy_(dense.masked_fill(~mask, 0))
             score = evaluate(copied) if whole is None or not bool(mask.all()) else whole
             if bool(mask.all()):
                 whole = score

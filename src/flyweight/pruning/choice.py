@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,11 +54,22 @@ class Pattern:
             f"'4x1x3x3'; found {text!r}"
         )
 
+    def pruned_of_each(self, sparsity: float) -> int:
+        """How many of every M weights an N:M pattern prunes: never more than was asked for.
+
+        A sparsity that is written with six digits counts as the fraction that it stands for.
+
+        Example:
+            >>> [Pattern.of("1:3").pruned_of_each(sparsity) for sparsity in (0.6, 0.666666, 0.7)]
+            [1, 2, 2]
+        """
+        return math.floor((sparsity + 1e-6) * self.extents[1] + 1e-9)
+
     def mask(self, scores: Tensor, sparsity: float) -> Tensor:
         """Mask of one tensor from its scores, which are 0 and more."""
         if self.kind == "n:m":
             _, m = self.extents
-            return n_of_m_mask(scores, m - int(sparsity * m + 1e-9), m)
+            return n_of_m_mask(scores, m - self.pruned_of_each(sparsity), m)
         if self.kind == "block":
             return block_mask(scores, sparsity, self.extents, order=1)
         if self.kind == "filters":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
-from flyweight.pruning.ranking import check_finite, check_fraction, keep_highest, masks_by_score
+from flyweight.pruning.ranking import check_finite, keep_highest, masks_by_score
 
 __all__ = ["global_magnitude_masks", "percentile_mask", "random_mask", "std_mask"]
 
@@ -22,9 +22,10 @@ def percentile_mask(weight: Tensor, q: float) -> Tensor:
     """Keep the weights whose magnitude is above the ``q``-th percentile of all magnitudes.
 
     ``q`` is in per cent, from 0 (prunes nothing) to 100 (prunes all); between two magnitudes the
-    percentile is interpolated linearly, as in `numpy.percentile`. Among magnitudes equal to it
-    the earlier ones go, as many as if all were distinct: the number pruned is within one of q per
-    cent whatever the ties.
+    percentile is interpolated linearly, as in `numpy.percentile`: of N weights
+    ``floor(q/100 · (N − 1)) + 1`` go, within one of q per cent. Among magnitudes equal to it the
+    earlier ones go, as many as if all were distinct. (A sparsity, as `global_magnitude_masks` and
+    recipes have it, is counted otherwise: ``round(s · N)`` go, which is at most one fewer or more.)
 
     ``weight`` has any shape. Raises ModelError for q outside 0…100 and for values that are not
     finite.
@@ -38,7 +39,7 @@ def percentile_mask(weight: Tensor, q: float) -> Tensor:
     """
     if not 0 <= q <= 100:
         raise ModelError(f"a percentile is from 0 to 100 per cent; {q} was asked for")
-    check_finite([weight])
+    check_finite(weight, kind="weights")
     place = q / 100 * (weight.numel() - 1)
     nearest = round(place)
     below = nearest if abs(place - nearest) < 1e-9 * max(1.0, place) else math.floor(place)
@@ -63,7 +64,7 @@ def std_mask(weight: Tensor, sensitivity: float) -> Tensor:
     """
     if not (sensitivity >= 0 and math.isfinite(sensitivity)):
         raise ModelError(f"a sensitivity is a number from 0 on; {sensitivity} was asked for")
-    check_finite([weight])
+    check_finite(weight, kind="weights")
     weight = weight.detach()
     if not weight.numel():
         return torch.ones_like(weight, dtype=torch.bool)
@@ -86,18 +87,16 @@ def random_mask(
         >>> int(random_mask(torch.ones(4, 5), 0.25).sum())
         15
     """
-    check_fraction(sparsity)
-    order = torch.randperm(weight.numel(), generator=generator)
-    keep = torch.ones(weight.numel(), dtype=torch.bool)
-    keep[order[: round(sparsity * weight.numel())]] = False
-    return keep.view(weight.shape).to(weight.device)
+    drawn = torch.rand(weight.shape, generator=generator)  # as a recipe's criterion "random" does
+    return masks_by_score({"": drawn}, sparsity)[""].to(weight.device)
 
 
 def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """Prune the smallest magnitudes of all tensors together, under one threshold.
 
     ``sparsity`` is the fraction of all weights to prune, from 0 to 1; exactly
-    ``round(sparsity · N)`` of N weights go. Among equal magnitudes the earlier tensor and the
+    ``round(sparsity · N)`` of N weights go, at most one fewer or more than are at and below the
+    percentile that `numpy.percentile` gives. Among equal magnitudes the earlier tensor and the
     earlier place in it goes first. Returns a bool mask of the same shape and device per tensor.
 
     Raises ModelError for a sparsity outside 0…1, no weights at all, or one that is not finite.
@@ -109,4 +108,5 @@ def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> di
 
     Source: Han et al. 2015, "Learning both weights and connections", with one global threshold.
     """
-    return masks_by_score({n: weight.detach().abs() for n, weight in weights.items()}, sparsity)
+    magnitudes = {name: weight.detach().abs() for name, weight in weights.items()}
+    return masks_by_score(magnitudes, sparsity, kind="weights")

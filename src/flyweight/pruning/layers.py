@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+import glob
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from flyweight.errors import ModelError
 
-__all__ = ["matching", "select_weights"]
+__all__ = [
+    "apply_masks_",
+    "matching",
+    "matching_parameters",
+    "overrides_by_name",
+    "select_weights",
+    "weights_named",
+]
 
 
 def select_weights(
@@ -38,32 +47,70 @@ def select_weights(
         >>> [*select_weights(model)], [*select_weights(model, types=["Linear"])]
         (['0.weight', '2.weight'], ['2.weight'])
     """
-    holders: dict[nn.Parameter, list[tuple[str, str]]] = {}
+    chosen, left = matching_parameters(model, layers), matching_parameters(model, keep)
+    first: dict[nn.Parameter, str] = {}
+    kinds: dict[nn.Parameter, set[str]] = {}
     for name, kind, parameter in _parameters(model):
-        holders.setdefault(parameter, []).append((name, kind))
-    names = [name for held in holders.values() for name, _ in held]
-    for pattern in (*layers, *keep):
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise ModelError(f"the layer pattern {pattern!r} matches no parameter of the model")
-    known = {kind for held in holders.values() for _, kind in held}
+        first.setdefault(parameter, name)
+        kinds.setdefault(parameter, set()).add(kind)
+    known = set().union(*kinds.values())
     for wanted in types:
         if wanted not in known:
             raise ModelError(
                 f"no layer of the type {wanted!r} has parameters; "
                 f"there are {', '.join(sorted(known))}"
             )
+    found = {
+        name: parameter
+        for parameter, name in first.items()
+        if parameter.ndim >= 2
+        and parameter in chosen - left
+        and (not types or not kinds[parameter].isdisjoint(types))
+    }
+    if not found:
+        every = "*" in layers and not keep and not types
+        told = "the model has" if every else "the recipe's layer patterns leave"
+        raise ModelError(f"{told} no weight of two or more dimensions")
+    return found
 
-    def takes_part(parameter: nn.Parameter, held: list[tuple[str, str]]) -> bool:
-        def named(patterns: Sequence[str]) -> bool:
-            return any(fnmatch.fnmatchcase(name, glob) for name, _ in held for glob in patterns)
 
-        of_type = not types or any(kind in types for _, kind in held)
-        return parameter.ndim >= 2 and of_type and named(layers) and not named(keep)
+def matching_parameters(model: nn.Module, globs: Sequence[str]) -> set[nn.Parameter]:
+    """The parameters of which a glob fits one of the names.
 
-    chosen = {held[0][0]: p for p, held in holders.items() if takes_part(p, held)}
-    if not chosen:
-        raise ModelError("the recipe's layer patterns leave no weight to prune")
-    return chosen
+    Raises ModelError where a glob matches nothing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        >>> matching_parameters(model, ["1.*"]) == set(model[1].parameters())
+        True
+    """
+    found = set()
+    for wanted in globs:
+        some = _fitting(model, wanted)
+        if not some:
+            raise ModelError(f"the layer pattern {wanted!r} matches no parameter of the model")
+        found |= some
+    return found
+
+
+def _fitting(model: nn.Module, wanted: str) -> set[nn.Parameter]:
+    return {p for name, _, p in _parameters(model) if fnmatch.fnmatchcase(name, wanted)}
+
+
+def weights_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these names, by name; ModelError for one that the model lacks.
+
+    Example:
+        >>> [*weights_named(nn.Sequential(nn.Linear(2, 2)), ["0.weight"])]
+        ['0.weight']
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = model.get_parameter(name)
+        except AttributeError:
+            raise ModelError(f"the model has no parameter named {name!r}") from None
+    return found
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -80,5 +127,51 @@ def matching(name: str, values: Mapping[str, float], default: float) -> float:
         >>> matching("stages.0.conv1.weight", {"stages.*": 0.5, "*.conv1.*": 0.9}, 0.8)
         0.9
     """
-    found = [value for glob, value in values.items() if fnmatch.fnmatchcase(name, glob)]
+    found = [value for wanted, value in values.items() if fnmatch.fnmatchcase(name, wanted)]
     return found[-1] if found else default
+
+
+def overrides_by_name(
+    model: nn.Module, weights: Mapping[str, Tensor], overrides: Mapping[str, float]
+) -> dict[str, float]:
+    """The overrides of weights of a model, each by the name that the weight has in ``weights``.
+
+    Arguments:
+        model: whose parameters the weights are.
+        weights: from `select_weights`, which has the first name of a tied weight only.
+        overrides: values by glob; one that fits any of the names of a weight is its own, and of
+            several the last counts.
+
+    Returns a value by name, as a glob that fits nothing else, for the weights that have one. Raises
+    ModelError for a glob that fits none of the weights.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> model[1].weight = model[0].weight
+        >>> overrides_by_name(model, select_weights(model), {"1.*": 0.5})
+        {'0.weight': 0.5}
+    """
+    found: dict[str, float] = {}
+    for wanted, value in overrides.items():
+        fitting = _fitting(model, wanted)
+        names = [glob.escape(name) for name, weight in weights.items() if weight in fitting]
+        if not names:
+            raise ModelError(f"the layer pattern {wanted!r} matches none of the weights chosen")
+        found |= dict.fromkeys(names, value)
+    return found
+
+
+def apply_masks_(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Set each weight to 0 where its mask, bool and of its shape, is False. Changes ``weights``.
+
+    Every weight named in ``masks`` is among ``weights``.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> apply_masks_({"weight": layer.weight}, {"weight": torch.tensor([[True, False]])})
+        >>> (layer.weight != 0).tolist()
+        [[True, False]]
+    """
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].masked_fill_(~mask, 0)  # a product would leave -0.0

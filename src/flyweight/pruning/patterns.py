@@ -45,7 +45,7 @@ def n_of_m_mask(weight: Tensor, n: int, m: int, *, dim: int = 1) -> Tensor:
             f"N of {m} needs a multiple of {m} weights along dimension {dim}, "
             f"and the shape is {tuple(weight.shape)}"
         )
-    check_finite([weight])
+    check_finite(weight)
     rows = weight.detach().abs().movedim(dim, -1)
     groups = rows.reshape(*rows.shape[:-1], rows.shape[-1] // m, m)
     ascending = groups.argsort(dim=-1, stable=True)
@@ -62,7 +62,7 @@ def block_mask(
     ``block`` is the extent of a block along each dimension of ``weight``; ``order`` that of the
     norm. Exactly ``round(sparsity · B)`` of B blocks go, ``sparsity`` being from 0 to 1.
 
-    Raises ModelError where the blocks do not divide the shape.
+    Raises ModelError where the blocks do not divide the shape, and for weights that are integers.
 
     Example:
         >>> weight = torch.tensor([[1.0, 1.0, 0.1, 0.1], [1.0, 0.0, 0.1, 0.1]])
@@ -74,9 +74,14 @@ def block_mask(
     """
     check_fraction(sparsity)
     _check_block(weight, block)
-    check_finite([weight])
+    if not weight.is_floating_point():
+        raise ModelError(
+            f"norms are of floating-point weights, not of {weight.dtype}; dequantise them first"
+        )
+    check_finite(weight)
     blocks = to_blocks(weight.detach(), block)
-    norms = blocks.norm(p=order, dim=-1)
+    exact = torch.promote_types(weight.dtype, torch.float32)  # the sums of fp16 overflow
+    norms = torch.linalg.vector_norm(blocks, order, dim=-1, dtype=exact)
     keep = keep_highest(norms, round(sparsity * norms.numel()))
     return from_blocks(keep.unsqueeze(-1).expand(blocks.shape), block)
 
@@ -133,7 +138,9 @@ def filter_mask(weight: Tensor, sparsity: float, *, order: float = 1) -> Tensor:
     """Prune whole filters, the slices weight[k], those of the smallest norm.
 
     ``weight`` has two or more dimensions, outputs first; ``order`` is that of the norm. Exactly
-    ``round(sparsity · K)`` of K filters go, ``sparsity`` being from 0 to 1.
+    ``round(sparsity · K)`` of K filters go, ``sparsity`` being from 0 to 1. The weight of a
+    transposed convolution has its inputs first: there its filters are what `channel_mask` prunes,
+    and this prunes its input channels.
 
     Example:
         >>> filter_mask(torch.tensor([[1.0, 1.0], [0.5, 0.5]]), 0.5)

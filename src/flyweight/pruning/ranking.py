@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,10 +18,23 @@ def check_fraction(sparsity: float) -> None:
         raise ModelError(f"sparsity is a fraction from 0 to 1; {sparsity} was asked for")
 
 
-def check_finite(values: Iterable[Tensor]) -> None:
-    """Raise ModelError where a value is NaN or infinite and so has no rank."""
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise ModelError("weights hold NaN or infinity and cannot be ranked; repair the checkpoint")
+def check_finite(values: Tensor, *, name: str = "", kind: str = "values") -> None:
+    """Raise ModelError where a value is NaN or infinite and so has no rank.
+
+    ``name`` is that of the tensor, ``kind`` what its values are, in the plural.
+
+    Example:
+        >>> check_finite(torch.tensor([1.0, float("nan")]), name="a", kind="scores")
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: scores of tensor 'a' hold NaN or infinity, 1 of 2, and ...
+    """
+    broken = values.numel() - int(torch.isfinite(values).sum())
+    if broken:
+        of = f" of tensor {name!r}" if name else ""
+        raise ModelError(
+            f"{kind}{of} hold NaN or infinity, {broken} of {values.numel()}, and cannot be ranked; "
+            "lower the learning rate if a training diverged, or repair the checkpoint"
+        )
 
 
 def keep_highest(scores: Tensor, pruned: int) -> Tensor:
@@ -46,13 +59,16 @@ def keep_highest(scores: Tensor, pruned: int) -> Tensor:
     return keep.view(scores.shape)
 
 
-def masks_by_score(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+def masks_by_score(
+    scores: Mapping[str, Tensor], sparsity: float, *, kind: str = "scores"
+) -> dict[str, Tensor]:
     """Prune the elements of lowest score of all tensors together, under one threshold.
 
     ``scores`` are tensors of any shapes on one device, higher for what matters more; ``sparsity``
     is the fraction of all elements to prune, from 0 to 1: exactly ``round(sparsity · N)`` of N go.
     Among equal scores the earlier tensor and the earlier place in it goes first. Returns a bool
-    mask of the same shape per tensor, True for what is kept.
+    mask of the same shape per tensor, True for what is kept. ``kind`` is what an error calls the
+    scores.
 
     Raises ModelError for a sparsity outside 0…1, no scores at all, or one that is not finite.
 
@@ -67,7 +83,9 @@ def masks_by_score(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, T
     flat = [score.detach().flatten() for score in scores.values()]
     exact = torch.float64 if any(s.dtype == torch.float64 for s in flat) else torch.float32
     pooled = torch.cat([score.to(exact) for score in flat])
-    check_finite([pooled])
+    if not bool(torch.isfinite(pooled).all()):
+        for name, score in scores.items():
+            check_finite(score, name=name, kind=kind)
     keep = keep_highest(pooled, round(sparsity * pooled.numel()))
     parts = torch.split(keep, [score.numel() for score in flat])
     return {

@@ -120,6 +120,9 @@ def _mean_squares(
 def _gradients(
     model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, loss: Loss
 ) -> dict[str, Tensor]:
+    for name, weight in weights.items():
+        if not weight.requires_grad:
+            raise ModelError(f"tensor {name!r} is frozen and has no gradient; leave it out")
     with torch.enable_grad():
         value = loss(model(inputs), targets)
     try:

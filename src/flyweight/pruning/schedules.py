@@ -18,22 +18,22 @@ __all__ = [
 Unit = Literal["steps", "epochs"]
 
 
-def cubic_sparsity(progress: float, final: float, *, initial: float = 0.0) -> float:
+def cubic_sparsity(progress: float, final: float) -> float:
     """Sparsity after the fraction ``progress`` of the ramp: fast at first, slow near the end.
 
-    ``s = final + (initial − final)·(1 − progress)³``, with progress clipped to 0…1.
+    ``s = final·(1 − (1 − progress)³)``, with progress clipped to 0…1.
 
     Example:
         >>> [round(cubic_sparsity(p, 0.8), 3) for p in (0.0, 0.5, 1.0)]
         [0.0, 0.7, 0.8]
 
-    Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1.
+    Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1, from an initial sparsity of 0.
     """
     progress = min(1.0, max(0.0, progress))
-    return final + (initial - final) * (1.0 - progress) ** 3
+    return final - final * (1.0 - progress) ** 3
 
 
-def linear_sparsity(progress: float, final: float, *, initial: float = 0.0) -> float:
+def linear_sparsity(progress: float, final: float) -> float:
     """Sparsity after the fraction ``progress`` of the ramp: the same again for each step.
 
     With a final sparsity of 0.8 and ten prunings, the (e + 1)-th at progress (e + 1)/10, this is
@@ -44,7 +44,7 @@ def linear_sparsity(progress: float, final: float, *, initial: float = 0.0) -> f
         [0.08, 0.16, 0.8]
     """
     progress = min(1.0, max(0.0, progress))
-    return initial + (final - initial) * progress
+    return final * progress
 
 
 SCHEDULES = ("one-shot", "linear", "cubic")
@@ -79,8 +79,8 @@ def prunings(
         ramp: fraction of the run, from 0 to 1, in which sparsity grows.
         interval: steps or epochs from one pruning to the next.
         unit: of ``interval``. By steps, progress is that of the step, from 0 on. By epochs, the
-            k-th of K prunings has progress k/K, and the last stands at the start of the last
-            epoch of the ramp.
+            k-th of K prunings has progress k/K and stands before epoch (k − 1)·interval, counted
+            from 0; K is the number of intervals nearest to the length of the ramp, and at least 1.
         epochs: of the whole run; needed if they are the unit.
 
     The last has progress 1. Raises RecipeError where the run has no epochs and they are the unit.
@@ -88,6 +88,8 @@ def prunings(
     Example:
         >>> prunings("linear", steps=40, ramp=0.5, interval=1, unit="epochs", epochs=4)
         {0: 0.5, 10: 1.0}
+        >>> prunings("linear", steps=90, ramp=1.0, interval=2, unit="epochs", epochs=9)
+        {0: 0.25, 20: 0.5, 40: 0.75, 60: 1.0}
         >>> prunings("cubic", steps=40, ramp=0.5, interval=8)
         {0: 0.0, 8: 0.4, 16: 0.8, 20: 1.0}
     """

@@ -26,6 +26,12 @@ class Grid:
     codes run from 0 to ``highest`` and scale is the whole span: q is origin + scale·q/highest.
     Of channels, that is counted from the middle of the range: q is (q − highest/2)·scale/highest
     plus origin + scale/2, which a file can hold as a level, a scale and an offset.
+
+    Example:
+        >>> grid = Grid(torch.tensor(0.5), torch.tensor(0.0), -3, 3, integers=True)
+        >>> codes = grid.codes(torch.tensor([-9.0, 0.1, 0.9]))
+        >>> codes.tolist(), grid.values(codes).tolist()
+        ([-3.0, 0.0, 2.0], [-1.5, 0.0, 1.0])
     """
 
     scale: Tensor
@@ -78,6 +84,12 @@ class FixedPoint:
             takes it in.
 
     Raises ModelError for what cannot be.
+
+    Example:
+        >>> weight = torch.tensor([-1.0, 0.1, 0.8, 3.0])
+        >>> kept = torch.tensor([True, True, True, False])
+        >>> FixedPoint(3, "narrow", power_of_two=True).quantize(weight, kept).tolist()
+        [-1.0, 0.0, 1.0, 0.0]
     """
 
     bits: int
@@ -128,14 +140,15 @@ class FixedPoint:
         if not self.power_of_two:
             return distance
         mantissa, exponent = torch.frexp(distance)
-        return torch.ldexp(torch.ones_like(distance), exponent - (mantissa == 0.5).to(torch.int32))
+        power = torch.ldexp(torch.ones_like(distance), exponent - (mantissa == 0.5).to(torch.int32))
+        return torch.where(torch.isinf(distance), distance, power)  # infinity has no exponent
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, kept: Tensor) -> Tensor:
         """The values of the levels nearest to the weights, and 0 where they are not kept.
 
         ``kept`` is a bool mask of the shape of ``weight``; so is what is returned, in the dtype of
-        ``weight``.
+        ``weight``. Where the range is too wide for that dtype, values are not finite.
         """
         exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
         grid = self.grid(exact, kept)
@@ -149,11 +162,23 @@ class FixedPoint:
 
     @torch.no_grad()
     def compressed(self, weight: Tensor, kept: Tensor) -> CompressedTensor:
-        """What `quantize` gives, as symbols and levels, with scales and offsets of the channels."""
+        """What `quantize` gives, as symbols and levels, with scales and offsets of the channels.
+
+        Raises ModelError for weights not finite, or with a range too wide for their dtype.
+        """
+        kept_weights(weight, kept)  # refuses weights that are not finite themselves
+        values = self.quantize(weight, kept)
+        if not bool(torch.isfinite(values).all()):
+            low, high = (float(end) for end in _range(weight, kept, per_channel=False))
+            raise ModelError(
+                f"weights from {low:g} to {high:g} are too far apart for {self.bits} bits in "
+                f"{weight.dtype}, which ends at {torch.finfo(weight.dtype).max:g}; scale them "
+                "down or take a wider type"
+            )
         exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
         grid = self.grid(exact, kept)
         if not grid.scale.ndim:  # one range, or no weights
-            return CompressedTensor.from_values(self.quantize(weight, kept))
+            return CompressedTensor.from_values(values)
         levels = grid.levels(grid.codes(exact)) * kept
         scales, offsets = grid.channels(weight.dtype)
         tensor = CompressedTensor.from_values(levels.to(weight.dtype))
@@ -197,8 +222,8 @@ def fixed_point(
     The levels of the tensor returned are those in use. With ``per_channel`` they are whole numbers,
     or halves of odd ones, and each channel has a scale and, if it is asymmetric, an offset.
 
-    Raises ModelError for bits and schemes that cannot be, a mask of another shape, or weights not
-    finite.
+    Raises ModelError for bits and schemes that cannot be, a mask of another shape, and weights not
+    finite or with a range too wide for their type.
 
     Example:
         >>> fixed_point(torch.tensor([0.0, -1.0, 0.1, 2.0]), bits=2).dequantize().tolist()

@@ -25,5 +25,5 @@ def kept_weights(weight: Tensor, mask: Tensor | None = None) -> Tensor:
             f"not {tuple(weight.shape)} and torch.bool"
         )
     if not bool(torch.isfinite(weight).all()):
-        raise ModelError("weights hold NaN or infinity and cannot be clustered")
+        raise ModelError("weights hold NaN or infinity and cannot be quantised; repair them")
     return weight != 0 if mask is None else mask & (weight != 0)

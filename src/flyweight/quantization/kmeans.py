@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
+from flyweight.quantization.optimum import LEAST_SHARE
 from flyweight.quantization.starts import Initialization, first_centroids
 
 __all__ = ["kmeans_1d", "nearest"]
@@ -34,7 +35,8 @@ def kmeans_1d(
             by their counts, "k-means++" far from one another. "optimal" begins at the optimum,
             where Lloyd's algorithm has nothing to do.
         iterations: rounds at most.
-        weights: how often each value counts, n numbers of 0 and more (None: once).
+        weights: how often each value counts, n numbers of 0 and more (None: once); what counts
+            less than 1e-14 of their sum, and more than 0, counts as that.
         seed: of the starts that are drawn.
 
     Raises ModelError for fewer than one cluster, no values, or values that are not finite.
@@ -68,6 +70,9 @@ def kmeans_1d(
         edges = _edges(ordered, centroids)
         counts = totals[edges[1:]] - totals[edges[:-1]]
         means = (sums[edges[1:]] - sums[edges[:-1]]) / counts
+        # The sums of a cluster that hardly counts are rough; its mean is among its values.
+        least = ordered[edges[:-1].clamp(max=ordered.numel() - 1)]
+        means = means.clamp(least, ordered[(edges[1:] - 1).clamp(min=0)])
         updated = torch.where(counts > 0, means, centroids)
         if bool((counts == 0).any()):
             updated = _refill(ordered, updated, counts)
@@ -87,7 +92,8 @@ def _counts(weights: Tensor | None, ordered: Tensor, order: Tensor) -> Tensor:
     counted = weights.detach().flatten().double()[order]
     if not bool((counted >= 0).all() & torch.isfinite(counted).all()) or not bool(counted.any()):
         raise ModelError("weights of values are finite, 0 or more, and not all 0")
-    return counted
+    least = LEAST_SHARE * counted.sum()
+    return torch.where(counted > 0, counted.clamp(min=least), counted)
 
 
 def _edges(ordered: Tensor, centroids: Tensor) -> Tensor:
@@ -108,5 +114,9 @@ def _refill(ordered: Tensor, centroids: Tensor, counts: Tensor) -> Tensor:
 
 
 def nearest(values: Tensor, centroids: Tensor) -> Tensor:
-    """Index (int64) of the nearest of ascending centroids; the lower one on a draw."""
-    return torch.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+    """Index (int64) of the nearest of ascending centroids; the lower one on a draw.
+
+    Both are of any float type; the middles between centroids are those of float64.
+    """
+    exact = centroids.double()
+    return torch.searchsorted((exact[1:] + exact[:-1]) / 2, values.double())

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from flyweight.errors import ModelError
 
-__all__ = ["optimal_edges"]
+__all__ = ["LEAST_SHARE", "optimal_edges"]
 
 Array = NDArray[np.float64]
 Edges = NDArray[np.int64]
 
+# Of the sum of all weights; what counts less vanishes where weights are summed in float64.
+LEAST_SHARE = 1e-14
 _WORTH_COMPILING = 512  # points, from which a table of all pairs costs more than the compiled loop
 _COARSE = (4096, 65_536)  # places at which clusters may begin while the price is looked for
 
@@ -24,7 +26,7 @@ def optimal_edges(points: Array, weights: Array, clusters: int) -> Edges:
 
     Arguments:
         points: (n,) distinct values, ascending, finite.
-        weights: (n,) how often each counts, above 0.
+        weights: (n,) how often each counts, above 0; less than 1e-14 of their sum counts as that.
         clusters: k, from 1 to n.
 
     Returns k + 1 ascending places: cluster c is ``points[edges[c] : edges[c + 1]]``. No clustering
@@ -41,7 +43,7 @@ def optimal_edges(points: Array, weights: Array, clusters: int) -> Edges:
     """
     if not 1 <= clusters <= points.size:
         raise ModelError(f"{points.size} distinct values cannot make {clusters} clusters")
-    share = weights / weights.mean()
+    share = np.maximum(weights / weights.mean(), LEAST_SHARE * weights.size)
     centred = points - np.average(points, weights=share)
     widest = float(np.abs(centred).max()) or 1.0
     centred = centred / widest  # squares neither overflow nor vanish
@@ -104,7 +106,7 @@ def _search(sums: Array, totals: Array, clusters: int, price: float) -> Edges:
             price = math.sqrt(cheap) * math.sqrt(dear)
         else:
             price = price / factor if dear < math.inf else price * factor
-            factor **= 2
+            factor *= factor  # at last infinite, which ends the search
     return _splice(few, many, clusters)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,14 +32,27 @@ def input_correlations(
     Returns float64 matrices, I×I for a weight of O×I (or O×C×H×W, with I = C·H·W): the second
     derivative of the squared error of the layer's output, halved.
 
-    Raises ModelError for other layers, DataError without batches.
+    Raises ModelError for other layers and tensors that the model lacks, DataError without batches.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 1))
+        >>> inputs = torch.tensor([[1.0, 2.0], [1.0, 0.0]])
+        >>> input_correlations(model, ["0.weight"], [inputs])["0.weight"].tolist()
+        [[1.0, 1.0], [1.0, 2.0]]
+
+    Source: Frantar et al. 2023, "GPTQ", §3.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     handles = []
     try:
         for name in names:
-            layer = model.get_submodule(name.rpartition(".")[0])
+            path, _, leaf = name.rpartition(".")
+            try:
+                layer = model.get_submodule(path)
+                getattr(layer, leaf)
+            except AttributeError:
+                raise ModelError(f"the model has no tensor named {name!r}") from None
             columns = _columns_of(layer, name)
 
             def gather(_: nn.Module, inputs: tuple[Any, ...], name: str, take: Any) -> None:
@@ -66,12 +80,20 @@ def _columns_of(layer: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     """What turns the inputs of a layer into rows that its weight, as a matrix, multiplies."""
     if isinstance(layer, nn.Linear):
         return lambda inputs: inputs.reshape(-1, inputs.shape[-1])
-    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
-    if plain and not isinstance(layer.padding, str):
-        sizes = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        return lambda inputs: F.unfold(inputs, *sizes).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        pads = layer._reversed_padding_repeated_twice  # numbers, also where padding is a word
+        sizes = (layer.kernel_size, layer.dilation, 0, layer.stride)
+
+        def columns(inputs: Tensor) -> Tensor:
+            padded = F.pad(inputs, pads, mode=mode)
+            return F.unfold(padded, *sizes).transpose(1, 2).flatten(0, 1)
+
+        return columns
+    grouped = isinstance(layer, nn.Conv2d)
+    why = f"in {layer.groups} groups" if grouped else "whose inputs cannot be told"
     raise ModelError(
-        f"tensor {name!r} is of a {type(layer).__name__} whose inputs cannot be told; "
+        f"tensor {name!r} is of a {type(layer).__name__} {why}; "
         "leave it out, or round it to the nearest level"
     )
 
@@ -86,6 +108,7 @@ def round_second_order(
     bits: Tensor | None = None,
     price: float = 0.0,
     damping: float = 0.01,
+    sweeps: int = 0,
 ) -> CompressedTensor:
     """Put the non-zero weights on multiples of a step so that the layer's output changes least.
 
@@ -102,44 +125,92 @@ def round_second_order(
             are not taken. None leaves codes free, each to be the nearest.
         price: squared error of an output that a bit is worth.
         damping: of the mean of the diagonal, added to it.
+        sweeps: over all columns afterwards, in which each is chosen anew with the others as they
+            are; none makes the sum of error and price times bits larger.
 
-    Raises ModelError for shapes that do not go together.
+    Raises ModelError for shapes that do not go together, numbers that are not finite, and a
+    correlation that is not positive definite once it is damped.
 
-    Sources: Frantar et al. 2023, "GPTQ", §3, after Hassibi & Stork 1993, "Optimal brain surgeon".
+    Example:
+        >>> weight, alike = torch.tensor([[0.4, 0.4]]), torch.ones(2, 2)
+        >>> round_second_order(weight, alike, step=1.0).dequantize().tolist()
+        [[0.0, 1.0]]
+
+    Sources: Frantar et al. 2023, "GPTQ", §3, after Hassibi & Stork 1993, "Optimal brain surgeon";
+    sweeps: Behdin et al. 2023, "QuantEase", §3.
     """
+    if weight.ndim < 2:
+        raise ModelError(f"a weight has two dimensions or more; found shape {tuple(weight.shape)}")
     rows = weight.detach().flatten(1).double()
     if correlation.shape != (rows.shape[1], rows.shape[1]):
         raise ModelError(
             f"inputs correlate in shape {tuple(correlation.shape)}, and the weight has "
             f"{rows.shape[1]} columns"
         )
-    if not step > 0:
-        raise ModelError(f"a step is above 0; found {step}")
+    if not 0 < step < math.inf:
+        raise ModelError(f"a step is above 0 and finite; found {step}")
+    if not (0 <= price < math.inf and 0 <= damping < math.inf):
+        raise ModelError(f"price and damping are finite and 0 or more; found {price} and {damping}")
+    if bits is not None and (bits.ndim != 1 or bits.numel() % 2 == 0):
+        raise ModelError(
+            "bits are one number for each code from -K to K, an odd number of them; "
+            f"found shape {tuple(bits.shape)}"
+        )
     kept = kept_weights(weight.detach(), mask).flatten(1)
     hessian = correlation.double().clone()
     diagonal = hessian.diagonal()
     diagonal += damping * diagonal.mean() + torch.finfo(torch.float64).tiny
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = _factor_of_inverse(hessian)
     left = torch.where(kept, rows, 0.0)
     values = torch.zeros_like(left)
+
+    def chosen(target: Tensor, column: int, sharpness: Tensor) -> Tensor:
+        codes = torch.round(target / step)
+        if bits is not None:
+            codes = _cheapest(target / step, bits, price / (sharpness * step**2))
+        return torch.where(kept[:, column], codes * step, 0.0)
+
     for column in range(rows.shape[1]):
         pivot = factor[column, column]
         target = left[:, column]
-        codes = torch.round(target / step)
-        if bits is not None:
-            codes = _cheapest(target / step, bits, price * pivot**2 / step**2)
-        found = torch.where(kept[:, column], codes * step, 0.0)
+        found = chosen(target, column, 1 / pivot**2)
         values[:, column] = found
         error = (target - found) / pivot
         left[:, column + 1 :] -= error[:, None] * factor[column, column + 1 :]
+    pull = (torch.where(kept, rows, 0.0) - values) @ hessian
+    for column in [*range(rows.shape[1])] * sweeps:
+        sharpness = hessian[column, column]
+        found = chosen(values[:, column] + pull[:, column] / sharpness, column, sharpness)
+        pull -= (found - values[:, column])[:, None] * hessian[column]
+        values[:, column] = found
     return CompressedTensor.from_values(values.view(weight.shape).to(weight.dtype))
 
 
+def _factor_of_inverse(hessian: Tensor) -> Tensor:
+    """Upper triangular U with UᵀU the inverse."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if not failed:
+        inverse = torch.cholesky_inverse(factor)
+        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    if failed:
+        raise ModelError(
+            "the correlation of the inputs is not positive definite; look for NaN in the "
+            "calibration inputs, or take more of them or a larger damping"
+        )
+    return factor
+
+
 def _cheapest(ratio: Tensor, bits: Tensor, price: Tensor) -> Tensor:
-    """Of the nearest code, the next one toward zero, and zero: that of least error and bits."""
+    """Of the nearest code, its neighbours, and zero: that of least error and bits."""
     largest = bits.numel() // 2
     nearest = torch.round(ratio).clamp(-largest, largest)
-    choices = torch.stack([nearest, nearest - nearest.sign(), torch.zeros_like(nearest)])
+    around = [
+        nearest,
+        nearest - nearest.sign(),
+        nearest + nearest.sign(),
+        torch.zeros_like(nearest),
+    ]
+    choices = torch.stack(around).clamp(-largest, largest)
     costs = (ratio - choices) ** 2 + price * bits.to(ratio)[(choices + largest).long()]
     return choices.gather(0, costs.argmin(0)[None])[0]

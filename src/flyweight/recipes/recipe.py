@@ -14,7 +14,7 @@ import tomli_w
 from flyweight.errors import RecipeError
 from flyweight.pruning import SCHEDULES, Pattern
 from flyweight.quantization import INITIALIZATIONS, SCHEMES, Initialization
-from flyweight.recipes.values import with_values
+from flyweight.recipes.values import check_values, with_values
 from flyweight.training import TrainingConfig
 
 __all__ = ["PruningRecipe", "Recipe", "SharingRecipe", "load_recipe"]
@@ -74,6 +74,7 @@ class PruningRecipe:
     training: TrainingConfig = _RETRAINING
 
     def __post_init__(self) -> None:
+        check_values(self, "pruning.")
         if not 0 <= self.sparsity < 1:
             raise RecipeError(
                 f"pruning.sparsity is a fraction from 0 up to, not including, 1; "
@@ -104,7 +105,8 @@ class PruningRecipe:
         pattern = Pattern.of(self.pattern)
         if pattern.kind == "n:m":
             n, m = pattern.extents
-            if abs(self.sparsity - (1 - n / m)) > 1e-6 or self.overrides:
+            near = abs(self.sparsity - (1 - n / m)) <= 1e-6
+            if not near or pattern.pruned_of_each(self.sparsity) != m - n or self.overrides:
                 raise RecipeError(
                     f"pruning.pattern {self.pattern!r} goes with a sparsity of {1 - n / m} in "
                     f"every layer; found {self.sparsity}"
@@ -123,17 +125,21 @@ class SharingRecipe:
             "ternary" and "binary" have their own number).
         allocation: with "size", ``bits`` is that of the largest tensor, and one with a quarter of
             its weights gets one bit more (up to 8): the relative error of every tensor then counts
-            the same, and bits are spent where they cost least.
+            the same, and bits are spent where they cost least. Not for "ternary" and "binary".
         first_bits: of the first step, for ``bits`` that fall to the last by one at a time over the
-            first ``settle`` of the steps; 0 is ``bits`` from the start.
-        interval: steps after which each weight joins the nearest shared value anew.
+            first ``settle`` of the steps; 0 is ``bits`` from the start. Not for "ternary" and
+            "binary".
+        interval: of "shared", steps after which each weight joins the nearest value anew.
         settle: fraction of the steps in which they do; after that only the values move.
-        init: where k-means begins; "optimal" has the least squared error.
+        init: of "shared", where k-means begins; "optimal" has the least squared error.
         per_channel: ranges, steps or scales of each output. The file holds one number for each (a
-            second for "asymmetric"), and the weights use more of their levels, which takes more
-            bits. Not for "shared" and "ternary".
+            second for "asymmetric" without ``zero_level``), and the weights use more of their
+            levels, which takes more bits. Not for "shared" and "ternary".
+        power_of_two: the distance of levels is the next power of two; for fixed point.
+        zero_level: "asymmetric" has zero among its levels, as `FixedPoint` says.
         threshold: "ternary" makes zeros of weights up to this fraction of the largest.
-        keep: globs of weights that stay floats; what is pruned of them stays so.
+        keep: globs of weights that stay floats; what is pruned of them stays so. Of a weight that
+            several layers share, one of its names is enough.
         storage: how the values, and the scales and offsets of outputs, are kept in the file.
         training: how the network trains with them.
 
@@ -149,14 +155,17 @@ class SharingRecipe:
     first_bits: int = 0
     interval: int = 20
     settle: float = 0.7
-    init: Initialization = "density"
+    init: Initialization = "optimal"
     per_channel: bool = False
+    power_of_two: bool = False
+    zero_level: bool = False
     threshold: float = 0.05
     keep: tuple[str, ...] = ()
     storage: Literal["float16", "float32"] = "float16"
     training: TrainingConfig = _TUNING
 
     def __post_init__(self) -> None:
+        check_values(self, "sharing.")
         if not 1 <= self.bits <= 8:
             raise RecipeError(f"sharing.bits is from 1 to 8; found {self.bits}")
         choices = (
@@ -170,8 +179,6 @@ class SharingRecipe:
                 raise RecipeError(
                     f"sharing.{key} is one of {', '.join(known)}; found {getattr(self, key)!r}"
                 )
-        if self.bits < 2 and self.scheme in ("narrow", "learned-step"):
-            raise RecipeError(f"sharing.bits of {self.scheme!r} is from 2 to 8; found {self.bits}")
         if self.first_bits and not self.bits <= self.first_bits <= 8:
             raise RecipeError(
                 f"sharing.first_bits is 0, or from bits = {self.bits} to 8; found {self.first_bits}"
@@ -180,10 +187,8 @@ class SharingRecipe:
             raise RecipeError(f"sharing.interval is at least 1 step; found {self.interval}")
         if not 0 <= self.settle <= 1:
             raise RecipeError(f"sharing.settle is a fraction from 0 to 1; found {self.settle}")
-        if self.per_channel and self.scheme in ("shared", "ternary"):
-            raise RecipeError(
-                f"sharing.per_channel is not for the scheme {self.scheme!r}; found true"
-            )
+        if self.first_bits > self.bits and not self.settle:
+            raise RecipeError("sharing.settle is above 0 with first_bits; found 0")
         if not 0 <= self.threshold < 1:
             raise RecipeError(
                 f"sharing.threshold is a fraction from 0 up to 1; found {self.threshold}"
@@ -192,6 +197,31 @@ class SharingRecipe:
             raise RecipeError(
                 "sharing.training.ema_decay is 0 with first_bits, since values of fewer and fewer "
                 f"bits are not averaged; found {self.training.ema_decay}"
+            )
+        self._check_scheme()
+
+    def _check_scheme(self) -> None:
+        """Refuse what this scheme would do nothing with."""
+        scheme = self.scheme
+        if self.bits < 2 and scheme in ("narrow", "learned-step"):
+            raise RecipeError(f"sharing.bits of {scheme!r} is from 2 to 8; found {self.bits}")
+        for key, schemes in (
+            ("per_channel", (*SCHEMES, "learned-step", "binary")),
+            ("power_of_two", SCHEMES),
+            ("zero_level", ("asymmetric",)),
+        ):
+            if getattr(self, key) and scheme not in schemes:
+                raise RecipeError(f"sharing.{key} is not for the scheme {scheme!r}; found true")
+        if scheme in ("ternary", "binary") and (self.first_bits or self.allocation != "equal"):
+            key = "first_bits" if self.first_bits else "allocation"
+            raise RecipeError(
+                f"sharing.{key} is not for the scheme {scheme!r}, which has its own number of "
+                f"values; found {getattr(self, key)!r}"
+            )
+        if scheme != "ternary" and self.threshold != SharingRecipe.threshold:
+            raise RecipeError(
+                f"sharing.threshold is for the scheme 'ternary', not for {scheme!r}; "
+                f"found {self.threshold}"
             )
 
     def extra_bits(self, step: int, steps: int) -> int:

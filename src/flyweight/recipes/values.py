@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from flyweight.errors import RecipeError
 
-__all__ = ["with_values"]
+__all__ = ["check_values", "with_values"]
 
 
 def with_values(default: Any, table: dict[str, Any], where: str, prefix: str) -> Any:
@@ -41,6 +42,27 @@ def with_values(default: Any, table: dict[str, Any], where: str, prefix: str) ->
         raise RecipeError(f"{place}: {error}") from None
 
 
+def check_values(recipe: Any, prefix: str) -> None:
+    """Raise RecipeError where a field of a dataclass has a value of another type.
+
+    ``prefix`` is that of its table, for errors. Choices of a few words are left to the dataclass.
+
+    Example:
+        >>> from flyweight.recipes import PruningRecipe
+        >>> PruningRecipe(layers="conv*")
+        Traceback (most recent call last):
+        flyweight.errors.RecipeError: pruning.layers is a list; found 'conv*'
+    """
+    for name, hint in typing.get_type_hints(type(recipe)).items():
+        found, key = getattr(recipe, name), prefix + name
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(found, typing.cast(type, hint)):
+                wanted = typing.cast(type, hint).__name__
+                raise RecipeError(f"{key} is a {wanted}; found {found!r}")
+        elif typing.get_origin(hint) is not Literal:
+            _checked(hint, [*found] if isinstance(found, tuple) else found, "", key)
+
+
 def _checked(hint: Any, found: Any, where: str, key: str) -> Any:
     """``found`` as the type ``hint``: bool, int, float, str, a Literal, or a tuple of these."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -54,16 +76,19 @@ def _checked(hint: Any, found: Any, where: str, key: str) -> Any:
             )
     if origin is Literal and found in arguments:
         return found
-    if origin is Mapping and isinstance(found, dict):
+    if origin is Mapping and isinstance(found, Mapping):
         return {
             name: _checked(arguments[1], v, where, f"{key}.{name}") for name, v in found.items()
         }
-    if hint is float and isinstance(found, int | float) and not isinstance(found, bool):
+    if hint is float and isinstance(found, numbers.Real) and not isinstance(found, bool):
         return float(found)
+    if hint is int and isinstance(found, numbers.Integral) and not isinstance(found, bool):
+        return int(found)
     if isinstance(hint, type) and type(found) is hint:
         return found
     wanted = " or ".join(map(repr, arguments)) if origin is Literal else _in_words(hint)
-    raise RecipeError(f"{where}: {key} is {wanted}; found {found!r}")
+    place = f"{where}: " if where else ""
+    raise RecipeError(f"{place}{key} is {wanted}; found {found!r}")
 
 
 def _in_words(hint: Any) -> str:

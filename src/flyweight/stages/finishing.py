@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.parametrizations import attached
+from flyweight.int8 import check_float
 from flyweight.recipes import Recipe
 
 __all__ = ["check_model", "finish", "rounded", "to_mantissa_bits"]
@@ -19,14 +21,22 @@ __all__ = ["check_model", "finish", "rounded", "to_mantissa_bits"]
 def check_model(model: nn.Module) -> None:
     """Raise ModelError for a model that no stage can begin with.
 
-    It has parameters, no value that is NaN or infinite, and no masks or quantised weights of a
-    stage that is not over.
+    It has parameters, all of them with a shape, no value that is NaN or infinite, no masks or
+    quantised weights of a stage that is not over, and no layers that compute in 8 bits.
+
+    Example:
+        >>> check_model(nn.Linear(2, 2))
+        >>> check_model(nn.ReLU())
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: the model has no parameters, so there is nothing to compress
     """
-    for name, parametrization in attached(model).items():
-        raise ModelError(
-            f"tensor {name!r} has a {type(parametrization).__name__} of another stage on it; "
-            "finalize that stage first"
-        )
+    check_float(model)
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"tensor {name!r} has no shape before its lazy layer met a batch; "
+                "run the model on one first"
+            )
     if not any(parameter.numel() for parameter in model.parameters()):
         raise ModelError("the model has no parameters, so there is nothing to compress")
     for name, tensor in model.state_dict().items():
@@ -49,6 +59,22 @@ def finish(
 
     Folds batch normalisation into two vectors a layer and rounds the other floats, if the recipe
     says so. Changes ``model``.
+
+    Arguments:
+        model: with plain weights, when all stages are over.
+        shared: symbols and levels of some of its tensors, by name, as `quantize_` returns them.
+        recipe: how the other tensors are stored.
+        metadata: words for the file, such as the architecture.
+
+    Example:
+        >>> from flyweight.quantization import share
+        >>> layer = nn.Linear(4, 2)
+        >>> shared = {"weight": share(layer.weight, bits=1)}
+        >>> compressed = finish(layer, shared, Recipe(), metadata={})
+        >>> [type(tensor).__name__ for tensor in compressed.tensors.values()]
+        ['CompressedTensor', 'Tensor']
+
+    Source: Han et al. 2016, "Deep compression", §3, for the symbols and levels.
     """
     if recipe.fold_batch_norm:
         fold_batch_norms_(model)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import itertools
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.data import Split
-from flyweight.errors import ModelError
-from flyweight.parametrizations import MaskedWeight, attach_, detach_
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.int8 import check_float
+from flyweight.parametrizations import MaskedWeight, attach_, check_plain, dense_weight, detach_
 from flyweight.pruning import (
     Pattern,
     choose_masks,
@@ -23,7 +28,7 @@ from flyweight.pruning import (
     sparsity_at,
 )
 from flyweight.recipes import PruningRecipe
-from flyweight.training import Progress, fit_, normalize, prefixed
+from flyweight.training import Progress, fit_, is_main_process, normalize, prefixed
 
 __all__ = ["Pruning", "prune_"]
 
@@ -37,7 +42,8 @@ class Pruning:
     Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. Weights
     that are zero stay so, whatever the recipe: no stage undoes one before. `at`
     chooses the masks anew where the schedule says so; `finish_` takes the parametrizations off and
-    leaves exact zeros.
+    leaves exact zeros. The masks chosen are kept here too, since those in the model are a part of
+    its state, which others load and average.
 
     Arguments:
         model: any module.
@@ -47,7 +53,16 @@ class Pruning:
         batches: gives calibration batches for saliency, as often as it is called.
         seed: of what is pruned at random.
 
-    Raises ModelError and RecipeError for what cannot be.
+    Raises ModelError and RecipeError for what cannot be, DataError where there are no calibration
+    batches in ``batches``.
+
+    Example:
+        >>> model = nn.Linear(8, 4)
+        >>> pruning = Pruning(model, PruningRecipe(sparsity=0.5, interval=1), steps=4)
+        >>> for step in range(4):
+        ...     pruning.at(step)  # and a step of the optimiser
+        >>> pruning.finish_(), int((model.weight == 0).sum())
+        (('weight',), 16)
     """
 
     def __init__(
@@ -60,11 +75,12 @@ class Pruning:
         batches: Batches | None = None,
         seed: int = 0,
     ) -> None:
+        check_float(model)
         self.model = model
         self.recipe = recipe
-        self.weights: Mapping[str, Tensor] = select_weights(
-            model, layers=recipe.layers, keep=recipe.keep, types=recipe.types
-        )
+        chosen = select_weights(model, layers=recipe.layers, keep=recipe.keep, types=recipe.types)
+        self._names = tuple(chosen)
+        check_plain(model, chosen)
         self._batches = batches
         self._prunings = prunings(
             recipe.schedule,
@@ -81,29 +97,72 @@ class Pruning:
         if recipe.criterion == "random":
             generator = torch.Generator().manual_seed(seed)
             self._drawn = {
-                name: torch.rand(weight.shape, generator=generator).to(weight.device)
+                name: torch.rand(weight.shape, generator=generator)
                 for name, weight in self.weights.items()
             }
         self._never = {name: weight.detach() == 0 for name, weight in self.weights.items()}
-        self.masks = {name: MaskedWeight(~zero) for name, zero in self._never.items()}
-        self._choose(0.0)  # finds out what the shapes do not allow
+        self._chosen = {name: ~zero for name, zero in self._never.items()}
+        self.masks = {name: MaskedWeight(kept.clone()) for name, kept in self._chosen.items()}
+        self._check_end()
         attach_(model, self.masks)
+
+    def _check_end(self) -> None:
+        """Refuse before training what could not be done in it, or is all zeros after it."""
+        last = self._choose(1.0, self._magnitudes())
+        total = sum(mask.numel() for mask in last.values())
+        kept = sum(int((mask & ~self._never[name]).sum()) for name, mask in last.items())
+        if not kept:
+            raise ModelError(
+                f"a sparsity of {self._asked / total:g} leaves none of the {total} weights; "
+                "ask for less"
+            )
+        if self.recipe.criterion in ("taylor", "fisher"):
+            assert self._batches is not None
+            device = next(iter(self.weights.values())).device
+            one = [
+                (inputs[:1].to(device), targets[:1].to(device))
+                for inputs, targets in itertools.islice(self._batches(), 1)
+            ]
+            saliency_scores(self.model, self.weights, one, criterion=self.recipe.criterion)
+
+    @property
+    def _asked(self) -> float:
+        """How many zeros the recipe asks for, or else how many there were."""
+        asked = sum(
+            matching(name, self.recipe.overrides, self.recipe.sparsity) * weight.numel()
+            for name, weight in self.weights.items()
+        )
+        return asked or sum(int(zero.sum()) for zero in self._never.values())
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The dense weights that the optimiser trains, by name, where they are now."""
+        return {name: dense_weight(self.model, name) for name in self._names}
 
     def at(self, step: int) -> None:
         """Make the masks those of the step that comes next, counted from 0."""
+        self.resume(step)
+        if step in self._prunings:
+            progress = self._prunings[step]
+            scores = self._scores() if progress else self._magnitudes()
+            for name, chosen in self._choose(progress, scores).items():
+                self._keep(name, chosen & ~self._gone(name))
+
+    def resume(self, step: int) -> None:
+        """Set what a step goes with before which `at` was called already."""
         for mask in self.masks.values():
             mask.recovery = self.recipe.recovery and step < self._last
-        if step in self._prunings:
-            for name, chosen in self._choose(self._prunings[step]).items():
-                self.masks[name].mask.copy_(chosen & ~self._gone(name))
 
-    def _choose(self, progress: float) -> dict[str, Tensor]:
+    def _keep(self, name: str, chosen: Tensor) -> None:
+        self._chosen[name] = chosen
+        self.masks[name].mask.copy_(chosen)
+
+    def _choose(self, progress: float, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         recipe = self.recipe
         grown = {
             glob: sparsity_at(recipe.schedule, progress, final)
             for glob, final in recipe.overrides.items()
         }
-        scores = self._scores() if progress else self._magnitudes()
         lowest = -1.0 if recipe.pattern == "weights" else 0.0
         return choose_masks(
             {name: score.masked_fill(self._gone(name), lowest) for name, score in scores.items()},
@@ -115,14 +174,16 @@ class Pruning:
 
     def _gone(self, name: str) -> Tensor:
         """Where a weight cannot come back: it was zero from the start, or has no recovery."""
-        return self._never[name] if self.recipe.recovery else ~self.masks[name].mask
+        gone = self._never[name] if self.recipe.recovery else ~self._chosen[name]
+        return gone.to(self.masks[name].mask.device)
 
     def _magnitudes(self) -> dict[str, Tensor]:
         return {name: weight.detach().abs() for name, weight in self.weights.items()}
 
     def _scores(self) -> dict[str, Tensor]:
         if self.recipe.criterion == "random":
-            return self._drawn
+            weights = self.weights
+            return {name: drawn.to(weights[name].device) for name, drawn in self._drawn.items()}
         if self.recipe.criterion == "magnitude":
             return self._magnitudes()
         assert self._batches is not None
@@ -144,42 +205,75 @@ class Pruning:
         masks = [mask.mask for mask in self.masks.values()]
         return sum(int((~m).sum()) for m in masks) / max(1, sum(m.numel() for m in masks))
 
+    @property
+    def chosen(self) -> dict[str, Tensor]:
+        """A copy of the masks that were chosen, bool tensors by name of the weight."""
+        return {name: mask.clone() for name, mask in self._chosen.items()}
+
+    def _digest(self) -> str:
+        """What tells one recipe from another, how it trains left out."""
+        recipe = dataclasses.replace(self.recipe, training=PruningRecipe.training)
+        return hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+
     def state_dict(self) -> dict[str, Any]:
-        """The masks, bool tensors by name of the weight."""
-        return {name: mask.mask.clone() for name, mask in self.masks.items()}
+        """What `load_state_dict` takes: the masks chosen, and what tells the recipe from others."""
+        return {"recipe": self._digest(), "masks": self.chosen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put masks that were chosen before in the place of those there are; choose none.
+
+        Raises CheckpointError where they are of another model or recipe, and changes nothing then.
+        """
+        masks = state.get("masks") if "recipe" in state else None
+        if not isinstance(masks, Mapping):
+            raise CheckpointError(
+                "this is not the state of a pruning, which has masks and a recipe; give what "
+                "state_dict() returned"
+            )
+        shapes = {name: getattr(mask, "shape", None) for name, mask in masks.items()}
+        if shapes != {name: mask.shape for name, mask in self._chosen.items()}:
+            raise CheckpointError("the masks in this state are those of another model or recipe")
+        if state["recipe"] != self._digest():
+            raise CheckpointError(
+                "this state is of a run with another recipe; prepare the model with that one"
+            )
+        for name, mask in masks.items():
+            self._keep(name, mask.to(self.masks[name].mask.device, torch.bool, copy=True))
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise ModelError where a layer sees a value in the place of a zero that was chosen."""
+        for name, chosen in self._chosen.items():
+            seen = operator.attrgetter(name)(self.model)
+            if bool(seen[~chosen.to(seen.device)].any()):
+                raise ModelError(
+                    f"tensor {name!r} has values where its mask says zero; load the masks that "
+                    "belong to this model, or begin again"
+                )
 
     def finish_(self) -> tuple[str, ...]:
         """Leave exact zeros in plain weights, whose names are returned.
 
-        Raises ModelError unless all the zeros that the masks ask for are there, or where nothing
-        else is; warns where sparsity is not what the recipe asked for, unless that was 0.
+        A zero that was chosen is one, whatever the masks in the model have become. Raises
+        ModelError where nothing but zeros is left, or the parametrizations are off already; warns
+        where sparsity is not what the recipe asked for, unless that was 0.
         """
+        for name, mask in self.masks.items():  # an average of them has all that ever were True
+            mask.mask.logical_and_(self._chosen[name].to(mask.mask.device))
+        self.check()
+        seen = [operator.attrgetter(name)(self.model).detach() for name in self._names]
+        total = sum(weight.numel() for weight in seen)
+        zeros = sum(int((weight == 0).sum()) for weight in seen)
+        if zeros == total:
+            raise ModelError(f"none of the {total} weights is other than zero; ask for less")
         detach_(self.model, self.masks)
-        wanted = sum(
-            matching(name, self.recipe.overrides, self.recipe.sparsity) * weight.numel()
-            for name, weight in self.weights.items()
-        )
-        born = sum(int(zero.sum()) for zero in self._never.values())
-        _check_zeros(self.model, self.masks, wanted or born)
-        return tuple(self.masks)
-
-
-def _check_zeros(model: nn.Module, masks: Mapping[str, MaskedWeight], asked: float) -> None:
-    weights = {name: model.get_parameter(name).detach() for name in masks}
-    total = sum(weight.numel() for weight in weights.values())
-    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-    for name, weight in weights.items():
-        if bool(weight[~masks[name].mask].any()):
-            raise ModelError(f"tensor {name!r} has values where its mask says zero")
-    if zeros == total:
-        raise ModelError(
-            f"a sparsity of {asked / total:g} leaves none of the {total} weights; ask for less"
-        )
-    if abs(zeros - asked) > max(1.0, 0.001 * total):
-        warnings.warn(
-            f"sparsity {zeros / total:.4f} was reached where {asked / total:.4f} was asked for",
-            stacklevel=4,
-        )
+        if abs(zeros - self._asked) > max(1.0, 0.001 * total):
+            warnings.warn(
+                f"sparsity {zeros / total:.4f} was reached where {self._asked / total:.4f} was "
+                "asked for",
+                stacklevel=3,
+            )
+        return self._names
 
 
 def prune_(
@@ -194,8 +288,27 @@ def prune_(
 ) -> tuple[str, ...]:
     """Prune while ``model`` retrains; return the names of the pruned weights.
 
-    Afterwards the weights hold exact zeros. Raises ModelError if what is reached is not what was
-    asked for.
+    Afterwards the weights hold exact zeros.
+
+    Arguments:
+        model: takes images N×3×H×W, gives logits N×K; on the device of ``data``.
+        recipe: what to prune, when, and how the network retrains.
+        data: training images and their labels.
+        seed: of the order of the images, and of what is pruned at random.
+        teacher: gives the soft labels where the recipe distils.
+        checkpoint: file that holds the state after each epoch; a run that was stopped goes on.
+        progress: told how far the training is.
+
+    Raises ModelError as `Pruning` does, and at the end of an epoch in which a zero came back; warns
+    where the sparsity reached is not what was asked for.
+
+    Example:
+        >>> from flyweight.training import TrainingConfig
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        >>> data = Split(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
+        >>> recipe = PruningRecipe(sparsity=0.9, training=TrainingConfig(epochs=1, ema_decay=0.0))
+        >>> prune_(model, recipe, data, seed=0), int((model[1].weight == 0).sum())
+        (('1.weight',), 27648)
     """
     training = recipe.training
     per_epoch = max(1, len(data.labels) // training.batch_size)
@@ -219,9 +332,13 @@ def prune_(
         seed=seed,
         teacher=teacher,
         before_step=lambda step, _: pruning.at(step),
+        after_epoch=lambda epoch, loss: pruning.check(),
+        beside=pruning,
         checkpoint=checkpoint,
         progress=prefixed(progress, "prune and retrain"),
     )
     if result.averaged is not None:  # of the dense weights; its masks are those of the last step
         model.load_state_dict(result.averaged.state_dict())
+        if is_main_process():  # others may have chosen otherwise, and have the masks of this one
+            pruning.check()
     return pruning.finish_()

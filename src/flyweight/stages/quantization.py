@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import FlyweightError, ModelError
+from flyweight.int8 import check_float
 from flyweight.parametrizations import (
     BinaryWeight,
     FixedPointWeight,
@@ -21,8 +22,10 @@ from flyweight.parametrizations import (
     SharedWeight,
     TernaryWeight,
     attach_,
+    check_plain,
     detach_,
 )
+from flyweight.pruning import matching_parameters, weights_named
 from flyweight.quantization import FixedPoint, share
 from flyweight.recipes import SharingRecipe
 from flyweight.stages.finishing import rounded
@@ -47,7 +50,18 @@ class Quantization:
         steps: of the whole run; with none, the bits are those of the end at once.
         seed: of k-means, where its start is drawn.
 
-    Raises ModelError, which names the tensor, where a weight cannot be quantised so.
+    Raises ModelError, which names the tensor, where a weight cannot be quantised so, the model
+    lacks it, or another stage is not over, and where a glob of what the recipe keeps matches
+    nothing.
+
+    Example:
+        >>> model, steps = nn.Linear(30, 20), 4
+        >>> quantization = Quantization(model, ["weight"], SharingRecipe(bits=2), steps=steps)
+        >>> for step in range(steps):
+        ...     quantization.at(step)  # and a step of the optimiser
+        >>> compressed = quantization.finish_()
+        >>> len(compressed["weight"].levels), len(model.weight.unique())
+        (4, 4)
     """
 
     def __init__(
@@ -63,13 +77,12 @@ class Quantization:
         self.recipe = recipe
         self.steps = steps
         self._seed = seed
-        weights = {name: model.get_parameter(name) for name in names}
+        check_float(model)
+        weights = weights_named(model, names)
+        check_plain(model, weights)
         self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
-        self.weights = {
-            name: weight
-            for name, weight in weights.items()
-            if not any(fnmatchcase(name, glob) for glob in recipe.keep)
-        }
+        left = matching_parameters(model, recipe.keep)
+        self.weights = {name: weight for name, weight in weights.items() if weight not in left}
         self._bits = recipe.bits_of({n: weight.numel() for n, weight in self.weights.items()})
         self._extra = recipe.extra_bits(0, steps)
         self.quantized = {name: self._start(name) for name in self.weights}
@@ -95,7 +108,15 @@ class Quantization:
                 return TernaryWeight(weight, mask, threshold=self.recipe.threshold)
             if scheme == "binary":
                 return BinaryWeight(mask, per_channel=self.recipe.per_channel)
-            wanted = FixedPoint(self.bits(name), scheme, per_channel=self.recipe.per_channel)
+            wanted = FixedPoint(
+                self.bits(name),
+                scheme,
+                per_channel=self.recipe.per_channel,
+                power_of_two=self.recipe.power_of_two,
+                zero_level=self.recipe.zero_level,
+            )
+            last = dataclasses.replace(wanted, bits=self._bits[name])
+            last.compressed(weight, mask)  # refuses before training what it would refuse after
             return FixedPointWeight(mask, wanted)
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
@@ -105,7 +126,7 @@ class Quantization:
             self.weights[name],
             bits=self.bits(name),
             init=self.recipe.init,
-            mask=self._masks[name],
+            mask=self._masks[name].to(self.weights[name].device),
             seed=self._seed,
         )
 
@@ -138,13 +159,13 @@ class Quantization:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
         Levels, scales and offsets are rounded to what the recipe stores, unless that would make
-        one of them zero. Raises ModelError where a zero was lost.
+        one of them zero, two levels the same, or an offset wrong by more than half a step. Raises
+        ModelError where a zero was lost.
         """
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
-            tensor = self.quantized[name].compressed(weight)
-            compressed[name] = tensor.with_tables(lambda table: _stored(table, storage))
+            compressed[name] = _stored(self.quantized[name].compressed(weight), storage)
         detach_(self.model, self._attached)
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
@@ -154,9 +175,21 @@ class Quantization:
         return compressed
 
 
-def _stored(table: Tensor, storage: torch.dtype) -> Tensor:
-    found = rounded(table, storage)
-    return table.clone() if bool(((found == 0) & (table != 0)).any()) else found
+def _stored(tensor: CompressedTensor, storage: torch.dtype) -> CompressedTensor:
+    """The tensor with its tables rounded to ``storage``, but for those that it cannot hold."""
+
+    def nonzero(table: Tensor) -> Tensor:
+        found = rounded(table, storage)
+        return table.clone() if bool(((found == 0) & (table != 0)).any()) else found
+
+    found = tensor.with_tables(nonzero)
+    if torch.unique(found.levels).numel() < torch.unique(tensor.levels).numel():
+        found = dataclasses.replace(found, levels=tensor.levels.clone())
+    if tensor.offsets is not None and tensor.scales is not None and found.offsets is not None:
+        moved = (found.offsets - tensor.offsets).abs() > tensor.scales / 2
+        if bool((moved & (tensor.scales > 0)).any()):
+            found = dataclasses.replace(found, offsets=tensor.offsets.clone())
+    return found
 
 
 def quantize_(
@@ -172,7 +205,26 @@ def quantize_(
 ) -> dict[str, CompressedTensor]:
     """Let the non-zero weights named take few values, and train these. Changes ``model``.
 
-    Raises ModelError if a zero was lost on the way.
+    Arguments:
+        model: takes images N×3×H×W, gives logits N×K; on the device of ``data``.
+        names: of its weights to quantise.
+        recipe: how, and how it trains.
+        data: training images and their labels.
+        seed: of the order of the images, and of k-means where its start is drawn.
+        teacher: gives the soft labels where the recipe distils.
+        checkpoint: file that holds the state after each epoch; a run that was stopped goes on.
+        progress: told how far the training is.
+
+    Returns symbols and levels by name. Raises ModelError as `Quantization` does, and if a zero was
+    lost on the way.
+
+    Example:
+        >>> from flyweight.training import TrainingConfig
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        >>> data = Split(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
+        >>> recipe = SharingRecipe(bits=2, training=TrainingConfig(epochs=0, ema_decay=0.0))
+        >>> len(quantize_(model, ("1.weight",), recipe, data, seed=0)["1.weight"].levels)
+        4
     """
     per_epoch = max(1, len(data.labels) // recipe.training.batch_size)
     steps = recipe.training.epochs * per_epoch

@@ -15,7 +15,17 @@ __all__ = ["read_checkpoint", "write_checkpoint"]
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values to ``path`` by way of a temporary file beside it."""
+    """Write tensors and plain values to ``path`` by way of a temporary file beside it.
+
+    Raises OSError where it cannot be written; what was there before then stays.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_checkpoint({"epoch": 3}, Path(folder) / "state.pt")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['state.pt']
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()  # torch tells a full disk by RuntimeError, Python by OSError
     torch.save(state, buffer)
@@ -28,13 +38,28 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote. Raises CheckpointError for anything else."""
+    """Read what `write_checkpoint` wrote, onto the CPU.
+
+    Raises CheckpointError for anything else.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_checkpoint({"epoch": 3}, Path(folder) / "state.pt")
+        ...     read_checkpoint(Path(folder) / "state.pt")
+        {'epoch': 3}
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no training state at {path}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path} is not a training state or is damaged; delete it and start again"
         ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(state).__name__} and is not a training state, which is a dict; "
+            "delete it and start again"
+        )
     return state

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,16 @@ __all__ = ["FitResult", "Progress", "fit_", "prefixed"]
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much is done, and out of how much if that is known."""
+
+
+class Stateful(Protocol):
+    """What has a state of its own while a network trains."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes: tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from a state. Raises CheckpointError where it is of something else."""
 
 
 def prefixed(progress: Progress | None, stage: str) -> Progress | None:
@@ -56,6 +68,7 @@ def fit_(
     with_optimizer: Callable[[torch.optim.Optimizer], object] | None = None,
     before_step: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
+    beside: Stateful | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
@@ -65,13 +78,22 @@ def fit_(
     ``before_step(step, steps)`` is called ahead of every step, counted from 0 over the whole run;
     ``after_epoch(epoch, loss)`` after each epoch. With ``checkpoint``, the state is written there
     after every epoch, and a run that finds a state there goes on from it; on one device it reaches
-    the same weights, bit for bit, as one that was never stopped.
+    the same weights, bit for bit, as one that was never stopped, random layers such as dropout
+    included: what they draw follows from ``seed`` and the epoch, and the generators of torch are
+    left as they were. The state of ``beside`` is kept with it.
 
     Under ``accelerate launch`` each process trains on its part of every batch, and all reach the
     same weights; batch normalisation sees the part alone. The first process writes the states and
     calls ``after_epoch`` and ``progress``.
 
-    Raises CheckpointError where the state found belongs to another run.
+    Raises CheckpointError where the state found belongs to another run, or is none.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        >>> data = Split(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10)
+        >>> config = TrainingConfig(epochs=2, batch_size=10, ema_decay=0.0)
+        >>> len(fit_(model, data, config).losses)
+        2
 
     Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018); distillation after
     Hinton et al. 2015, §2.
@@ -90,7 +112,7 @@ def fit_(
     run = {"config": repr(config), "seed": seed, "images": len(data.labels)}
     if checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint)
-        _restore(state, run, checkpoint, model, optimizer, averaged)
+        _restore(state, run, checkpoint, model, optimizer, averaged, beside)
         losses = list(state["losses"])
 
     joined, optimizer = accelerator.prepare(model, optimizer, device_placement=[False, False])
@@ -105,22 +127,23 @@ def fit_(
         total = torch.zeros((), device=device)
         size = config.image_size(epoch)
         batches = training_batches(data, config.batch_size, size, generator, part=part)
-        for index, (images, labels) in enumerate(batches):
-            step = epoch * per_epoch + index
-            if before_step is not None:
-                before_step(step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(step, steps)
-            with autocast(device, config.precision):
-                loss = _loss(forward, teacher, images, labels, config)
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            optimizer.step()
-            if averaged is not None:
-                _average_(averaged, model, min(config.ema_decay, (1 + step) / (10 + step)))
-            total += loss.detach()
-            if progress is not None and main:
-                progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, steps)
+        with _random_numbers_of(device, seed, epoch, accelerator.process_index):
+            for index, (images, labels) in enumerate(batches):
+                step = epoch * per_epoch + index
+                if before_step is not None:
+                    before_step(step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate(step, steps)
+                with autocast(device, config.precision):
+                    loss = _loss(forward, teacher, images, labels, config)
+                optimizer.zero_grad(set_to_none=True)
+                accelerator.backward(loss)
+                optimizer.step()
+                if averaged is not None:
+                    _average_(averaged, model, min(config.ema_decay, (1 + step) / (10 + step)))
+                total += loss.detach()
+                if progress is not None and main:
+                    progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, steps)
         losses.append(float(accelerator.reduce(total, "mean")) / per_epoch)
         if checkpoint is not None and main:
             state = {
@@ -130,6 +153,8 @@ def fit_(
                 "averaged": None if averaged is None else averaged.state_dict(),
                 "losses": losses,
             }
+            if beside is not None:
+                state["beside"] = beside.state_dict()
             write_checkpoint(state, checkpoint)
         if after_epoch is not None and main:
             after_epoch(epoch, losses[-1])
@@ -137,6 +162,19 @@ def fit_(
     if averaged is not None:
         share_buffers_(averaged)
     return FitResult(averaged=averaged, losses=tuple(losses))
+
+
+@contextmanager
+def _random_numbers_of(device: torch.device, seed: int, epoch: int, process: int) -> Iterator[None]:
+    """Let layers draw the numbers of one epoch, whatever was drawn before or is after it."""
+    number = random.Random(f"{seed} {epoch} {process}").getrandbits(32)
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(number)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
 
 
 def _freeze_batch_norms_(model: nn.Module) -> None:
@@ -189,6 +227,10 @@ def _average_(averaged: nn.Module, model: nn.Module, decay: float) -> None:
             value.copy_(theirs[name])
 
 
+def _are_losses(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(loss, float) for loss in found)
+
+
 def _restore(
     state: dict[str, Any],
     run: dict[str, Any],
@@ -196,7 +238,16 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     averaged: nn.Module | None,
+    beside: Stateful | None,
 ) -> None:
+    wanted = {*run, "model", "optimizer", "averaged", "losses"}
+    wanted |= {"beside"} if beside is not None else set()
+    lacking = sorted(wanted - set(state))
+    if lacking or not _are_losses(state["losses"]):
+        raise CheckpointError(
+            f"{path} is not the state of such a training run: it has no "
+            f"{', '.join(lacking) or 'list of losses'}; delete it and start again"
+        )
     for key, value in run.items():
         if state.get(key) != value:
             raise CheckpointError(
@@ -208,5 +259,7 @@ def _restore(
         optimizer.load_state_dict(state["optimizer"])
         if averaged is not None:
             averaged.load_state_dict(state["averaged"])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        if beside is not None:
+            beside.load_state_dict(state["beside"])
+    except (AttributeError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} is the training state of another model") from error
