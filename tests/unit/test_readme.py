@@ -65,6 +65,7 @@ def test_public_names_are_pinned():
         "Recipe",
         "RecipeError",
         "compress",
+        "compress_post_training",
         "compress_to_file",
         "create_model",
         "decompress",

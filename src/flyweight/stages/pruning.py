@@ -28,7 +28,7 @@ from flyweight.pruning import (
     sparsity_at,
 )
 from flyweight.recipes import PruningRecipe
-from flyweight.training import Progress, fit_, is_main_process, normalize, prefixed
+from flyweight.training import Progress, fit_, normalize, of_first_process, prefixed
 
 __all__ = ["Pruning", "prune_"]
 
@@ -146,6 +146,8 @@ class Pruning:
             progress = self._prunings[step]
             scores = self._scores() if progress else self._magnitudes()
             for name, chosen in self._choose(progress, scores).items():
+                if self.recipe.criterion in ("taylor", "fisher"):  # each process has its own
+                    chosen = of_first_process(chosen)
                 self._keep(name, chosen & ~self._gone(name))
 
     def resume(self, step: int) -> None:
@@ -339,6 +341,5 @@ def prune_(
     )
     if result.averaged is not None:  # of the dense weights; its masks are those of the last step
         model.load_state_dict(result.averaged.state_dict())
-        if is_main_process():  # others may have chosen otherwise, and have the masks of this one
-            pruning.check()
+        pruning.check()
     return pruning.finish_()

@@ -6,7 +6,7 @@ from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_, prefixed
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.precision import choose_device, describe_device, memory_format_for
-from flyweight.training.processes import is_main_process, wait_for_all
+from flyweight.training.processes import is_main_process, of_first_process, wait_for_all
 from flyweight.training.run import train
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "keep_freed_memory",
     "memory_format_for",
     "normalize",
+    "of_first_process",
     "predict",
     "prefixed",
     "train",

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -19,6 +19,7 @@ __all__ = [
     "accelerator_for",
     "is_main_process",
     "launched_device",
+    "of_first_process",
     "share_buffers_",
     "wait_for_all",
 ]
@@ -70,8 +71,15 @@ def wait_for_all() -> None:
 
 def share_buffers_(model: nn.Module) -> None:
     """Give the statistics of batch normalisation, and masks, of the first process to the others."""
-    if _launched():
-        from accelerate.utils import broadcast
+    for buffer in model.buffers():
+        buffer.copy_(of_first_process(buffer))
 
-        for buffer in model.buffers():
-            buffer.copy_(broadcast(buffer))
+
+def of_first_process(tensor: Tensor) -> Tensor:
+    """The tensor as the first process has it; all have to call this, in the same order."""
+    if not _launched():
+        return tensor
+    from accelerate.utils import broadcast
+
+    found: Tensor = broadcast(tensor)
+    return found
