@@ -27,8 +27,8 @@ from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from flyweight.coding import code_shared, decode_shared
 from flyweight.coding.symbols import Coder
 from flyweight.container import write
+from flyweight.files import skeleton
 from flyweight.models import load_pretrained
-from flyweight.pipeline import skeleton
 from flyweight.quantization import share
 from flyweight.recipes import load_recipe
 from flyweight.stages import finish

@@ -10,16 +10,10 @@ from flyweight.errors import (
     ModelError,
     RecipeError,
 )
+from flyweight.files import decompress, load, save
 from flyweight.models import create_model, load_pretrained
 from flyweight.own_loop import prepare
-from flyweight.pipeline import (
-    compress,
-    compress_post_training,
-    decompress,
-    load,
-    prune,
-    save,
-)
+from flyweight.pipeline import compress, compress_post_training, prune
 from flyweight.proof import compress_to_file, evaluate, ledger
 from flyweight.pruning import summary
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe

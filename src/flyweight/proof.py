@@ -18,6 +18,7 @@ from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.container import MAGIC, Reader, check_target, replacing
 from flyweight.data import load_cifar10
 from flyweight.errors import ModelError
+from flyweight.files import load, materialize, save, skeleton
 from flyweight.ledger import Ledger
 from flyweight.ledger import ledger as account
 from flyweight.models import (
@@ -28,7 +29,7 @@ from flyweight.models import (
     load_pretrained,
     read_state_dict,
 )
-from flyweight.pipeline import compress, load, materialize, save, skeleton
+from flyweight.pipeline import compress
 from flyweight.provenance import source_commit
 from flyweight.recipes import Recipe, load_recipe
 from flyweight.shrink import METADATA_PREFIX

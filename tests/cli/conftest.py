@@ -11,7 +11,8 @@ from torch import nn
 
 from flyweight.cli import main
 from flyweight.data import Cifar10, Split, load_cifar10
-from flyweight.pipeline import compress, save
+from flyweight.files import save
+from flyweight.pipeline import compress
 from flyweight.recipes import Recipe
 
 NETWORKS = """\

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from flyweight.data import Cifar10, Split
+from flyweight.files import decompress
 from flyweight.models import create_model
-from flyweight.pipeline import decompress
 from flyweight.training import fit
 
 TINY = ("--architecture", "networks:tiny")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flyweight.pipeline import decompress
+from flyweight.files import decompress
 
 SCRIPT = Path(__file__).parent / "launched.py"
 TRAINED = """\

@@ -8,9 +8,10 @@ import torch
 
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Cifar10, Split
+from flyweight.files import load, save
 from flyweight.ledger import ledger
 from flyweight.models import create_model, load_pretrained
-from flyweight.pipeline import compress, load, save
+from flyweight.pipeline import compress
 from flyweight.proof import course_ratio
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.training import TrainingConfig, accuracy, fit_, predict

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flyweight.compressed import CompressedModel
+from flyweight.files import decompress, save
 from flyweight.parametrizations import MaskedWeight, attach_, detach_
-from flyweight.pipeline import decompress, save
 from flyweight.pruning import (
     block_mask,
     channel_mask,

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from flyweight.data import Cifar10, Split
-from flyweight.pipeline import compress, save
+from flyweight.files import save
+from flyweight.pipeline import compress
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.training import TrainingConfig
 

@@ -32,6 +32,7 @@ ROOMS = [
     "batch_norm",
     "int8",
     "models",
+    "files",
     "data",
     "training",
     "recipes",

@@ -11,9 +11,10 @@ from torch import nn
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Cifar10, Split
 from flyweight.errors import CheckpointError, FormatError, ModelError
+from flyweight.files import decompress, load, save
 from flyweight.ledger import ledger
 from flyweight.models import create_model
-from flyweight.pipeline import compress, decompress, load, save
+from flyweight.pipeline import compress
 from flyweight.proof import compress_to_file, course_ratio
 from flyweight.pruning import global_magnitude_masks
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
