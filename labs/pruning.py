@@ -7,8 +7,9 @@ Prunes the shipped ResNet-20, retrains it on the 45,000 training images of CIFAR
 all 10,000 test images, before retraining and after. ROW is std, percentage or ways (all of them if
 none is named), or a row of one such as "std 1.0". Key rows are retrained for ``--epochs``, the
 others for ``--short``. A row that is there already, of as many epochs or more, is not made again;
-one that was interrupted goes on from its last epoch. Writes ``labs/results/pruning.csv`` and the
-tables in ``docs/pruning.md``. Nothing is chosen on the test images.
+one that was interrupted goes on from its last epoch. Writes ``labs/results/pruning.csv``, the zeros
+of each layer under one threshold ``labs/results/pruning_layers.csv``, and the tables in
+``docs/pruning.md``. Nothing is chosen on the test images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.report import Row, markdown
+from benchmarks.report import Row, markdown, read_rows, write_rows
 from flyweight import PruningRecipe, load_cifar10, load_pretrained, prune
 from flyweight.console import progress_bar
 from flyweight.data import Cifar10
@@ -32,16 +33,18 @@ from flyweight.pruning import apply_masks_, select_weights, std_mask, summary
 from flyweight.training import TrainingConfig, accuracy, choose_device
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from labs.options import lab_parser, read_options
-from labs.rows import STATES, fill, is_begun, origin, states, wanted
+from labs.rows import RESULTS, STATES, fill, is_begun, origin, states, wanted, where
 from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
+LAYERS = "pruning_layers"
 
 RETRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
 )
 KEY = ("std 1.0", "percentage 75", "ways one-shot", "ways iterative")
-KEY += ("ways global iterative", "ways global with recovery")
+ONE_THRESHOLD = ("ways global iterative", "ways global with recovery")
+KEY += ONE_THRESHOLD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,55 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     if abs(reached - row["sparsity"]) > 1e-3:
         raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")
     row["retrained"] = accuracy(network.to(target), test)
+    if exercise.name in ONE_THRESHOLD:
+        told = where(target) | {"commit": commit}
+        put_layers(exercise.name, network, {"epochs": epochs, "seed": seed} | told)
     return row | origin(seed, target, begin, whole=not begun) | {"commit": commit}
+
+
+def put_layers(name: str, network: nn.Module, told: Row) -> None:
+    """Write how many weights of each layer are zero; an older row of the name goes."""
+    others = [row for row in read_rows(LAYERS, RESULTS) if row["row"] != name]
+    found = [
+        {
+            "row": name,
+            "layer": layer.name,
+            "weights": layer.parameters,
+            "zeros": layer.parameters - layer.nonzeros,
+            **told,
+        }
+        for layer in summary(network).layers
+    ]
+    write_rows(LAYERS, [*others, *found], RESULTS)
+
+
+def kept_layers(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) -> None:
+    """Write the zeros of each layer of a network that is kept, where they are not written."""
+    there = {row["row"] for row in read_rows(LAYERS, RESULTS)}
+    wants = epochs and exercise.name in ONE_THRESHOLD and exercise.name not in there
+    if wants and kept_at(exercise, epochs, device, seed).exists():
+        network, commit = retrained(exercise, epochs, data, device, seed)
+        told = where(choose_device(device)) | {"commit": commit}
+        put_layers(exercise.name, network, {"epochs": epochs, "seed": seed} | told)
+
+
+def layer_table(rows: Sequence[Row]) -> str:
+    """Markdown of the zeros of each layer, a column for each way."""
+    found = {(row["row"], row["layer"]): row for row in rows}
+    ways = [name for name in ONE_THRESHOLD if any(row == name for row, _ in found)]
+    cells = []
+    for layer in dict.fromkeys(layer for _, layer in found):
+        of = [found[way, layer] for way in ways]
+        zeros = [f"{100 * int(row['zeros']) / int(row['weights']):.1f} %" for row in of]
+        cells.append([f"`{layer}`", f"{int(of[0]['weights']):,}", *zeros])
+    columns = [":layer", "weights", *(way.removeprefix("ways ") for way in ways)]
+    heads = [next(row for row in rows if row["row"] == way) for way in ways]
+    told = "; ".join(
+        f"{row['row'].removeprefix('ways ')}: {row['epochs']} epochs, seed {row['seed']}, "
+        f"{row['device']}, {row['commit']}"
+        for row in heads
+    )
+    return f"### Zeros of each layer under one threshold\n\n{markdown(columns, cells)}\n\n{told}."
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -194,6 +245,8 @@ def tables(rows: Sequence[Row]) -> str:
         if cells:
             columns = [first, "sparsity", "accuracy pruned", "retrained", "epochs", ":origin"]
             texts.append(f"### {title}\n\n{markdown(columns, cells)}")
+    if layers := read_rows(LAYERS, RESULTS):
+        texts.append(layer_table(layers))
     return "\n\n".join(texts)
 
 
@@ -204,9 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     chosen = wanted(options.rows, exercises(options.compile))
     data = load_cifar10(options.data)
+    asked = [(row, options.epochs if row.is_key else options.short) for row in chosen]
+    for exercise, epochs in asked:
+        kept_layers(exercise, epochs, data, options.device, options.seed)
     fill(
         "pruning",
-        [(exercise, options.epochs if exercise.is_key else options.short) for exercise in chosen],
+        asked,
         exercises(),
         make=lambda exercise, epochs: run(exercise, epochs, data, options.device, options.seed),
         tables=tables,

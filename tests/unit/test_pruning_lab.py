@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.report import read_rows
 from flyweight.data import Cifar10, Split
 from flyweight.errors import CheckpointError
 from flyweight.pruning import summary
@@ -19,6 +20,7 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "STATES", tmp_path)
     monkeypatch.setattr(lab, "STATES", tmp_path)
     monkeypatch.setattr("labs.teacher.STATES", tmp_path)
+    monkeypatch.setattr(pruning, "RESULTS", tmp_path / "results")
     return tmp_path
 
 
@@ -119,3 +121,27 @@ def test_a_kept_network_is_written_whole_or_not_at_all(scratch, monkeypatch):
     path.unlink()
     again, _ = pruning.retrained(row, 0, few(), "cpu", 0)
     assert torch.equal(first.conv1.weight, again.conv1.weight)
+
+
+def test_zeros_of_each_layer_are_counted_and_told_once_for_a_kept_network(scratch, monkeypatch):
+    genuine = pruning.prune
+
+    def prune(model, recipe, *, resume_folder=None, **rest):
+        none = dataclasses.replace(recipe.training, epochs=0)
+        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+
+    monkeypatch.setattr(pruning, "prune", prune)
+    row = next(row for row in pruning.exercises() if row.name == "ways global with recovery")
+    pruning.kept_layers(row, 1, few(), "cpu", 0)  # nothing is kept yet
+    assert read_rows(pruning.LAYERS, scratch / "results") == []
+    network, _ = pruning.retrained(row, 1, few(), "cpu", 0)
+    pruning.kept_layers(row, 1, few(), "cpu", 0)
+    written = read_rows(pruning.LAYERS, scratch / "results")
+    zeros = {one["layer"]: int(one["zeros"]) for one in written}
+    assert zeros["linear.weight"] == int((network.linear.weight == 0).sum())
+    assert sum(zeros.values()) == round(0.8 * sum(int(one["weights"]) for one in written))
+    pruning.kept_layers(row, 2, few(), "cpu", 0)
+    assert read_rows(pruning.LAYERS, scratch / "results") == written
+    text = pruning.tables([])
+    share = 100 * zeros["conv1.weight"] / int(written[0]["weights"])
+    assert f"| `conv1.weight` | 432 | {share:.1f} % |" in text
