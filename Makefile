@@ -43,6 +43,7 @@ labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.proximal
 	$(VENV)/bin/python -m labs.quantization
 	$(VENV)/bin/python -m labs.post_training
+	$(VENV)/bin/python -m labs.post_training_choices
 	$(VENV)/bin/python -m labs.quantization_figures
 	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
 
