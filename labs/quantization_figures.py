@@ -6,8 +6,8 @@ Of the shipped ResNet-20: its weights before, and with 80 % pruned by one thresh
 in 16 values a layer (k-means, the optimum); the error of each scheme that needs no training at 2 to
 6 bits, which it writes into ``labs/results/quantization_errors.csv``; and, from
 ``labs/results/quantization.csv`` as ``labs.quantization`` left it, accuracy and bytes before any
-training. Takes a minute and no data. Figures are ``labs/results/quantization/*.svg``, shown in
-``docs/quantization.md``.
+training and after it. Takes a minute and no data. Figures are ``labs/results/quantization/*.svg``,
+shown in ``docs/quantization.md``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,20 @@ from labs.rows import RESULTS, where
 
 SPARSITY = 0.8
 BITS = 4
-ROWS = {
-    "kmeans": re.compile(r"kmeans (?P<bits>\d) (?P<scheme>\S+)"),
-    "fixed": re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d)"),
+KMEANS = re.compile(r"kmeans (?P<bits>\d) (?P<scheme>\S+)")
+FIXED = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d)")
+CHANNELS = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d) per channel")
+SPARSE = re.compile(r"sparse (?P<scheme>\S+) (?P<bits>\d)")
+# Of each figure: its rows, and whether they are shown before training or after it.
+FIGURES = {
+    "kmeans": (KMEANS, "quantized"),
+    "kmeans-trained": (KMEANS, "trained"),
+    "fixed": (FIXED, "quantized"),
+    "fixed-trained": (FIXED, "trained"),
+    "channels": (CHANNELS, "quantized"),
+    "channels-trained": (CHANNELS, "trained"),
+    "sparse": (SPARSE, "quantized"),
+    "sparse-trained": (SPARSE, "trained"),
 }
 
 
@@ -60,16 +71,17 @@ def error_rows(points: Sequence[SchemeError]) -> list[Row]:
 
 
 def points_of(rows: Sequence[Row], kind: str) -> list[QuantizedPoint]:
-    """What was measured of "kmeans" or "fixed" before training, with a range for the tensor."""
+    """What was measured for one of the figures."""
+    pattern, when = FIGURES[kind]
     return [
         QuantizedPoint(
             name["scheme"],
             int(name["bits"]),
-            float(row["quantized_accuracy"]),
-            int(row["quantized_bytes"]),
+            float(row[f"{when}_accuracy"]),
+            int(row[f"{when}_bytes"]),
         )
         for row in rows
-        if (name := ROWS[kind].fullmatch(row["row"]))
+        if (name := pattern.fullmatch(row["row"])) and row[f"{when}_accuracy"]
     ]
 
 
@@ -81,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_rows("quantization_errors", error_rows(points), RESULTS)
     figures = {"values": values(model), "errors": error_figure(points)}
     rows = read_rows("quantization", RESULTS)
-    for kind in ROWS:
+    for kind in FIGURES:
         if measured := points_of(rows, kind):
             dense = float(rows[0]["dense"])
             figures[kind] = quantized_figure(measured, dense_accuracy=dense)
