@@ -118,7 +118,8 @@ def prepare(
             left to you.
         steps: that the optimiser will make.
         epochs: in these steps; needed where the recipe counts in epochs.
-        batches: gives calibration batches (inputs, targets) for saliency, as often as called.
+        batches: gives calibration batches (inputs, targets) for saliency, as often as called, on
+            any device.
         seed: of what is pruned at random.
 
     Raises ModelError where there is nothing to prune or would be nothing left, RecipeError where

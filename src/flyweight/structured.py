@@ -179,8 +179,11 @@ def _puts_out(target: Any, places: list[int]) -> bool:
         return any(True for _ in target.parameters())
     if isinstance(target, nn.Parameter):
         return bool(weight.detach().any())
+    if isinstance(target, nn.PReLU):  # whatever its slopes, it makes a zero of a zero
+        return False
     inputs_first = isinstance(target, (nn.modules.conv._ConvTransposeNd, nn.Embedding))
-    return bool(weight.detach().index_select(int(inputs_first), torch.tensor(places)).any())
+    at = torch.tensor(places, device=weight.device)
+    return bool(weight.detach().index_select(int(inputs_first), at).any())
 
 
 def _shared(model: nn.Module) -> dict[nn.Parameter, str]:

@@ -28,7 +28,7 @@ from flyweight.pruning import (
 )
 from flyweight.quantization import share
 
-STEPS = 40
+STEPS = 200
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.02, momentum=0.9, weight_decay=0.01),
     "adam": lambda p: torch.optim.Adam(p, 0.01),

@@ -401,3 +401,12 @@ def test_a_prepared_model_may_move_to_another_device(criterion, recovery):
     assert weights[0].is_cuda
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert zeros == round(0.6 * sum(weight.numel() for weight in weights))
+
+
+def test_an_override_may_call_a_tied_weight_by_any_of_its_names():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 6))
+    model[2].weight = model[0].weight
+    recipe = PruningRecipe(sparsity=0.5, schedule="one-shot", overrides={"2.*": 0.25})
+    pruned = prepare(model, recipe, steps=1).finalize()
+    assert int((pruned[0].weight == 0).sum()) == 9
+    assert int((pruned[3].weight == 0).sum()) == 18

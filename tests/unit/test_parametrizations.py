@@ -53,11 +53,34 @@ def test_zeros_survive_200_steps(name, recovery):
 def test_pruned_weights_get_a_gradient_only_under_recovery():
     for recovery in (False, True):
         model = network()
-        mask = torch.zeros(8, 6, dtype=torch.bool)
+        mask = torch.eye(8, 6, dtype=torch.bool)
         attach_(model, {"0.weight": MaskedWeight(mask, recovery=recovery)})
         model(torch.randn(4, 6)).sum().backward()
         gradient = model[0].parametrizations.weight.original.grad
-        assert bool(gradient.any()) == recovery
+        assert bool(gradient[:6][~mask[:6]].any()) == recovery
+        assert gradient[mask].any()
+        assert not gradient[6:].any()  # nothing is left of these
+
+
+def test_a_dead_filter_before_batch_normalisation_does_not_blow_up():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    model.append(nn.Linear(8 * 36, 10))
+    mask = torch.ones(8, 3, 3, 3, dtype=torch.bool)
+    mask[:3] = False
+    mask[3, 1:] = False
+    attach_(model, {"0.weight": MaskedWeight(mask, recovery=True)})
+    dense = model[0].parametrizations.weight.original
+    before = dense.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(50):
+        optimizer.zero_grad()
+        images, labels = torch.randn(16, 3, 8, 8), torch.randint(0, 10, (16,))
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert torch.equal(dense[:3], before[:3])
+    assert not torch.equal(dense[3, 1:], before[3, 1:])
+    assert dense.abs().max() < 10
 
 
 def shared(model, bits):

@@ -99,6 +99,28 @@ class Registered(nn.Module):
         return self.head(self.bn2(self.conv2(x)).relu())
 
 
+@pytest.mark.parametrize("slopes", [1, 8])
+def test_an_activation_with_slopes_of_its_own_keeps_no_filter(slopes):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 4, 3))
+    with torch.no_grad():
+        model[0].weight[2:5] = 0
+        model[0].bias[2:5] = 0
+    images = torch.randn(2, 3, 8, 8)
+    smaller = remove_filters(model, images)
+    assert smaller[0].weight.shape[0] == 5
+    assert torch.allclose(smaller(images), model(images), atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_filters_are_removed_on_a_gpu():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).cuda()
+    with torch.no_grad():
+        model[0].weight[2:5] = 0
+        model[0].bias[2:5] = 0
+    images = torch.randn(2, 3, 8, 8, device="cuda")
+    assert remove_filters(model, images)[0].weight.shape[0] == 5
+
+
 @pytest.mark.parametrize("dead", ["conv1", "conv2"])
 def test_the_norm_of_a_layer_is_the_one_that_it_feeds(dead):
     model = trained_looking(Registered())

@@ -1,4 +1,4 @@
-"""Started twice by ``accelerate launch``: prune while training, and write what each process has."""
+"""Started twice, as by ``accelerate launch``: prune while training, write what each has."""
 
 import sys
 from pathlib import Path
@@ -28,12 +28,16 @@ def network() -> nn.Module:
     )
 
 
-def our_loop(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def our_loop(
+    checkpoint: Path, device: torch.device, pattern: str = "weights"
+) -> dict[str, torch.Tensor]:
     model = network()
     images = torch.randint(0, 256, (96, 3, 32, 32), dtype=torch.uint8)
     data = Split(images, torch.arange(96) % 10).to(device)
     training = TrainingConfig(epochs=2, batch_size=24, learning_rate=0.05, ema_decay=0.5)
-    recipe = PruningRecipe(sparsity=0.7, interval=1, criterion="taylor", training=training)
+    recipe = PruningRecipe(
+        sparsity=0.7, interval=1, criterion="taylor", pattern=pattern, training=training
+    )
     prune_(model, recipe, data, seed=0, checkpoint=checkpoint)
     return model.state_dict()
 
@@ -64,6 +68,7 @@ def main(folder: Path) -> None:
     outcome = {
         "processes": accelerator.num_processes,
         "our loop": our_loop(folder / "state.pt", device),
+        "filters": our_loop(folder / "filters.pt", device, "filters"),
         "a loop of your own": loop_of_your_own(accelerator),
     }
     torch.save(outcome, folder / f"{0 if is_main_process() else 1}.pt")

@@ -23,16 +23,26 @@ class _MaskedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
         (mask,) = ctx.saved_tensors
-        return gradient if ctx.recovery else gradient * mask, None, None
+        learning = _in_live_filters(mask) if ctx.recovery else mask
+        return gradient * learning, None, None
+
+
+def _in_live_filters(mask: Tensor) -> Tensor:
+    """True for all weights of each filter of which something is left; broadcasts over the mask."""
+    if mask.ndim < 2:
+        return torch.ones((), dtype=torch.bool, device=mask.device)
+    return mask.flatten(1).any(1).view(-1, *(1,) * (mask.ndim - 1))
 
 
 class MaskedWeight(nn.Module):
     """The weight a layer sees is the dense one where ``mask`` is True and exactly 0 elsewhere.
 
     The optimiser keeps the dense weight, so nothing it does can revive a zero. With ``recovery``
-    the gradient reaches the dense weight everywhere, and a weight may return when the mask is
-    chosen again (Lin et al. 2020, "Dynamic model pruning with feedback"); without it pruned
-    weights get no gradient. ``mask`` is bool, of the shape of the weight.
+    the gradient reaches pruned weights too, and a weight may return when the mask is chosen again
+    (Lin et al. 2020, "Dynamic model pruning with feedback"); but not those of a filter of which
+    nothing is left, since batch normalisation of its zeros would multiply the gradient by 1/√ε and
+    blow it up. Without recovery no pruned weight gets a gradient. ``mask`` is bool, of the shape of
+    the weight.
 
     Example:
         >>> MaskedWeight(torch.tensor([True, False]))(torch.tensor([3.0, 4.0])).tolist()

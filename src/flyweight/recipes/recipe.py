@@ -44,7 +44,8 @@ class PruningRecipe:
         ramp: fraction of the steps in which sparsity grows, from 0 to 1.
         interval: steps or epochs from one choice of masks to the next.
         unit: of the interval, "steps" or "epochs".
-        recovery: pruned weights still learn, and may return until the ramp ends.
+        recovery: pruned weights still learn, those of whole filters excepted, and may return until
+            the ramp ends.
         layers: globs over the names of weights of two and more dimensions.
         keep: globs of those that are left alone.
         types: classes of layers, such as "Conv2d"; none for all.

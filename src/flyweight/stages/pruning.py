@@ -22,6 +22,7 @@ from flyweight.pruning import (
     Pattern,
     choose_masks,
     matching,
+    overrides_by_name,
     prunings,
     saliency_scores,
     select_weights,
@@ -81,6 +82,7 @@ class Pruning:
         chosen = select_weights(model, layers=recipe.layers, keep=recipe.keep, types=recipe.types)
         self._names = tuple(chosen)
         check_plain(model, chosen)
+        self._overrides = overrides_by_name(model, chosen, recipe.overrides)
         self._batches = batches
         self._prunings = prunings(
             recipe.schedule,
@@ -117,19 +119,21 @@ class Pruning:
                 "ask for less"
             )
         if self.recipe.criterion in ("taylor", "fisher"):
-            assert self._batches is not None
-            device = next(iter(self.weights.values())).device
-            one = [
-                (inputs[:1].to(device), targets[:1].to(device))
-                for inputs, targets in itertools.islice(self._batches(), 1)
-            ]
+            one = [(inputs[:1], targets[:1]) for inputs, targets in self._calibration(1)]
             saliency_scores(self.model, self.weights, one, criterion=self.recipe.criterion)
+
+    def _calibration(self, number: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many batches, or all there are, on the device of the weights."""
+        assert self._batches is not None
+        device = next(iter(self.weights.values())).device
+        for inputs, targets in itertools.islice(self._batches(), number):
+            yield inputs.to(device), targets.to(device)
 
     @property
     def _asked(self) -> float:
         """How many zeros the recipe asks for, or else how many there were."""
         asked = sum(
-            matching(name, self.recipe.overrides, self.recipe.sparsity) * weight.numel()
+            matching(name, self._overrides, self.recipe.sparsity) * weight.numel()
             for name, weight in self.weights.items()
         )
         return asked or sum(int(zero.sum()) for zero in self._never.values())
@@ -163,7 +167,7 @@ class Pruning:
         recipe = self.recipe
         grown = {
             glob: sparsity_at(recipe.schedule, progress, final)
-            for glob, final in recipe.overrides.items()
+            for glob, final in self._overrides.items()
         }
         lowest = -1.0 if recipe.pattern == "weights" else 0.0
         return choose_masks(
@@ -188,14 +192,13 @@ class Pruning:
             return {name: drawn.to(weights[name].device) for name, drawn in self._drawn.items()}
         if self.recipe.criterion == "magnitude":
             return self._magnitudes()
-        assert self._batches is not None
         # Of the dense weights, by what the network with the masks of before loses.
         recoveries = [mask.recovery for mask in self.masks.values()]
         for mask in self.masks.values():
             mask.recovery = True
         try:
             return saliency_scores(
-                self.model, self.weights, self._batches(), criterion=self.recipe.criterion
+                self.model, self.weights, self._calibration(), criterion=self.recipe.criterion
             )
         finally:
             for mask, recovery in zip(self.masks.values(), recoveries, strict=True):

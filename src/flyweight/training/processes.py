@@ -76,10 +76,15 @@ def share_buffers_(model: nn.Module) -> None:
 
 
 def of_first_process(tensor: Tensor) -> Tensor:
-    """The tensor as the first process has it; all have to call this, in the same order."""
+    """The tensor as the first process has it; all have to call this, in the same order.
+
+    Example:
+        >>> of_first_process(torch.tensor([1.0]))  # there is only one
+        tensor([1.])
+    """
     if not _launched():
         return tensor
     from accelerate.utils import broadcast
 
-    found: Tensor = broadcast(tensor)
+    found: Tensor = broadcast(tensor.contiguous())  # in place, so nothing that is expanded
     return found
