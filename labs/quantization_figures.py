@@ -41,6 +41,7 @@ KMEANS = re.compile(r"kmeans (?P<bits>\d) (?P<scheme>\S+)")
 FIXED = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d)")
 CHANNELS = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d) per channel")
 SPARSE = re.compile(r"sparse (?P<scheme>\S+) (?P<bits>\d)")
+SPARSE_CHANNELS = re.compile(r"sparse (?P<scheme>\S+) (?P<bits>\d) per channel")
 # Of each figure: its rows, and whether they are shown before training or after it.
 FIGURES = {
     "kmeans": (KMEANS, "quantized"),
@@ -51,6 +52,8 @@ FIGURES = {
     "channels-trained": (CHANNELS, "trained"),
     "sparse": (SPARSE, "quantized"),
     "sparse-trained": (SPARSE, "trained"),
+    "sparse-channels": (SPARSE_CHANNELS, "quantized"),
+    "sparse-channels-trained": (SPARSE_CHANNELS, "trained"),
 }
 
 

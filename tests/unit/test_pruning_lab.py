@@ -31,8 +31,12 @@ def few() -> Cifar10:
 
 def test_rows_have_names_of_their_own_and_key_rows_are_among_them():
     names = [exercise.name for exercise in pruning.exercises()]
-    assert len(set(names)) == len(names) == 17
+    assert len(set(names)) == len(names) == 18
     assert {name for name in names if name in pruning.KEY} == set(pruning.KEY)
+    epochs = {exercise.name: exercise.epochs(20, 2) for exercise in pruning.exercises()}
+    assert epochs["ways one-shot"] == epochs["percentage 75"] == 20
+    assert epochs[pruning.HALF] == 10
+    assert epochs["percentage 25"] == 2
 
 
 def test_compiling_changes_nothing_else_of_a_row():
