@@ -193,6 +193,14 @@ AIMS = (
     Aim("byte planes, bytes over zipnn", "<=", 1.0, "x", lossless("bytes"), 4),
     Aim("byte planes, decoding over zipnn", ">=", 0.7, "x", lossless("decode_mb_s")),
     Aim(
+        "a step of training with masks, over one without",
+        "<=",
+        10,
+        " %",
+        lambda: [float(r["over_dense_percent"]) for r in rows("masking") if r["loop"] != "dense"],
+        1,
+    ),
+    Aim(
         "ResNet-20 by Huffman into a module, warm cache",
         "<=",
         60,
