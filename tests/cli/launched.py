@@ -1,4 +1,4 @@
-"""Started twice by ``accelerate launch``: the command line, on the few images of the folder."""
+"""Started twice, as by ``accelerate launch``: the command line, on the few images of the folder."""
 
 import sys
 from pathlib import Path

@@ -13,10 +13,15 @@ from flyweight.quantization import INITIALIZATIONS, kmeans_1d, share
 values = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=60)
 
 
+def nearest_of(data, centroids):
+    """The place of the nearest of some centroids."""
+    return (data[:, None] - centroids[None]).abs().argmin(1)
+
+
 def lloyd(data, centroids):
     """Plain k-means from given centroids, by the full distance table."""
     while True:
-        nearest = (data[:, None] - centroids[None]).abs().argmin(1)
+        nearest = nearest_of(data, centroids)
         updated = torch.stack([data[nearest == k].mean() for k in range(len(centroids))])
         if torch.equal(updated, centroids):
             return centroids
@@ -26,7 +31,9 @@ def lloyd(data, centroids):
 def test_equals_plain_lloyd_from_the_same_linear_start():
     data = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     start = torch.linspace(float(data.min()), float(data.max()), 8, dtype=torch.float64)
-    torch.testing.assert_close(kmeans_1d(data, 8), lloyd(data, start), rtol=0, atol=1e-12)
+    ours, theirs = kmeans_1d(data, 8), lloyd(data, start)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)  # sums in another order
+    assert torch.equal(nearest_of(data, ours), nearest_of(data, theirs))
 
 
 @given(values, st.integers(1, 9), st.sampled_from(INITIALIZATIONS))
@@ -35,7 +42,7 @@ def test_lloyds_conditions_hold(data, clusters, init):
     centroids = kmeans_1d(data, clusters, init=init)
     assert 1 <= len(centroids) <= clusters
     assert (centroids.diff() > 0).all()
-    nearest = (data[:, None] - centroids[None]).abs().argmin(1)
+    nearest = nearest_of(data, centroids)
     for k in range(len(centroids)):
         members = data[nearest == k]
         assert len(members)
@@ -53,7 +60,7 @@ def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clust
     values = torch.tensor(data, dtype=torch.float64)
     centroids = kmeans_1d(values, clusters, init="density")
     assert (centroids.diff() > 0).all()
-    nearest = (values[:, None] - centroids[None]).abs().argmin(1)
+    nearest = nearest_of(values, centroids)
     means = [float(values[nearest == k].mean()) for k in range(len(centroids))]
     assert means == pytest.approx(centroids.tolist(), abs=1e-9)
 
@@ -76,7 +83,10 @@ def test_equals_scikit_learn_from_the_same_start(init):
     peer = cluster.KMeans(6, init=start[:, None].numpy(), n_init=1, tol=0, max_iter=500)
     theirs = torch.from_numpy(peer.fit(data[:, None].numpy()).cluster_centers_).flatten()
     ours = kmeans_1d(data, 6, init=init, iterations=500, seed=3)
-    torch.testing.assert_close(ours, theirs.sort().values, rtol=0, atol=1e-12)
+    ordered, order = theirs.sort()
+    torch.testing.assert_close(ours, ordered, rtol=0, atol=1e-12)  # sums in another order
+    labels = torch.from_numpy(peer.labels_).long()
+    assert torch.equal(nearest_of(data, ours), order.argsort()[labels])
 
 
 @pytest.mark.parametrize("init", ["random", "k-means++"])

@@ -1,6 +1,7 @@
 """The exact optimum of k-means on a line: by brute force, by the table, and at scale."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -20,6 +21,12 @@ def error_of(points, weights, edges):
         mean = np.average(points[begin:end], weights=weights[begin:end])
         total += float(weights[begin:end] @ (points[begin:end] - mean) ** 2)
     return total
+
+
+def exact_error(integers, edges):
+    """Squared error of whole numbers in clusters, as a fraction."""
+    parts = [[Fraction(int(x)) for x in integers[a:b]] for a, b in itertools.pairwise(edges)]
+    return sum(sum(x * x for x in part) - sum(part) ** 2 / len(part) for part in parts)
 
 
 def by_brute_force(points, weights, clusters):
@@ -61,8 +68,9 @@ def test_integers_have_the_least_error_exactly(points, data):
     points = np.array(sorted(points), dtype=float)
     clusters = data.draw(st.integers(1, len(points)))
     edges = optimal_edges(points, np.ones(len(points)), clusters)
-    least = by_brute_force(points, np.ones(len(points)), clusters)
-    assert error_of(points, np.ones(len(points)), edges) == pytest.approx(least, abs=1e-9)
+    cuts = itertools.combinations(range(1, len(points)), clusters - 1)
+    least = min(exact_error(points, (0, *cut, len(points))) for cut in cuts)
+    assert exact_error(points, edges) == least
 
 
 @pytest.mark.parametrize("clusters", [2, 7, 32, 255])
