@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from benchmarks.report import read_rows
-from flyweight.data import Cifar10, Split
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -13,24 +12,15 @@ from labs import int8 as lab
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (200, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(images.repeat(26, 1, 1, 1)[:5100], torch.arange(5100) % 10)
-    data = Cifar10(train, Split(images[:40], torch.arange(40) % 10))
-    document = tmp_path / "quantization.md"
-    document.write_text(lab.DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
-    monkeypatch.setattr(lab, "DOCUMENT", document)
+def scratch(borrowed, noise, monkeypatch):
     monkeypatch.setattr(lab, "BATCHES", (1, 2))
-    monkeypatch.setattr(lab, "load_cifar10", lambda path: data)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    return document
+    return borrowed(lab, noise(100, tested=40))
 
 
 def test_files_are_measured_in_the_runtime_that_they_are_for(scratch):
     lab.main(["--images", "64", "--repeats", "1"])
-    rows = {row["network"]: row for row in read_rows("int8", scratch.parent)}
+    rows = {row["network"]: row for row in read_rows("int8", scratch)}
     torch_row, float_row, safe, wide = rows.values()
     assert torch_row["accuracy"] == float_row["accuracy"]
     assert torch_row["file_bytes"] == ""
@@ -41,7 +31,9 @@ def test_files_are_measured_in_the_runtime_that_they_are_for(scratch):
     assert abs(float(safe["accuracy"]) - float(safe["accuracy_simulated"])) < 0.06
     assert all(float(row["ms_batch_2"]) > 0 for row in rows.values())
     assert "VNNI" in safe["instructions"]
-    assert "| int8, weights to ±63, ONNX |" in scratch.read_text(encoding="utf-8")
+    assert "| int8, weights to ±63, ONNX |" in (scratch / lab.DOCUMENT.name).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_ranges_are_measured_on_training_images_drawn_by_the_seed(scratch):

@@ -3,28 +3,18 @@
 import re
 
 import pytest
-import torch
 
 from benchmarks.report import read_rows
-from flyweight.data import Cifar10, Split
 from labs import analysis
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Results and document in a folder of their own, and noise for data."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (200, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(pixels.repeat(26, 1, 1, 1)[:5100], torch.arange(5100) % 10)
-    data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
-    loads = []
+def scratch(borrowed, noise, monkeypatch):
+    """The folder of the lab, and how often its data were loaded."""
+    folder, data, loads = borrowed(analysis, noise(100)), noise(100), []
     monkeypatch.setattr(analysis, "load_cifar10", lambda path: loads.append(path) or data)
-    monkeypatch.setattr(analysis, "RESULTS", tmp_path)
     monkeypatch.setattr(analysis, "SPARSITIES", (0.0, 0.95))
-    monkeypatch.setattr(analysis, "DOCUMENT", tmp_path / "pruning.md")
-    text = "before\n<!-- results: python -m labs.analysis -->\n<!-- end of results -->\nafter\n"
-    (tmp_path / "pruning.md").write_text(text)
-    return tmp_path, loads
+    return folder, loads
 
 
 def test_what_is_missing_is_measured_and_figures_are_drawn(scratch):

@@ -5,32 +5,22 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from benchmarks import nncodec_network_peer, peers
 from benchmarks.report import read_rows
 from flyweight import create_model
-from flyweight.data import Cifar10, Split
 from labs import post_training as lab
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Results and document in a folder of their own, noise for data, no NNCodec."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (120, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(pixels.repeat(43, 1, 1, 1)[:5120], torch.arange(5120) % 10)
-    data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
-    loads = []
+def scratch(borrowed, noise, monkeypatch):
+    """The folder of the lab, and how often its data were loaded; no NNCodec."""
+    folder, data, loads = borrowed(lab, noise(120)), noise(120), []
     monkeypatch.setattr(lab, "load_cifar10", lambda path: loads.append(path) or data)
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
     monkeypatch.setattr(lab, "CALIBRATION", 8)
     monkeypatch.setattr(lab, "STATISTICS", 1)
-    monkeypatch.setattr(peers, "NNCODEC_PYTHON", tmp_path / "none")
-    monkeypatch.setattr(lab, "DOCUMENT", tmp_path / "quantization.md")
-    text = "<!-- results: python -m labs.post_training -->\n<!-- end of results -->\n"
-    (tmp_path / "quantization.md").write_text(text)
-    return tmp_path, loads
+    monkeypatch.setattr(peers, "NNCODEC_PYTHON", folder / "none")
+    return folder, loads
 
 
 def test_rows_have_names_of_their_own():

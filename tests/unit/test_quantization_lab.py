@@ -11,25 +11,12 @@ from flyweight.data import Cifar10, Split
 from flyweight.pruning import percentile_mask, select_weights
 from flyweight.quantization import share
 from labs import quantization
-from labs import rows as lab
 from labs.rows import wanted
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Results, document and states in a folder of their own; noise for data, a batch an epoch."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (32, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(pixels.repeat(157, 1, 1, 1)[:5016], torch.arange(5016) % 10)
-    data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
-    monkeypatch.setattr(quantization, "load_cifar10", lambda path: data)
-    monkeypatch.setattr(quantization, "DOCUMENT", tmp_path / "quantization.md")
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
-    monkeypatch.setattr(lab, "STATES", tmp_path)
-    monkeypatch.setattr("labs.teacher.STATES", tmp_path)
-    text = "<!-- results: python -m labs.quantization -->\n<!-- end of results -->\n"
-    (tmp_path / "quantization.md").write_text(text)
-    return tmp_path
+def scratch(borrowed, noise):
+    return borrowed(quantization, noise(16))
 
 
 def test_rows_have_names_of_their_own_and_are_found_by_them():

@@ -5,33 +5,15 @@ import torch
 
 from benchmarks.report import read_rows
 from flyweight import load_pretrained
-from flyweight.data import Cifar10, Split
-from labs import rows as lab_rows
 from labs import structured as lab
 
 pytest.importorskip("torch_pruning")
 
 
 @pytest.fixture
-def noise():
-    """16 images to train on beside the 5,000 held out, and 20 to test on."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (32, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(images.repeat(157, 1, 1, 1)[:5016], torch.arange(5016) % 10)
-    return Cifar10(train, Split(images[:20], torch.arange(20) % 10))
-
-
-@pytest.fixture
-def scratch(tmp_path, monkeypatch, noise):
-    document = tmp_path / "pruning.md"
-    document.write_text("<!-- results: python -m labs.structured -->\n<!-- end of results -->\n")
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
-    monkeypatch.setattr(lab, "DOCUMENT", document)
+def scratch(borrowed, noise, monkeypatch):
     monkeypatch.setattr(lab, "BATCHES", (1, 2))
-    monkeypatch.setattr(lab, "load_cifar10", lambda path: noise)
-    monkeypatch.setattr(lab_rows, "STATES", tmp_path / "states")
-    monkeypatch.setattr("labs.teacher.STATES", tmp_path / "states")
-    return tmp_path
+    return borrowed(lab, noise(16))
 
 
 def test_four_networks_of_which_two_lost_half_of_their_inner_filters(scratch, capsys):
