@@ -252,6 +252,12 @@ def test_floats_that_are_not_rounded_are_exported_as_they_are(tmp_path):
 def test_the_impossible_is_refused_in_words():
     with pytest.raises(DataError, match="no calibration batches"):
         prepare_int8(network(), [])
+    with pytest.raises(DataError, match="are one tensor; give a list"):
+        prepare_int8(network(), random(2, 3, 8, 8))
+    normed = network()
+    nn.utils.parametrizations.weight_norm(normed[0])
+    with pytest.raises(ModelError, match=r"'0\.weight' has a parametrization, _WeightNorm"):
+        prepare_int8(normed, [random(2, 3, 8, 8)])
     with pytest.raises(ModelError, match="no linear layer or convolution"):
         prepare_int8(nn.Sequential(nn.ReLU()), [random(2, 3)])
     with pytest.raises(ModelError, match=r"a Linear itself; put it into nn\.Sequential"):

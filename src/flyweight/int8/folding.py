@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flyweight.errors import DataError, ModelError
-from flyweight.parametrizations import check_detached
+from flyweight.parametrizations import check_detached, check_plain
 
 __all__ = ["check_inputs", "fold_into_convolutions"]
 
@@ -38,7 +38,8 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
 
     Raises ModelError where the copy does not compute the same, as for a convolution whose output
     goes elsewhere too, for batch normalisation without running statistics, and for masks or
-    quantised weights of a stage that is not over; DataError for inputs that are none or not finite.
+    quantised weights of a stage that is not over or other parametrizations; DataError for inputs
+    that are none or not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
@@ -50,6 +51,7 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     integer-arithmetic-only inference", §3.2.
     """
     check_detached(model)
+    check_plain(model, [name for name, _ in model.named_parameters()])
     check_inputs(inputs, "the batch to fold with")
     folded = copy.deepcopy(model).eval()
     names = {module: name for name, module in folded.named_modules()}

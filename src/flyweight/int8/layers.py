@@ -136,6 +136,8 @@ def prepare_int8(
     integer-arithmetic-only inference", §3.
     """
     check_float(model)
+    if isinstance(batches, Tensor):
+        raise DataError("the calibration batches are one tensor; give a list of batches")
     if not batches:
         raise DataError("there are no calibration batches to measure activations with")
     for number, batch in enumerate(batches):
