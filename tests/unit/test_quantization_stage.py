@@ -206,6 +206,28 @@ def test_a_state_comes_back(scheme):
         other.load_state_dict(states[1])
 
 
+@pytest.mark.parametrize("scheme", ["asymmetric", "learned-step", "ternary", "binary"])
+def test_zeros_stay_where_the_masks_in_the_model_are_lost(scheme):
+    zeros = zeros_of(network())
+    recipe = SharingRecipe(scheme=scheme, bits=2, keep=("0.*",))
+    prepared = prepare_quantization(network(), recipe, steps=1)
+    for index in (0, 4):
+        parametrization = prepared.model[index].parametrizations.weight
+        parametrization[0].mask.fill_(True)
+        parametrization.original.data.add_(0.5)
+    compressed = prepared.finalize()
+    assert not compressed["0.weight"][zeros[0]].any()
+    assert not compressed["4.weight"].dequantize()[zeros[1]].any()
+    assert not prepared.model[4].weight[zeros[1]].any()
+
+
+def test_shared_values_in_the_place_of_zeros_are_refused():
+    prepared = prepare_quantization(network(), SharingRecipe(bits=2), steps=1)
+    prepared.model[4].parametrizations.weight[0].symbols.fill_(1)
+    with pytest.raises(ModelError, match=r"'4\.weight' lost zeros .*; load the state that belongs"):
+        prepared.finalize()
+
+
 def test_layers_that_are_kept_stay_floats_and_keep_their_zeros(images):
     model = network()
     zeros = zeros_of(model)

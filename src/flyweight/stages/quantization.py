@@ -40,8 +40,9 @@ class Quantization:
     """The quantised weights of a model in training; from the first step on its layers see them.
 
     Puts a parametrization on each weight named, so ``model`` is changed. Weights that are zero stay
-    so, those of the layers that the recipe keeps as they are included. `at` follows the schedule of
-    the recipe; `finish_` takes the parametrizations off.
+    so, those of the layers that the recipe keeps as they are included; which they are is kept here
+    too, since the masks in the model are a part of its state, which others load and average. `at`
+    follows the schedule of the recipe; `finish_` takes the parametrizations off.
 
     Arguments:
         model: any module.
@@ -87,16 +88,16 @@ class Quantization:
         self._extra = recipe.extra_bits(0, steps)
         self.quantized = {name: self._start(name) for name in self.weights}
         kept = weights.keys() - self.weights.keys()
-        masked = {name: MaskedWeight(self._masks[name]) for name in weights if name in kept}
-        attach_(model, {**self.quantized, **masked})
-        self._attached = (*self.quantized, *masked)
+        masked = {name: MaskedWeight(self._masks[name].clone()) for name in weights if name in kept}
+        self._attached = {**self.quantized, **masked}
+        attach_(model, self._attached)
 
     def bits(self, name: str) -> int:
         """Bits of a tensor now."""
         return min(8, self._bits[name] + self._extra)
 
     def _start(self, name: str) -> QuantizedWeight:
-        weight, mask, scheme = self.weights[name], self._masks[name], self.recipe.scheme
+        weight, mask, scheme = self.weights[name], self._masks[name].clone(), self.recipe.scheme
         try:
             if scheme == "shared":
                 start = self._share(name)
@@ -159,9 +160,13 @@ class Quantization:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
         Levels, scales and offsets are rounded to what the recipe stores, unless that would make
-        one of them zero, two levels the same, or an offset wrong by more than half a step. Raises
-        ModelError where a zero was lost.
+        one of them zero, two levels the same, or an offset wrong by more than half a step. A weight
+        that was zero is zero, whatever the masks in the model have become. Raises ModelError where
+        shared values have other zeros.
         """
+        for name, module in self._attached.items():
+            if not isinstance(module, SharedWeight):
+                module.mask.logical_and_(self._masks[name].to(module.mask.device))
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
@@ -170,8 +175,12 @@ class Quantization:
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
         for name, mask in self._masks.items():
-            if bool(self.model.get_parameter(name).detach()[~mask].any()):
-                raise ModelError(f"tensor {name!r} lost zeros while its values were trained")
+            left = self.model.get_parameter(name).detach()
+            if bool(left[~mask.to(left.device)].any()):
+                raise ModelError(
+                    f"tensor {name!r} lost zeros while its values were trained; load the state "
+                    "that belongs to this model, or begin again"
+                )
         return compressed
 
 
