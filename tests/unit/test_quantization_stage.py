@@ -206,6 +206,45 @@ def test_a_state_comes_back(scheme):
         other.load_state_dict(states[1])
 
 
+@pytest.mark.parametrize("scheme", ["shared", "asymmetric"])
+def test_a_state_of_other_zeros_is_refused_after_that_of_the_model(scheme):
+    recipe = SharingRecipe(scheme=scheme, bits=2)
+    other = prepare_quantization(network(sparsity=30), recipe, steps=5)
+    prepared = prepare_quantization(network(), recipe, steps=5)
+    prepared.model.load_state_dict(other.model.state_dict())
+    with pytest.raises(CheckpointError, match="with other zeros; prepare the one that it belongs"):
+        prepared.load_state_dict(other.state_dict())
+
+
+def test_a_state_of_another_recipe_is_refused():
+    states = [
+        prepare_quantization(network(), SharingRecipe(bits=2), steps=5).state_dict(),
+        prepare_quantization(network(), SharingRecipe(scheme="binary"), steps=5).state_dict(),
+        prepare(network(), PruningRecipe(sparsity=0.6), steps=5).state_dict(),
+    ]
+    recipe = SharingRecipe(bits=4)
+    prepared = prepare_quantization(network(), recipe, steps=5)
+    for state in states:
+        with pytest.raises(CheckpointError, match="of a run with another recipe; prepare"):
+            prepared.load_state_dict(state)
+    trained = dataclasses.replace(recipe, training=TRAINING)  # trains in a loop of one's own
+    prepared.load_state_dict(prepare_quantization(network(), trained, steps=5).state_dict())
+
+
+def test_what_is_no_state_is_refused():
+    prepared = prepare_quantization(network(), SharingRecipe(), steps=5)
+    state = prepared.state_dict()
+    for wrong in ({}, [1], {"step": 1, "masks": [1]}, {"step": 1, "masks": {}}):
+        with pytest.raises(CheckpointError, match=r"is not the state of a .*state_dict"):
+            prepared.load_state_dict(wrong)
+    with pytest.raises(CheckpointError, match="is not the state of a quantisation, which has"):
+        prepared.load_state_dict(state | {"masks": [1]})
+    for masks in ({}, dict.fromkeys(state["masks"], 1), dict.fromkeys(state["masks"], zeros_of)):
+        with pytest.raises(CheckpointError, match="of another model"):
+            prepared.load_state_dict(state | {"masks": masks})
+    assert prepared.number == 0
+
+
 @pytest.mark.parametrize("scheme", ["asymmetric", "learned-step", "ternary", "binary"])
 def test_zeros_stay_where_the_masks_in_the_model_are_lost(scheme):
     zeros = zeros_of(network())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
-from flyweight.errors import FlyweightError, ModelError
+from flyweight.errors import CheckpointError, FlyweightError, ModelError
 from flyweight.int8 import check_float
 from flyweight.parametrizations import (
     BinaryWeight,
@@ -27,7 +27,7 @@ from flyweight.parametrizations import (
 )
 from flyweight.pruning import matching_parameters, weights_named
 from flyweight.quantization import FixedPoint, share
-from flyweight.recipes import SharingRecipe
+from flyweight.recipes import SharingRecipe, recipe_digest
 from flyweight.stages.finishing import rounded
 from flyweight.training import Progress, fit_, prefixed
 
@@ -153,8 +153,38 @@ class Quantization:
                 quantized.set_bits_(self.bits(name))
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks of what is never to come back, bool tensors by name of the weight."""
-        return {name: mask.clone() for name, mask in self._masks.items()}
+        """What `load_state_dict` takes: where no zeros are, and what tells the recipe from others.
+
+        The values, and which weight has which, are a part of the state of the model.
+        """
+        masks = {name: mask.clone() for name, mask in self._masks.items()}
+        return {"recipe": recipe_digest(self.recipe), "masks": masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Check that a state is of such a run; what there is to load, the state of the model has.
+
+        Raises CheckpointError where it is of another model or recipe, or of a model with other
+        zeros.
+        """
+        masks = state.get("masks") if "recipe" in state else None
+        if not isinstance(masks, Mapping):
+            raise CheckpointError(
+                "this is not the state of a quantisation, which has masks and a recipe; give what "
+                "state_dict() returned"
+            )
+        if state["recipe"] != recipe_digest(self.recipe):
+            raise CheckpointError(
+                "this state is of a run with another recipe; prepare the model with that one"
+            )
+        alike = masks.keys() == self._masks.keys() and all(
+            isinstance(masks[name], Tensor) and torch.equal(masks[name].to(mask), mask)
+            for name, mask in self._masks.items()
+        )
+        if not alike:
+            raise CheckpointError(
+                "this state is of another model, or of one with other zeros; prepare the one that "
+                "it belongs to"
+            )
 
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
