@@ -356,6 +356,51 @@ def test_what_cannot_be_quantised_without_training_is_refused_in_words():
         run(network(), inputs=[])
 
 
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut, then a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.last = nn.Linear(48, 4)
+
+    def forward(self, inputs):
+        return self.last((inputs + self.second(self.first(inputs).relu())).flatten(1))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_whose_inputs_are_all_zero_is_quantised_with_the_others(residual):
+    torch.manual_seed(0)
+    if residual:
+        model, dead = Residual(), "first.weight"
+    else:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.ReLU(), nn.Linear(6, 4))
+        model[1].bias.data.zero_()
+        dead = "1.weight"
+    model.get_parameter(dead).data.zero_()
+    names = [name for name, weight in model.named_parameters() if weight.ndim > 1]
+    inputs = random(64, 3, 4, 4).split(32)
+    before = model(inputs[0]).detach()
+    found = quantize_post_training_(model, names, inputs, price=1e-7)
+    assert not found[dead].dequantize().any()
+    torch.testing.assert_close(model(inputs[0]).detach(), before, rtol=0, atol=0.1)
+
+
+def test_answers_that_cannot_be_compared_are_refused():
+    class Masked(nn.Linear):
+        def forward(self, inputs):
+            allowed = torch.tensor([0.0, 0.0, -math.inf])
+            return super().forward(inputs) + allowed
+
+    model = Masked(4, 3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ModelError, match=r"'weight' alone quantised .* nan .*; .* finite logits"):
+        quantize_post_training_(model, ["weight"], [random(32, 4)], price=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    quantize_post_training_(model, ["weight"], [random(32, 4)], price=1e-5, measured=False)
+
+
 def test_corrected_biases_give_each_layer_the_mean_it_had():
     torch.manual_seed(0)
     before = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
