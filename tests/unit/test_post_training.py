@@ -527,5 +527,14 @@ def test_a_file_is_made_without_training_by_one_call(tmp_path):
     assert isinstance(one.tensors["0.weight"], torch.Tensor)
     with pytest.raises(ModelError, match=r"pattern 'nothing\.\*' matches no parameter"):
         compress_post_training(model, inputs, price=1e-6, layers=["nothing.*"])
-    with pytest.raises(DataError, match="no calibration batches"):
-        compress_post_training(model, [], price=1e-6)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_file_without_training_takes_inputs_and_examples(norm):
+    model = small_network() if norm else nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    for none in ([], [random(0, 3, 8, 8)]):
+        with pytest.raises(DataError, match="no calibration batches to quantise with; give some"):
+            compress_post_training(model, none, price=1e-6)
+    for examples in (0, -1):
+        with pytest.raises(ModelError, match=f"by at least 1 example; found {examples}"):
+            compress_post_training(model, [random(8, 3, 8, 8)], price=1e-6, examples=examples)
