@@ -452,6 +452,38 @@ def test_sweeps_lower_the_error_of_the_output_and_its_bits_together():
     assert costs[0] > costs[1] >= costs[2] >= costs[3]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_sweep_costs_more_whatever_the_bits_of_codes(seed):
+    weight, inputs = random(10, 12, seed=seed), random(200, 12, seed=seed + 10)
+    inputs = inputs @ random(12, 12, seed=seed + 20)
+    correlation = (inputs.T @ inputs).double() / len(inputs)
+    mask = random(10, 12, seed=seed + 30) > -1
+    bits = 10 * random(17, seed=seed + 40).abs().double()
+    damped = correlation + 0.01 * correlation.diagonal().mean() * torch.eye(12)
+
+    def cost(sweeps, price):
+        found = round_second_order(
+            weight, correlation, step=0.3, mask=mask, bits=bits, price=price, sweeps=sweeps
+        ).dequantize()
+        assert not found[~mask].any()
+        error = (torch.where(mask, weight, 0.0) - found).double()
+        codes = torch.round(found / 0.3).long() + 8
+        return float(((error @ damped) * error).sum() + price * bits[codes][mask].sum())
+
+    for price in (0.1, 0.5, 2.0):
+        costs = [cost(sweeps, price) for sweeps in range(5)]
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(costs))
+
+
+def test_the_neighbours_of_zero_are_choices_too():
+    bits = torch.tensor([1.0, 10.0, 1.0])
+    for sign in (1, -1):
+        found = round_second_order(
+            torch.tensor([[0.45 * sign]]), torch.eye(1), step=1.0, bits=bits, price=1.0
+        )
+        assert found.dequantize().item() == sign
+
+
 def test_statistics_by_drift_hold_what_the_weights_changed_and_not_the_choice_of_batches():
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
