@@ -235,6 +235,47 @@ def test_a_new_network_has_statistics_to_measure():
         assert norm.running_mean.all()
 
 
+def test_a_gamma_that_begins_at_zero_is_not_folded():
+    norm = nn.BatchNorm1d(4)
+    nn.init.zeros_(norm.weight)
+    reestimate_batch_norms_(nn.Sequential(nn.Linear(3, 4), norm), [2 + random(20, 3)])
+    assert norm.running_mean.all()
+    with torch.no_grad():
+        norm.reset_running_stats()
+        norm.weight.uniform_(0.5, 1.5)
+    with pytest.raises(ModelError, match=r"or saw no batch yet, .* run a batch in training mode"):
+        reestimate_batch_norms_(norm, [random(20, 4)])
+
+
+class Auxiliary(nn.Module):
+    """A second head that takes part in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, inputs):
+        found = self.norm(inputs)
+        return found + self.other(inputs) if self.training else found
+
+
+def test_statistics_of_layers_that_no_batch_reaches_stay():
+    model = Auxiliary()
+    for _ in range(20):
+        model(3 + random(20, 4))
+    before = copy.deepcopy(model.state_dict())
+    batches = [1 + 2 * random(30, 4, seed=1)]
+    drift = batch_norm_drift(model, batches)
+    assert [*drift] == ["norm"]
+    reestimate_batch_norms_(model, batches)
+    torch.testing.assert_close(model.norm.running_mean, batches[0].mean(0))
+    for name, value in model.other.state_dict().items():
+        assert torch.equal(value, before[f"other.{name}"])
+    model.load_state_dict(before)
+    reestimate_batch_norms_(model, batches, drift=drift)
+    torch.testing.assert_close(model.state_dict(), before)
+
+
 def test_the_impossible_is_refused_in_words():
     with pytest.raises(ModelError, match="a step is above 0"):
         rate_distortion(torch.ones(2), step=0.0, price=0.0)
