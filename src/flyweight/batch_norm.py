@@ -66,7 +66,7 @@ def reestimate_batch_norms_(
 
     Weights that were quantised shift what the layers after them see, and this puts mean and
     variance right. The mode of every module is put back. Where a batch cannot be run, statistics
-    are as they were.
+    are as they were, and so are those of layers that no batch reaches.
 
     Arguments:
         model: changes in these statistics only.
@@ -78,8 +78,8 @@ def reestimate_batch_norms_(
             nothing that is of the choice of batches alone.
 
     Raises DataError where there are no batches, ModelError for a batch normalisation that was
-    folded, as in a network read from a ``.fly`` file: its weights hold the statistics already; and
-    for a drift of other layers.
+    folded, as in a network read from a ``.fly`` file: its weights hold the statistics already; for
+    a new one that cannot be told from that; and for a drift of other layers.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -92,9 +92,13 @@ def reestimate_batch_norms_(
     drift is a control variate.
     """
     layers = _layers(model)
-    if drift is not None and drift.keys() != layers.keys():
-        raise ModelError("the drift is of a network with other batch normalisations")
-    for name, (mean, variance) in _measured(model, layers, batches).items():
+    measured = _measured(model, layers, batches)
+    if drift is not None and drift.keys() != measured.keys():
+        raise ModelError(
+            "the drift is of a network with other batch normalisations; measure it in this one, "
+            "before quantisation and with these batches"
+        )
+    for name, (mean, variance) in measured.items():
         if drift is not None:
             shift, factor = drift[name]
             mean = mean + shift
@@ -142,13 +146,14 @@ def _layers(model: nn.Module) -> dict[str, Any]:
         if _is_folded(layer):
             raise ModelError(
                 f"batch normalisation {name!r} was folded to one scale and one bias per channel, "
-                "so its weights hold its statistics already; measure statistics before that"
+                "or saw no batch yet, and a folded one has its statistics in its weights; measure "
+                "statistics before that, or run a batch in training mode first"
             )
     return named
 
 
 def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> Statistics:
-    """Means and variances on the batches; the model is left as it was."""
+    """Means and variances of what the batches reach; the model is left as it was."""
     momenta = {name: layer.momentum for name, layer in layers.items()}
     states = {
         name: {key: buffer.clone() for key, buffer in layer.named_buffers()}
@@ -167,6 +172,7 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
         found = {
             name: (layer.running_mean.clone(), layer.running_var.clone())
             for name, layer in layers.items()
+            if layer.num_batches_tracked
         }
     finally:
         for name, layer in layers.items():
@@ -178,12 +184,12 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
 
 
 def _is_folded(layer: nn.modules.batchnorm._BatchNorm) -> bool:
-    """Are mean and variance what `fold_batch_norms_` leaves, or what a file makes of that?"""
+    """May mean and variance be what `fold_batch_norms_` leaves, or what a file makes of that?"""
     mean, variance = layer.running_mean, layer.running_var
     if not layer.affine or mean is None or variance is None or bool(mean.any()):
         return False
     # A file may hold 1 - ε with 8 bits. A layer that saw no batch yet has a variance of 1 too, but
-    # a weight of 1 and a bias of 0.
+    # a weight of 1 and a bias of 0; or one of 0, which no statistics make a difference to.
     near = bool((variance == variance[:1]).all() & ((variance - 1 + layer.eps).abs() < 2**-8).all())
-    new = bool((variance == 1).all() & (layer.weight == 1).all() & (layer.bias == 0).all())
-    return near and not new
+    first = (layer.weight == 0) | ((layer.weight == 1) & (layer.bias == 0))
+    return near and not bool(((variance == 1) & first).all())

@@ -23,6 +23,17 @@ def save(compressed: CompressedModel, path: str | os.PathLike[str]) -> int:
 
     Where the compressed model is of an architecture that flyweight knows by name, the file leaves
     names and shapes of the tensors to it.
+
+    Raises ModelError for a tensor that a file cannot hold, OSError where the file cannot be
+    written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> compressed = CompressedModel({"bias": torch.zeros(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     size = save(compressed, f"{folder}/a.fly")
+        ...     size == os.path.getsize(f"{folder}/a.fly")
+        True
     """
     if compressed.metadata.get("architecture") not in architectures():
         return write(compressed.to_container(), path)
@@ -41,6 +52,13 @@ def skeleton(
     """Names and shapes of the tensors of an architecture, in the order in which a file has them.
 
     ``architecture`` as for `load`. Raises ModelError without one that is known.
+
+    Example:
+        >>> names = skeleton({"architecture": "resnet20"})
+        >>> next(iter(names.items())), names["linear.weight"]
+        (('conv1.weight', (16, 3, 3, 3)), (10, 64))
+        >>> skeleton({}, architecture=lambda: nn.Linear(3, 2))
+        {'weight': (2, 3), 'bias': (2,)}
     """
     return _names_and_shapes(build(_known(metadata, architecture, "the file")))
 
@@ -77,7 +95,15 @@ def decompress(
     With ``names`` only what they need is read and checked. ``architecture`` as for `load`; it is
     needed only for a file that leaves names and shapes to one that flyweight does not know.
 
-    Raises FormatError if the file is damaged or lacks a tensor that is named.
+    Raises FormatError if the file is damaged or lacks a tensor that is named, OSError if it cannot
+    be read.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(CompressedModel({"bias": torch.tensor([0.5, 1.0])}), f"{folder}/a.fly")
+        ...     decompress(f"{folder}/a.fly")
+        {'bias': tensor([0.5000, 1.0000])}
     """
     find = functools.partial(skeleton, architecture=architecture)
     if names is None:
@@ -149,7 +175,15 @@ def materialize(
 ) -> nn.Module:
     """A fresh module in evaluation mode with the weights of a compressed model.
 
-    ``architecture`` as for `load`; ``where`` names the compressed model in errors.
+    ``architecture`` as for `load`; ``where`` names the compressed model in errors. Raises
+    ModelError without a known architecture, CheckpointError if these are the weights of another.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> compressed = CompressedModel(layer.state_dict())
+        >>> found = materialize(compressed, lambda: nn.Linear(3, 2), "the layer")
+        >>> found.training, bool((found.weight == layer.weight).all())
+        (False, True)
     """
     model = build(_known(compressed.metadata, architecture, where))
     fill_(model, compressed.state_dict(), where=where)

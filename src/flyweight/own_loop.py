@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from flyweight.compressed import CompressedModel
@@ -176,21 +175,17 @@ class QuantizationPreparation:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; to be saved beside the states of model and optimiser."""
-        return {"step": self.number, "masks": self._open.state_dict()}
+        return {"step": self.number, **self._open.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that was saved, after the state of the model was loaded.
 
-        Raises CheckpointError where it is of a model with other zeros.
+        Raises CheckpointError where it is of another model or recipe, of a model with other zeros,
+        or no state.
         """
-        step = _step_of(state)
-        masks, own = state.get("masks", {}), self._open.state_dict()
-        alike = masks.keys() == own.keys() and all(
-            torch.equal(masks[name].to(mask.device), mask) for name, mask in own.items()
-        )
-        if not alike:
-            raise CheckpointError("this state is of another model, or of one with other zeros")
-        self._open.resume(step)
+        quantization, step = self._open, _step_of(state)
+        quantization.load_state_dict(state)
+        quantization.resume(step)
         self.number = step
 
     def finalize(self) -> CompressedModel:

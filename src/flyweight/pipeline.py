@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Cifar10, load_cifar10
+from flyweight.errors import DataError, ModelError
 from flyweight.models import add_network_, load_pretrained
-from flyweight.pruning import select_weights
+from flyweight.pruning import matching_parameters, select_weights
 from flyweight.recipes import PruningRecipe, Recipe, load_recipe
 from flyweight.stages import (
     check_model,
@@ -62,6 +63,7 @@ def compress(
         metadata["architecture"] = model
         model = load_pretrained(model)
     check_model(model)
+    matching_parameters(model, recipe.sharing.keep)  # refuses before training what it would after
     dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
     target = choose_device(device)
     student = copy.deepcopy(model).to(target)
@@ -115,7 +117,8 @@ def compress_post_training(
             correct batch normalisation and biases.
         dense: how the other floats are kept in the file.
 
-    Raises ModelError for a model that cannot be quantised so, DataError without inputs.
+    Raises ModelError for a model that cannot be quantised so and for no examples, DataError without
+    inputs.
 
     Example:
         >>> batches = [torch.randn(256, 3, 32, 32)]
@@ -123,6 +126,10 @@ def compress_post_training(
 
     Source: as of `flyweight.stages.quantize_post_training_`.
     """
+    if not any(len(batch) for batch in inputs):
+        raise DataError("there are no calibration batches to quantise with; give some of inputs")
+    if examples < 1:
+        raise ModelError(f"weights are chosen by at least 1 example; found {examples}")
     metadata = {"recipe": "post-training"}
     if isinstance(model, str):
         metadata["architecture"] = model

@@ -334,6 +334,13 @@ def test_layers_are_chosen_by_glob(data):
         compress(build(Convolutional), dataclasses.replace(asked, pruning=nothing), data=data)
 
 
+def test_what_is_to_stay_floats_and_is_not_there_is_refused_before_training(data, monkeypatch):
+    monkeypatch.setattr("flyweight.pipeline.prune_", lambda *_, **__: pytest.fail("it was pruned"))
+    recipe = Recipe(sharing=SharingRecipe(keep=("stem*",)))
+    with pytest.raises(ModelError, match=r"the layer pattern 'stem\*' matches no parameter"):
+        compress(Convolutional(), recipe, data=data, device="cpu")
+
+
 def test_more_zeros_than_asked_for_are_a_warning(data):
     model = build(Convolutional)
     nn.init.zeros_(model.conv2.weight)

@@ -235,6 +235,47 @@ def test_a_new_network_has_statistics_to_measure():
         assert norm.running_mean.all()
 
 
+def test_a_gamma_that_begins_at_zero_is_not_folded():
+    norm = nn.BatchNorm1d(4)
+    nn.init.zeros_(norm.weight)
+    reestimate_batch_norms_(nn.Sequential(nn.Linear(3, 4), norm), [2 + random(20, 3)])
+    assert norm.running_mean.all()
+    with torch.no_grad():
+        norm.reset_running_stats()
+        norm.weight.uniform_(0.5, 1.5)
+    with pytest.raises(ModelError, match=r"or saw no batch yet, .* run a batch in training mode"):
+        reestimate_batch_norms_(norm, [random(20, 4)])
+
+
+class Auxiliary(nn.Module):
+    """A second head that takes part in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, inputs):
+        found = self.norm(inputs)
+        return found + self.other(inputs) if self.training else found
+
+
+def test_statistics_of_layers_that_no_batch_reaches_stay():
+    model = Auxiliary()
+    for _ in range(20):
+        model(3 + random(20, 4))
+    before = copy.deepcopy(model.state_dict())
+    batches = [1 + 2 * random(30, 4, seed=1)]
+    drift = batch_norm_drift(model, batches)
+    assert [*drift] == ["norm"]
+    reestimate_batch_norms_(model, batches)
+    torch.testing.assert_close(model.norm.running_mean, batches[0].mean(0))
+    for name, value in model.other.state_dict().items():
+        assert torch.equal(value, before[f"other.{name}"])
+    model.load_state_dict(before)
+    reestimate_batch_norms_(model, batches, drift=drift)
+    torch.testing.assert_close(model.state_dict(), before)
+
+
 def test_the_impossible_is_refused_in_words():
     with pytest.raises(ModelError, match="a step is above 0"):
         rate_distortion(torch.ones(2), step=0.0, price=0.0)
@@ -356,6 +397,51 @@ def test_what_cannot_be_quantised_without_training_is_refused_in_words():
         run(network(), inputs=[])
 
 
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut, then a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.last = nn.Linear(48, 4)
+
+    def forward(self, inputs):
+        return self.last((inputs + self.second(self.first(inputs).relu())).flatten(1))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_whose_inputs_are_all_zero_is_quantised_with_the_others(residual):
+    torch.manual_seed(0)
+    if residual:
+        model, dead = Residual(), "first.weight"
+    else:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.ReLU(), nn.Linear(6, 4))
+        model[1].bias.data.zero_()
+        dead = "1.weight"
+    model.get_parameter(dead).data.zero_()
+    names = [name for name, weight in model.named_parameters() if weight.ndim > 1]
+    inputs = random(64, 3, 4, 4).split(32)
+    before = model(inputs[0]).detach()
+    found = quantize_post_training_(model, names, inputs, price=1e-7)
+    assert not found[dead].dequantize().any()
+    torch.testing.assert_close(model(inputs[0]).detach(), before, rtol=0, atol=0.1)
+
+
+def test_answers_that_cannot_be_compared_are_refused():
+    class Masked(nn.Linear):
+        def forward(self, inputs):
+            allowed = torch.tensor([0.0, 0.0, -math.inf])
+            return super().forward(inputs) + allowed
+
+    model = Masked(4, 3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ModelError, match=r"'weight' alone quantised .* nan .*; .* finite logits"):
+        quantize_post_training_(model, ["weight"], [random(32, 4)], price=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    quantize_post_training_(model, ["weight"], [random(32, 4)], price=1e-5, measured=False)
+
+
 def test_corrected_biases_give_each_layer_the_mean_it_had():
     torch.manual_seed(0)
     before = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
@@ -405,6 +491,38 @@ def test_sweeps_lower_the_error_of_the_output_and_its_bits_together():
 
     costs = [cost(sweeps) for sweeps in (0, 1, 2, 5)]
     assert costs[0] > costs[1] >= costs[2] >= costs[3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_sweep_costs_more_whatever_the_bits_of_codes(seed):
+    weight, inputs = random(10, 12, seed=seed), random(200, 12, seed=seed + 10)
+    inputs = inputs @ random(12, 12, seed=seed + 20)
+    correlation = (inputs.T @ inputs).double() / len(inputs)
+    mask = random(10, 12, seed=seed + 30) > -1
+    bits = 10 * random(17, seed=seed + 40).abs().double()
+    damped = correlation + 0.01 * correlation.diagonal().mean() * torch.eye(12)
+
+    def cost(sweeps, price):
+        found = round_second_order(
+            weight, correlation, step=0.3, mask=mask, bits=bits, price=price, sweeps=sweeps
+        ).dequantize()
+        assert not found[~mask].any()
+        error = (torch.where(mask, weight, 0.0) - found).double()
+        codes = torch.round(found / 0.3).long() + 8
+        return float(((error @ damped) * error).sum() + price * bits[codes][mask].sum())
+
+    for price in (0.1, 0.5, 2.0):
+        costs = [cost(sweeps, price) for sweeps in range(5)]
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(costs))
+
+
+def test_the_neighbours_of_zero_are_choices_too():
+    bits = torch.tensor([1.0, 10.0, 1.0])
+    for sign in (1, -1):
+        found = round_second_order(
+            torch.tensor([[0.45 * sign]]), torch.eye(1), step=1.0, bits=bits, price=1.0
+        )
+        assert found.dequantize().item() == sign
 
 
 def test_statistics_by_drift_hold_what_the_weights_changed_and_not_the_choice_of_batches():
@@ -482,5 +600,14 @@ def test_a_file_is_made_without_training_by_one_call(tmp_path):
     assert isinstance(one.tensors["0.weight"], torch.Tensor)
     with pytest.raises(ModelError, match=r"pattern 'nothing\.\*' matches no parameter"):
         compress_post_training(model, inputs, price=1e-6, layers=["nothing.*"])
-    with pytest.raises(DataError, match="no calibration batches"):
-        compress_post_training(model, [], price=1e-6)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_file_without_training_takes_inputs_and_examples(norm):
+    model = small_network() if norm else nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    for none in ([], [random(0, 3, 8, 8)]):
+        with pytest.raises(DataError, match="no calibration batches to quantise with; give some"):
+            compress_post_training(model, none, price=1e-6)
+    for examples in (0, -1):
+        with pytest.raises(ModelError, match=f"by at least 1 example; found {examples}"):
+            compress_post_training(model, [random(8, 3, 8, 8)], price=1e-6, examples=examples)

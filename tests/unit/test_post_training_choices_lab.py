@@ -2,17 +2,40 @@
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import peers
 from benchmarks.report import read_rows
+from flyweight import decompress, load
+from flyweight.batch_norm import reestimate_batch_norms_
 from flyweight.data import Cifar10, Split
 from labs import post_training
 from labs import post_training_choices as lab
 
 
+def network(name="resnet20"):
+    """A small network in the place of the shipped one."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+    for parameter in (model[0].weight, model[5].weight, model[5].bias):
+        nn.init.normal_(parameter, 0, 0.3, generator=generator)
+    reestimate_batch_norms_(model, [torch.randn(64, 3, 32, 32, generator=generator)])
+    return model.eval()
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
-    """Results and document in a folder of their own, noise for data, no NNCodec."""
+    """Results and document in a folder of their own, noise for data, no NNCodec, few weights."""
+    monkeypatch.setattr(lab, "load_pretrained", network)
+    monkeypatch.setattr("flyweight.pipeline.load_pretrained", network)
+    monkeypatch.setattr(lab, "load", lambda path: load(path, architecture=network))
     pixels = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8)
     train = Split(pixels.repeat(52, 1, 1, 1)[:5120], torch.arange(5120) % 10)
     data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
@@ -48,3 +71,69 @@ def test_as_it_is_is_what_the_curve_is_made_by(scratch, capsys):
     assert capsys.readouterr().out == ""  # nothing is measured twice
     lab.main(["NNCodec"])
     assert "nncodec is left out" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The batches that rows are made with, and the tensors of each row's file."""
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randn(64, 3, 32, 32, generator=generator) for _ in range(2)]
+    path, states = tmp_path_factory.mktemp("choices") / "a.fly", {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "load_pretrained", network)
+        for otherwise in lab.OURS:
+            lab.write_ours(lab.Exercise("", otherwise, price=1e-4), batches, path)
+            states[otherwise] = decompress(path)
+    return batches, states
+
+
+def unlike(written, otherwise):
+    """Names of the tensors that differ from the row "as it is"."""
+    _, states = written
+    usual, other = states["as it is"], states[otherwise]
+    return {name for name in usual if not torch.equal(usual[name], other[name])}
+
+
+@pytest.mark.parametrize("otherwise", ["layers by Fisher information alone", "each weight alone"])
+def test_weights_that_are_chosen_otherwise(written, otherwise):
+    assert {"0.weight", "5.weight"} <= unlike(written, otherwise)
+
+
+@pytest.mark.parametrize(
+    "otherwise", ["batch normalisation as it was", "statistics of the calibration images"]
+)
+def test_batch_normalisation_that_is_corrected_otherwise(written, otherwise):
+    batches, states = written
+    assert unlike(written, otherwise) == {"1.weight", "1.bias", "5.bias"}
+    expected = network()
+    if "images" in otherwise:
+        expected[0].weight.data.copy_(states[otherwise]["0.weight"])
+        reestimate_batch_norms_(expected, batches)
+    norm = expected[1]
+    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+    assert torch.equal(states[otherwise]["1.weight"], scale.bfloat16().float())
+
+
+def test_biases_that_are_left(written):
+    _, states = written
+    assert unlike(written, "biases as they were") == {"5.bias"}
+    bias = network()[5].bias.detach().bfloat16().float()
+    assert torch.equal(states["biases as they were"]["5.bias"], bias)
+
+
+@pytest.mark.parametrize("bits", [6, 4])
+def test_vectors_of_fewer_bits(written, bits):
+    _, states = written
+    otherwise = f"vectors of {bits} bits"
+    assert unlike(written, otherwise) <= {"1.weight", "1.bias", "1.running_var", "5.bias"}
+    for name in ("1.weight", "1.bias", "5.bias"):
+        usual, few = states["as it is"][name], states[otherwise][name]
+        mantissas = torch.frexp(few).mantissa * 2**bits
+        assert torch.equal(mantissas, mantissas.round())
+        torch.testing.assert_close(few, usual, rtol=2.0**-bits, atol=0)
+
+
+def test_every_row_of_ours_is_written_here(written):
+    _, states = written
+    assert len(states) == len(lab.OURS)
+    assert all(unlike(written, otherwise) for otherwise in lab.OURS if otherwise != "as it is")

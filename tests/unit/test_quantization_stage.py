@@ -206,6 +206,67 @@ def test_a_state_comes_back(scheme):
         other.load_state_dict(states[1])
 
 
+@pytest.mark.parametrize("scheme", ["shared", "asymmetric"])
+def test_a_state_of_other_zeros_is_refused_after_that_of_the_model(scheme):
+    recipe = SharingRecipe(scheme=scheme, bits=2)
+    other = prepare_quantization(network(sparsity=30), recipe, steps=5)
+    prepared = prepare_quantization(network(), recipe, steps=5)
+    prepared.model.load_state_dict(other.model.state_dict())
+    with pytest.raises(CheckpointError, match="with other zeros; prepare the one that it belongs"):
+        prepared.load_state_dict(other.state_dict())
+
+
+def test_a_state_of_another_recipe_is_refused():
+    states = [
+        prepare_quantization(network(), SharingRecipe(bits=2), steps=5).state_dict(),
+        prepare_quantization(network(), SharingRecipe(scheme="binary"), steps=5).state_dict(),
+        prepare(network(), PruningRecipe(sparsity=0.6), steps=5).state_dict(),
+    ]
+    recipe = SharingRecipe(bits=4)
+    prepared = prepare_quantization(network(), recipe, steps=5)
+    for state in states:
+        with pytest.raises(CheckpointError, match="of a run with another recipe; prepare"):
+            prepared.load_state_dict(state)
+    trained = dataclasses.replace(recipe, training=TRAINING)  # trains in a loop of one's own
+    prepared.load_state_dict(prepare_quantization(network(), trained, steps=5).state_dict())
+
+
+def test_what_is_no_state_is_refused():
+    prepared = prepare_quantization(network(), SharingRecipe(), steps=5)
+    state = prepared.state_dict()
+    for wrong in ({}, [1], {"step": 1, "masks": [1]}, {"step": 1, "masks": {}}):
+        with pytest.raises(CheckpointError, match=r"is not the state of a .*state_dict"):
+            prepared.load_state_dict(wrong)
+    with pytest.raises(CheckpointError, match="is not the state of a quantisation, which has"):
+        prepared.load_state_dict(state | {"masks": [1]})
+    for masks in ({}, dict.fromkeys(state["masks"], 1), dict.fromkeys(state["masks"], zeros_of)):
+        with pytest.raises(CheckpointError, match="of another model"):
+            prepared.load_state_dict(state | {"masks": masks})
+    assert prepared.number == 0
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "learned-step", "ternary", "binary"])
+def test_zeros_stay_where_the_masks_in_the_model_are_lost(scheme):
+    zeros = zeros_of(network())
+    recipe = SharingRecipe(scheme=scheme, bits=2, keep=("0.*",))
+    prepared = prepare_quantization(network(), recipe, steps=1)
+    for index in (0, 4):
+        parametrization = prepared.model[index].parametrizations.weight
+        parametrization[0].mask.fill_(True)
+        parametrization.original.data.add_(0.5)
+    compressed = prepared.finalize()
+    assert not compressed["0.weight"][zeros[0]].any()
+    assert not compressed["4.weight"].dequantize()[zeros[1]].any()
+    assert not prepared.model[4].weight[zeros[1]].any()
+
+
+def test_shared_values_in_the_place_of_zeros_are_refused():
+    prepared = prepare_quantization(network(), SharingRecipe(bits=2), steps=1)
+    prepared.model[4].parametrizations.weight[0].symbols.fill_(1)
+    with pytest.raises(ModelError, match=r"'4\.weight' lost zeros .*; load the state that belongs"):
+        prepared.finalize()
+
+
 def test_layers_that_are_kept_stay_floats_and_keep_their_zeros(images):
     model = network()
     zeros = zeros_of(model)

@@ -250,7 +250,18 @@ def test_values_of_another_type_are_refused_in_python_too(make, said):
 
 
 def test_lists_and_numbers_of_numpy_are_as_good():
-    PruningRecipe(sparsity=np.float32(0.5), interval=np.int64(3), layers=["*"])
+    given = PruningRecipe(
+        sparsity=np.float32(0.5), interval=np.int64(3), layers=["*"], overrides={"a": 1}
+    )
+    plain = PruningRecipe(sparsity=0.5, interval=3, layers=("*",), overrides={"a": 1.0})
+    assert given == plain
+    assert repr(given) == repr(plain)
+    assert Recipe.from_toml(Recipe(pruning=given).to_toml()).pruning == plain
+    sharing = SharingRecipe(bits=np.int64(3), settle=1, keep=["0.*"])
+    assert repr(sharing) == repr(SharingRecipe(bits=3, settle=1.0, keep=("0.*",)))
+    assert Recipe.from_toml(Recipe(sharing=sharing).to_toml()).sharing == sharing
+    whole = Recipe(dense="bfloat16", dense_mantissa_bits=np.int64(5))
+    assert Recipe.from_toml(whole.to_toml()) == whole
 
 
 def test_a_recipe_written_before_it_had_these_settings_is_still_one():

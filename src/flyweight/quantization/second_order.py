@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -164,10 +164,13 @@ def round_second_order(
     left = torch.where(kept, rows, 0.0)
     values = torch.zeros_like(left)
 
-    def chosen(target: Tensor, column: int, sharpness: Tensor) -> Tensor:
+    def chosen(
+        target: Tensor, column: int, sharpness: Tensor, present: Tensor | None = None
+    ) -> Tensor:
         codes = torch.round(target / step)
         if bits is not None:
-            codes = _cheapest(target / step, bits, price / (sharpness * step**2))
+            before = [] if present is None else [torch.round(present / step)]
+            codes = _cheapest(target / step, bits, price / (sharpness * step**2), before)
         return torch.where(kept[:, column], codes * step, 0.0)
 
     for column in range(rows.shape[1]):
@@ -179,9 +182,9 @@ def round_second_order(
         left[:, column + 1 :] -= error[:, None] * factor[column, column + 1 :]
     pull = (torch.where(kept, rows, 0.0) - values) @ hessian
     for column in [*range(rows.shape[1])] * sweeps:
-        sharpness = hessian[column, column]
-        found = chosen(values[:, column] + pull[:, column] / sharpness, column, sharpness)
-        pull -= (found - values[:, column])[:, None] * hessian[column]
+        sharpness, present = hessian[column, column], values[:, column]
+        found = chosen(present + pull[:, column] / sharpness, column, sharpness, present)
+        pull -= (found - present)[:, None] * hessian[column]
         values[:, column] = found
     return CompressedTensor.from_values(values.view(weight.shape).to(weight.dtype))
 
@@ -201,16 +204,11 @@ def _factor_of_inverse(hessian: Tensor) -> Tensor:
     return factor
 
 
-def _cheapest(ratio: Tensor, bits: Tensor, price: Tensor) -> Tensor:
-    """Of the nearest code, its neighbours, and zero: that of least error and bits."""
+def _cheapest(ratio: Tensor, bits: Tensor, price: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Of the nearest code, its neighbours, zero and other codes: that of least error and bits."""
     largest = bits.numel() // 2
     nearest = torch.round(ratio).clamp(-largest, largest)
-    around = [
-        nearest,
-        nearest - nearest.sign(),
-        nearest + nearest.sign(),
-        torch.zeros_like(nearest),
-    ]
-    choices = torch.stack(around).clamp(-largest, largest)
+    choices = torch.stack([nearest, nearest - 1, nearest + 1, torch.zeros_like(nearest), *others])
+    choices = choices.clamp(-largest, largest)
     costs = (ratio - choices) ** 2 + price * bits.to(ratio)[(choices + largest).long()]
     return choices.gather(0, costs.argmin(0)[None])[0]

@@ -286,6 +286,7 @@ class Recipe:
     dense_mantissa_bits: int = 0
 
     def __post_init__(self) -> None:
+        check_values(self, "")
         if self.dense not in MANTISSA_BITS:
             raise RecipeError(f"dense is 'bfloat16', 'float16' or 'float32'; found {self.dense!r}")
         if not 0 <= self.dense_mantissa_bits <= MANTISSA_BITS[self.dense]:

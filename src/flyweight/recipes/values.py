@@ -45,7 +45,9 @@ def with_values(default: Any, table: dict[str, Any], where: str, prefix: str) ->
 def check_values(recipe: Any, prefix: str) -> None:
     """Raise RecipeError where a field of a dataclass has a value of another type.
 
-    ``prefix`` is that of its table, for errors. Choices of a few words are left to the dataclass.
+    What is as good, such as a list or a number of numpy, becomes the type of the field, so that
+    recipes that ask for the same are the same. ``prefix`` is that of its table, for errors. Choices
+    of a few words are left to the dataclass, which may be frozen.
 
     Example:
         >>> from flyweight.recipes import PruningRecipe
@@ -60,7 +62,8 @@ def check_values(recipe: Any, prefix: str) -> None:
                 wanted = typing.cast(type, hint).__name__
                 raise RecipeError(f"{key} is a {wanted}; found {found!r}")
         elif typing.get_origin(hint) is not Literal:
-            _checked(hint, [*found] if isinstance(found, tuple) else found, "", key)
+            plain = _checked(hint, [*found] if isinstance(found, tuple) else found, "", key)
+            object.__setattr__(recipe, name, plain)
 
 
 def _checked(hint: Any, found: Any, where: str, key: str) -> Any:

@@ -68,7 +68,8 @@ def quantize_post_training_(
     Returns symbols and levels by name.
 
     Raises ModelError for other layers, names that the model lacks, no names, a price that is not
-    above 0, and a model that another stage works on; DataError without inputs.
+    above 0, answers whose divergence is not finite, and a model that another stage works on;
+    DataError without inputs.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))
@@ -153,7 +154,10 @@ def _error(weight: Tensor, correlation: Tensor | None, tensor: CompressedTensor)
     error = (weight.detach() - tensor.dequantize()).flatten(1).double()
     if correlation is None:
         return float(error.square().sum())
-    return float(((error @ correlation) * error).sum() / correlation.diagonal().mean())
+    mean = correlation.diagonal().mean()
+    if not mean:  # no input ever was other than zero, so no output is wrong
+        return 0.0
+    return float(((error @ correlation) * error).sum() / mean)
 
 
 @torch.no_grad()
@@ -182,7 +186,13 @@ def _losses_alone(
                     )
                     for batch, wanted in zip(inputs, answers, strict=True)
                 ]
-            losses[name] = max(0.0, sum(told) / sum(len(answer) for answer in answers))
+            loss = sum(told) / sum(len(answer) for answer in answers)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"with tensor {name!r} alone quantised the answers have a divergence of {loss} "
+                    "from those before; let the model give finite logits, -1e4 in place of -inf say"
+                )
+            losses[name] = max(0.0, loss)  # below 0 by rounding alone
         finally:
             weight.data.copy_(before)
             for key, buffer in model.named_buffers():

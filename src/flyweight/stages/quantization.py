@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
-from flyweight.errors import FlyweightError, ModelError
+from flyweight.errors import CheckpointError, FlyweightError, ModelError
 from flyweight.int8 import check_float
 from flyweight.parametrizations import (
     BinaryWeight,
@@ -27,7 +27,7 @@ from flyweight.parametrizations import (
 )
 from flyweight.pruning import matching_parameters, weights_named
 from flyweight.quantization import FixedPoint, share
-from flyweight.recipes import SharingRecipe
+from flyweight.recipes import SharingRecipe, recipe_digest
 from flyweight.stages.finishing import rounded
 from flyweight.training import Progress, fit_, prefixed
 
@@ -40,8 +40,9 @@ class Quantization:
     """The quantised weights of a model in training; from the first step on its layers see them.
 
     Puts a parametrization on each weight named, so ``model`` is changed. Weights that are zero stay
-    so, those of the layers that the recipe keeps as they are included. `at` follows the schedule of
-    the recipe; `finish_` takes the parametrizations off.
+    so, those of the layers that the recipe keeps as they are included; which they are is kept here
+    too, since the masks in the model are a part of its state, which others load and average. `at`
+    follows the schedule of the recipe; `finish_` takes the parametrizations off.
 
     Arguments:
         model: any module.
@@ -87,16 +88,16 @@ class Quantization:
         self._extra = recipe.extra_bits(0, steps)
         self.quantized = {name: self._start(name) for name in self.weights}
         kept = weights.keys() - self.weights.keys()
-        masked = {name: MaskedWeight(self._masks[name]) for name in weights if name in kept}
-        attach_(model, {**self.quantized, **masked})
-        self._attached = (*self.quantized, *masked)
+        masked = {name: MaskedWeight(self._masks[name].clone()) for name in weights if name in kept}
+        self._attached = {**self.quantized, **masked}
+        attach_(model, self._attached)
 
     def bits(self, name: str) -> int:
         """Bits of a tensor now."""
         return min(8, self._bits[name] + self._extra)
 
     def _start(self, name: str) -> QuantizedWeight:
-        weight, mask, scheme = self.weights[name], self._masks[name], self.recipe.scheme
+        weight, mask, scheme = self.weights[name], self._masks[name].clone(), self.recipe.scheme
         try:
             if scheme == "shared":
                 start = self._share(name)
@@ -152,16 +153,50 @@ class Quantization:
                 quantized.set_bits_(self.bits(name))
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks of what is never to come back, bool tensors by name of the weight."""
-        return {name: mask.clone() for name, mask in self._masks.items()}
+        """What `load_state_dict` takes: where no zeros are, and what tells the recipe from others.
+
+        The values, and which weight has which, are a part of the state of the model.
+        """
+        masks = {name: mask.clone() for name, mask in self._masks.items()}
+        return {"recipe": recipe_digest(self.recipe), "masks": masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Check that a state is of such a run; what there is to load, the state of the model has.
+
+        Raises CheckpointError where it is of another model or recipe, or of a model with other
+        zeros.
+        """
+        masks = state.get("masks") if "recipe" in state else None
+        if not isinstance(masks, Mapping):
+            raise CheckpointError(
+                "this is not the state of a quantisation, which has masks and a recipe; give what "
+                "state_dict() returned"
+            )
+        if state["recipe"] != recipe_digest(self.recipe):
+            raise CheckpointError(
+                "this state is of a run with another recipe; prepare the model with that one"
+            )
+        alike = masks.keys() == self._masks.keys() and all(
+            isinstance(masks[name], Tensor) and torch.equal(masks[name].to(mask), mask)
+            for name, mask in self._masks.items()
+        )
+        if not alike:
+            raise CheckpointError(
+                "this state is of another model, or of one with other zeros; prepare the one that "
+                "it belongs to"
+            )
 
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
         Levels, scales and offsets are rounded to what the recipe stores, unless that would make
-        one of them zero, two levels the same, or an offset wrong by more than half a step. Raises
-        ModelError where a zero was lost.
+        one of them zero, two levels the same, or an offset wrong by more than half a step. A weight
+        that was zero is zero, whatever the masks in the model have become. Raises ModelError where
+        shared values have other zeros.
         """
+        for name, module in self._attached.items():
+            if not isinstance(module, SharedWeight):
+                module.mask.logical_and_(self._masks[name].to(module.mask.device))
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
@@ -170,8 +205,12 @@ class Quantization:
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
         for name, mask in self._masks.items():
-            if bool(self.model.get_parameter(name).detach()[~mask].any()):
-                raise ModelError(f"tensor {name!r} lost zeros while its values were trained")
+            left = self.model.get_parameter(name).detach()
+            if bool(left[~mask.to(left.device)].any()):
+                raise ModelError(
+                    f"tensor {name!r} lost zeros while its values were trained; load the state "
+                    "that belongs to this model, or begin again"
+                )
         return compressed
 
 
