@@ -8,7 +8,7 @@ from benchmarks import peers
 from benchmarks.report import read_rows
 from flyweight import decompress, load
 from flyweight.batch_norm import reestimate_batch_norms_
-from flyweight.data import Cifar10, Split
+from flyweight.data import Cifar10
 from labs import post_training
 from labs import post_training_choices as lab
 
@@ -31,26 +31,19 @@ def network(name="resnet20"):
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Results and document in a folder of their own, noise for data, no NNCodec, few weights."""
+def scratch(borrowed, noise, monkeypatch):
+    """The folder of the lab, and its data; no NNCodec, few weights, few images held out."""
+    data = noise(120)
+    folder = borrowed(lab, data)
+    splits = {"train45k": data.train, "validation": data.test}
+    monkeypatch.setattr(Cifar10, "split", lambda self, which: splits[which])
     monkeypatch.setattr(lab, "load_pretrained", network)
     monkeypatch.setattr("flyweight.pipeline.load_pretrained", network)
     monkeypatch.setattr(lab, "load", lambda path: load(path, architecture=network))
-    pixels = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8)
-    train = Split(pixels.repeat(52, 1, 1, 1)[:5120], torch.arange(5120) % 10)
-    data = Cifar10(train, Split(pixels[:20], torch.arange(20) % 10))
-    monkeypatch.setattr(lab, "load_cifar10", lambda path: data)
-    monkeypatch.setattr(
-        Cifar10, "split", lambda self, which: self.train if "45" in which else self.test
-    )
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
     monkeypatch.setattr(post_training, "CALIBRATION", 8)
     monkeypatch.setattr(post_training, "STATISTICS", 1)
-    monkeypatch.setattr(peers, "NNCODEC_PYTHON", tmp_path / "none")
-    monkeypatch.setattr(lab, "DOCUMENT", tmp_path / "quantization.md")
-    text = f"<!-- results: python -m labs.{lab.NAME} -->\n<!-- end of results -->\n"
-    (tmp_path / "quantization.md").write_text(text)
-    return tmp_path, data
+    monkeypatch.setattr(peers, "NNCODEC_PYTHON", folder / "none")
+    return folder, data
 
 
 def test_rows_have_names_of_their_own():

@@ -32,6 +32,7 @@ def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
     for name, value in first["filters"].items():
         assert torch.equal(value, second["filters"][name]), name
     assert int((first["filters"]["0.weight"].flatten(1) == 0).all(1).sum()) == 6
+    assert len(ours["4.weight"].unique()) == 5  # four values and zero
     zeros = sum(int((ours[name] == 0).sum()) for name in ("0.weight", "4.weight"))
     assert zeros == TOTAL
     assert (tmp_path / "state.pt").exists()

@@ -267,6 +267,21 @@ def test_shared_values_in_the_place_of_zeros_are_refused():
         prepared.finalize()
 
 
+def test_a_lost_zero_ends_training_after_its_epoch(images, monkeypatch):
+    genuine, steps = Quantization.at, []
+
+    def at(self, step):
+        genuine(self, step)
+        steps.append(step)
+        self.quantized["4.weight"].symbols.fill_(1)
+
+    monkeypatch.setattr(Quantization, "at", at)
+    recipe = SharingRecipe(bits=2, training=TRAINING)
+    with pytest.raises(ModelError, match=r"'4\.weight' lost zeros"):
+        quantize_(network(), ("0.weight", "4.weight"), recipe, images, seed=0)
+    assert steps == [0, 1, 2, 3]  # of two epochs
+
+
 def test_layers_that_are_kept_stay_floats_and_keep_their_zeros(images):
     model = network()
     zeros = zeros_of(model)

@@ -1,4 +1,4 @@
-"""Started twice, as by ``accelerate launch``: prune while training, write what each has."""
+"""Started twice, as by ``accelerate launch``: prune and share while training."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from flyweight.data import Split
 from flyweight.own_loop import prepare
-from flyweight.recipes import PruningRecipe
-from flyweight.stages import prune_
+from flyweight.recipes import PruningRecipe, SharingRecipe
+from flyweight.stages import prune_, quantize_
 from flyweight.training import TrainingConfig, choose_device, is_main_process
 
 STEPS = 6
@@ -38,7 +38,8 @@ def our_loop(
     recipe = PruningRecipe(
         sparsity=0.7, interval=1, criterion="taylor", pattern=pattern, training=training
     )
-    prune_(model, recipe, data, seed=0, checkpoint=checkpoint)
+    names = prune_(model, recipe, data, seed=0, checkpoint=checkpoint)
+    quantize_(model, names, SharingRecipe(bits=2, interval=1, training=training), data, seed=1)
     return model.state_dict()
 
 

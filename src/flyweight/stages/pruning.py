@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import itertools
 import operator
 import warnings
@@ -28,7 +26,7 @@ from flyweight.pruning import (
     select_weights,
     sparsity_at,
 )
-from flyweight.recipes import PruningRecipe
+from flyweight.recipes import PruningRecipe, recipe_digest
 from flyweight.training import Progress, fit_, normalize, of_first_process, prefixed
 
 __all__ = ["Pruning", "prune_"]
@@ -215,14 +213,9 @@ class Pruning:
         """A copy of the masks that were chosen, bool tensors by name of the weight."""
         return {name: mask.clone() for name, mask in self._chosen.items()}
 
-    def _digest(self) -> str:
-        """What tells one recipe from another, how it trains left out."""
-        recipe = dataclasses.replace(self.recipe, training=PruningRecipe.training)
-        return hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
-
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes: the masks chosen, and what tells the recipe from others."""
-        return {"recipe": self._digest(), "masks": self.chosen}
+        return {"recipe": recipe_digest(self.recipe), "masks": self.chosen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put masks that were chosen before in the place of those there are; choose none.
@@ -238,7 +231,7 @@ class Pruning:
         shapes = {name: getattr(mask, "shape", None) for name, mask in masks.items()}
         if shapes != {name: mask.shape for name, mask in self._chosen.items()}:
             raise CheckpointError("the masks in this state are those of another model or recipe")
-        if state["recipe"] != self._digest():
+        if state["recipe"] != recipe_digest(self.recipe):
             raise CheckpointError(
                 "this state is of a run with another recipe; prepare the model with that one"
             )

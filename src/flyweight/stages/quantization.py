@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,17 @@ class Quantization:
                 "it belongs to"
             )
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise ModelError where a layer sees a value in the place of a weight that was zero."""
+        for name, mask in self._masks.items():
+            seen = operator.attrgetter(name)(self.model)
+            if bool(seen[~mask.to(seen.device)].any()):
+                raise ModelError(
+                    f"tensor {name!r} lost zeros while its values were trained; load the state "
+                    "that belongs to this model, or begin again"
+                )
+
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
@@ -204,13 +216,7 @@ class Quantization:
         detach_(self.model, self._attached)
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
-        for name, mask in self._masks.items():
-            left = self.model.get_parameter(name).detach()
-            if bool(left[~mask.to(left.device)].any()):
-                raise ModelError(
-                    f"tensor {name!r} lost zeros while its values were trained; load the state "
-                    "that belongs to this model, or begin again"
-                )
+        self.check()
         return compressed
 
 
@@ -254,8 +260,8 @@ def quantize_(
         checkpoint: file that holds the state after each epoch; a run that was stopped goes on.
         progress: told how far the training is.
 
-    Returns symbols and levels by name. Raises ModelError as `Quantization` does, and if a zero was
-    lost on the way.
+    Returns symbols and levels by name. Raises ModelError as `Quantization` does, and at the end of
+    an epoch in which a zero was lost.
 
     Example:
         >>> from flyweight.training import TrainingConfig
@@ -275,6 +281,7 @@ def quantize_(
         seed=seed,
         teacher=teacher,
         before_step=lambda step, _: quantization.at(step),
+        after_epoch=lambda epoch, loss: quantization.check(),
         checkpoint=checkpoint,
         progress=prefixed(progress, "train the shared values"),
     )
