@@ -24,20 +24,28 @@ from typing import Any
 from torch import nn
 
 from benchmarks.report import Row, markdown, read_rows, write_rows
-from flyweight import PruningRecipe, load_cifar10, load_pretrained, prune
+from flyweight import (
+    CompressedModel,
+    PruningRecipe,
+    load_cifar10,
+    load_pretrained,
+    prune,
+    save,
+)
 from flyweight.console import progress_bar
+from flyweight.container import read
 from flyweight.data import Cifar10
 from flyweight.models import add_network_, pretrained_card
 from flyweight.provenance import source_commit
 from flyweight.pruning import apply_masks_, select_weights, std_mask, summary
 from flyweight.training import TrainingConfig, accuracy, choose_device
-from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, STATES, fill, is_begun, origin, states, wanted, where
 from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
 LAYERS = "pruning_layers"
+NETWORKS = Path(__file__).parent / "networks"
 
 RETRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
@@ -103,7 +111,7 @@ def exercises(compiled: bool = False) -> list[Exercise]:
 
 
 def kept_at(exercise: Exercise, epochs: int, device: str, seed: int) -> Path:
-    """Where the network is kept after retraining.
+    """Where the network is kept after retraining: with the labs, or else beside their states.
 
     By all that it depends on but the code and how that is compiled, for what goes on from there.
     """
@@ -112,7 +120,8 @@ def kept_at(exercise: Exercise, epochs: int, device: str, seed: int) -> Path:
     digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
     add_network_(digest, exercise.start())
     add_network_(digest, dense_teacher())
-    return STATES / "pruned" / f"{digest.hexdigest()[:16]}.pt"
+    name = f"{digest.hexdigest()[:16]}.fly"
+    return NETWORKS / name if (NETWORKS / name).exists() else STATES / "pruned" / name
 
 
 def retrained(
@@ -120,14 +129,14 @@ def retrained(
 ) -> tuple[nn.Module, str]:
     """The network after retraining, and the commit at which that was done.
 
-    Where it is kept already it is not trained again. Raises CheckpointError where what is kept is
+    Where it is kept already it is not trained again. Raises FormatError where what is kept is
     damaged.
     """
     model, path = exercise.start(), kept_at(exercise, epochs, device, seed)
     if path.exists():
-        kept = read_checkpoint(path)
-        model.load_state_dict(kept["model"])
-        return model, kept["commit"]
+        kept = CompressedModel.from_container(read(path))
+        model.load_state_dict(kept.state_dict())
+        return model, kept.metadata["commit"]
     training = dataclasses.replace(exercise.recipe.training, epochs=epochs)
     with states("pruning", exercise.name) as folder, progress_bar(quiet=False) as progress:
         model = prune(
@@ -140,7 +149,9 @@ def retrained(
             resume_folder=folder,
             progress=progress,
         )
-        write_checkpoint({"model": model.state_dict(), "commit": source_commit()}, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"row": exercise.name, "epochs": str(epochs), "commit": source_commit()}
+        save(CompressedModel(dict(model.state_dict()), metadata=told), path)
     return model, source_commit()
 
 

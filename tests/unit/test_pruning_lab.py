@@ -2,22 +2,22 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.report import read_rows
 from flyweight.data import Cifar10, Split
-from flyweight.errors import CheckpointError
+from flyweight.errors import FormatError
 from flyweight.pruning import summary
-from labs import pruning
+from labs import pruning, quantization
 from labs import rows as lab
 
 
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "STATES", tmp_path)
+    monkeypatch.setattr(pruning, "NETWORKS", tmp_path / "networks")
     monkeypatch.setattr(lab, "STATES", tmp_path)
     monkeypatch.setattr("labs.teacher.STATES", tmp_path)
     monkeypatch.setattr(pruning, "RESULTS", tmp_path / "results")
@@ -102,29 +102,28 @@ def test_minutes_of_a_row_that_another_run_began_are_blank(scratch, monkeypatch)
     assert f"| {row.name.split()[1]} |" in text
 
 
-def test_a_kept_network_is_written_whole_or_not_at_all(scratch, monkeypatch):
+def test_a_kept_network_that_is_damaged_is_refused(scratch):
     row = pruning.exercises()[-1]
     none = dataclasses.replace(row.recipe.training, epochs=0)
     row = dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, training=none))
-
-    def killed(self, data):
-        with self.open("wb") as file:
-            file.write(bytes(data)[:100])
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", killed)
-        with pytest.raises(KeyboardInterrupt):
-            pruning.retrained(row, 0, few(), "cpu", 0)
-    path = pruning.kept_at(row, 0, "cpu", 0)
-    assert not path.exists()
     first, _ = pruning.retrained(row, 0, few(), "cpu", 0)
+    path = pruning.kept_at(row, 0, "cpu", 0)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="damaged; delete it"):
+    with pytest.raises(FormatError):
         pruning.retrained(row, 0, few(), "cpu", 0)
     path.unlink()
     again, _ = pruning.retrained(row, 0, few(), "cpu", 0)
     assert torch.equal(first.conv1.weight, again.conv1.weight)
+
+
+def test_the_network_that_sparse_rows_start_from_is_that_of_the_shipped_one():
+    (row,) = (row for row in pruning.exercises() if row.name == quantization.SPARSE)
+    path = pruning.kept_at(row, 20, "cpu", 0)
+    assert path.parent == pruning.NETWORKS
+    assert [*pruning.NETWORKS.iterdir()] == [path]
+    network, commit = pruning.retrained(row, 20, None, "cpu", 0)
+    assert len(commit) == 12
+    assert summary(network).sparsity == pytest.approx(0.8, abs=1e-5)
 
 
 def test_zeros_of_each_layer_are_counted_and_told_once_for_a_kept_network(scratch, monkeypatch):
