@@ -181,8 +181,8 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
         raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")
     row["retrained"] = accuracy(network.to(target), test)
     if exercise.name in ONE_THRESHOLD:
-        told = where(target) | {"commit": commit}
-        put_layers(exercise.name, network, {"epochs": epochs, "seed": seed} | told)
+        told = {"accuracy": row["retrained"], "epochs": epochs, "seed": seed}
+        put_layers(exercise.name, network, told | where(target) | {"commit": commit})
     return row | origin(seed, target, begin, whole=not begun) | {"commit": commit}
 
 
@@ -208,8 +208,12 @@ def kept_layers(exercise: Exercise, epochs: int, data: Cifar10, device: str, see
     wants = epochs and exercise.name in ONE_THRESHOLD and exercise.name not in there
     if wants and kept_at(exercise, epochs, device, seed).exists():
         network, commit = retrained(exercise, epochs, data, device, seed)
-        told = where(choose_device(device)) | {"commit": commit}
-        put_layers(exercise.name, network, {"epochs": epochs, "seed": seed} | told)
+        target = choose_device(device)
+        right = accuracy(network.to(target), data.split("test").to(target))
+        told = where(target) | {"commit": commit}
+        put_layers(
+            exercise.name, network, {"accuracy": right, "epochs": epochs, "seed": seed} | told
+        )
 
 
 def layer_table(rows: Sequence[Row]) -> str:
@@ -224,8 +228,8 @@ def layer_table(rows: Sequence[Row]) -> str:
     columns = [":layer", "weights", *(way.removeprefix("ways ") for way in ways)]
     heads = [next(row for row in rows if row["row"] == way) for way in ways]
     told = "; ".join(
-        f"{row['row'].removeprefix('ways ')}: {row['epochs']} epochs, seed {row['seed']}, "
-        f"{row['device']}, {row['commit']}"
+        f"{row['row'].removeprefix('ways ')}: {100 * float(row['accuracy']):.2f} %, {row['epochs']} "
+        f"epochs, seed {row['seed']}, {row['device']}, {row['commit']}"
         for row in heads
     )
     return f"### Zeros of each layer under one threshold\n\n{markdown(columns, cells)}\n\n{told}."
