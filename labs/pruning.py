@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.report import Row, markdown, read_rows, write_rows
+from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import (
     CompressedModel,
     PruningRecipe,
@@ -226,13 +226,13 @@ def layer_table(rows: Sequence[Row]) -> str:
         zeros = [f"{100 * int(row['zeros']) / int(row['weights']):.1f} %" for row in of]
         cells.append([f"`{layer}`", f"{int(of[0]['weights']):,}", *zeros])
     columns = [":layer", "weights", *(way.removeprefix("ways ") for way in ways)]
-    heads = [next(row for row in rows if row["row"] == way) for way in ways]
-    told = "; ".join(
-        f"{row['row'].removeprefix('ways ')}: {100 * float(row['accuracy']):.2f} %, {row['epochs']} "
-        f"epochs, seed {row['seed']}, {row['device']}, {row['commit']}"
-        for row in heads
-    )
-    return f"### Zeros of each layer under one threshold\n\n{markdown(columns, cells)}\n\n{told}."
+    texts = []
+    for way in ways:
+        row = next(row for row in rows if row["row"] == way)
+        origins = f"seed {row['seed']}, {row['device']}, {row['commit']}"
+        name, right = way.removeprefix("ways "), 100 * float(row["accuracy"])
+        texts.append(f"{name}: {right:.2f} % after {row['epochs']} epochs, {origins}")
+    return f"### Zeros of each layer under one threshold\n\n{markdown(columns, cells)}\n\n{'; '.join(texts)}."
 
 
 def tables(rows: Sequence[Row]) -> str:

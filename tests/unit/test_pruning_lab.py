@@ -21,6 +21,9 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "STATES", tmp_path)
     monkeypatch.setattr("labs.teacher.STATES", tmp_path)
     monkeypatch.setattr(pruning, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(pruning, "DOCUMENT", tmp_path / "pruning.md")
+    text = "<!-- results: python -m labs.pruning -->\n<!-- end of results -->\n"
+    (tmp_path / "pruning.md").write_text(text)
     return tmp_path
 
 
@@ -145,6 +148,6 @@ def test_zeros_of_each_layer_are_counted_and_told_once_for_a_kept_network(scratc
     assert sum(zeros.values()) == round(0.8 * sum(int(one["weights"]) for one in written))
     pruning.kept_layers(row, 2, few(), "cpu", 0)
     assert read_rows(pruning.LAYERS, scratch / "results") == written
-    text = pruning.tables([])
+    text = (scratch / "pruning.md").read_text()
     share = 100 * zeros["conv1.weight"] / int(written[0]["weights"])
     assert f"| `conv1.weight` | 432 | {share:.1f} % |" in text
