@@ -214,6 +214,7 @@ def kept_layers(exercise: Exercise, epochs: int, data: Cifar10, device: str, see
         put_layers(
             exercise.name, network, {"accuracy": right, "epochs": epochs, "seed": seed} | told
         )
+        put_table("labs.pruning", tables(read_rows("pruning", RESULTS)), DOCUMENT)
 
 
 def layer_table(rows: Sequence[Row]) -> str:
@@ -232,7 +233,8 @@ def layer_table(rows: Sequence[Row]) -> str:
         origins = f"seed {row['seed']}, {row['device']}, {row['commit']}"
         name, right = way.removeprefix("ways "), 100 * float(row["accuracy"])
         texts.append(f"{name}: {right:.2f} % after {row['epochs']} epochs, {origins}")
-    return f"### Zeros of each layer under one threshold\n\n{markdown(columns, cells)}\n\n{'; '.join(texts)}."
+    title = "### Zeros of each layer under one threshold"
+    return f"{title}\n\n{markdown(columns, cells)}\n\n{'; '.join(texts)}."
 
 
 def tables(rows: Sequence[Row]) -> str:
