@@ -31,9 +31,24 @@ def test_files_are_measured_in_the_runtime_that_they_are_for(scratch):
     assert abs(float(safe["accuracy"]) - float(safe["accuracy_simulated"])) < 0.06
     assert all(float(row["ms_batch_2"]) > 0 for row in rows.values())
     assert "VNNI" in safe["instructions"]
-    assert "| int8, weights to ±63, ONNX |" in (scratch / lab.DOCUMENT.name).read_text(
-        encoding="utf-8"
-    )
+    text = (scratch / lab.DOCUMENT.name).read_text(encoding="utf-8")
+    assert "| int8, weights to ±63, ONNX |" in text
+
+
+def test_rows_of_another_machine_stay(scratch, monkeypatch):
+    def measured(time, instructions):
+        row = {"network": "fp32", "accuracy": "0.9", "accuracy_simulated": "", "file_bytes": ""}
+        row |= {f"ms_batch_{size}": time for size in lab.BATCHES} | {"instructions": instructions}
+        row |= dict.fromkeys(("repeats", "calibration_images", "seed", "commit"), "1")
+        return [row | {"onnxruntime": "1", "device": "CPU"}]
+
+    for time, instructions in (("1", "AVX2"), ("2", "VNNI"), ("3", "AVX2")):
+        rows = measured(time, instructions)
+        monkeypatch.setattr(lab, "rows_of", lambda *_, rows=rows: rows)
+        lab.main([])
+    assert [row["ms_batch_1"] for row in read_rows("int8", scratch)] == ["2", "3"]
+    text = (scratch / lab.DOCUMENT.name).read_text(encoding="utf-8")
+    assert text.count("| fp32 | 90.00 % |") == 2
 
 
 def test_ranges_are_measured_on_training_images_drawn_by_the_seed(scratch):
