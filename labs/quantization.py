@@ -72,6 +72,11 @@ class Exercise:
         """Whether the network is pruned first."""
         return self.name.startswith("sparse")
 
+    @property
+    def bits(self) -> int:
+        """Of a value; ternary and binary ones take two, and one."""
+        return {"ternary": 2, "binary": 1}.get(self.sharing.scheme, self.sharing.bits)
+
 
 def exercises(compiled: bool = False) -> list[Exercise]:
     """All rows, in the order of the tables, to be trained by compiled code or not."""
@@ -212,7 +217,40 @@ def tables(rows: Sequence[Row]) -> str:
         ]
         if cells:
             texts.append(f"### {title}\n\n{markdown(columns, cells)}")
-    return "\n\n".join(texts)
+    return "\n\n".join([best(rows), *texts])
+
+
+def best(rows: Sequence[Row]) -> str:
+    """Markdown: of the rows of each width that of most accuracy, before training and after."""
+    bits_of = {exercise.name: exercise.bits for exercise in exercises()}
+    cells = []
+    for bits in sorted(set(bits_of.values()), reverse=True):
+        for sparse in (False, True):
+            for when in ("quantized", "trained"):
+                those = [
+                    row
+                    for row in rows
+                    if bits_of[row["row"]] == bits
+                    and row["row"].startswith("sparse") == sparse
+                    and row[f"{when}_accuracy"]
+                ]
+                if those:
+                    row = max(those, key=lambda row: float(row[f"{when}_accuracy"]))
+                    length = f"{row['epochs']} epoch{'' if row['epochs'] == '1' else 's'}"
+                    right, dense = float(row[f"{when}_accuracy"]), float(row["dense"])
+                    cells.append(
+                        [
+                            bits,
+                            "80 % zeros" if sparse else "dense",
+                            length if when == "trained" else "untrained",
+                            row["row"],
+                            f"{int(row[f'{when}_bytes']):,}",
+                            f"{100 * right:.2f} %",
+                            f"{100 * (dense - right):.2f} points",
+                        ]
+                    )
+    columns = ["bits", ":network", ":training", ":row", "bytes", "accuracy", "drop"]
+    return f"### Most accurate of each width\n\n{markdown(columns, cells)}"
 
 
 def _cells(row: Row, prefix: str, keys: Sequence[str]) -> list[str]:

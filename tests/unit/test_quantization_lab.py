@@ -90,3 +90,25 @@ def test_a_sparse_row_starts_from_the_pruned_network_and_keeps_its_zeros(scratch
     (scratch / "quantization.csv").unlink()
     with pytest.raises(AssertionError, match=r"conv1\.weight has values in the file where"):
         quantization.main(arguments)
+
+
+def test_the_best_of_each_width_is_told():
+    def row(name, before, after=""):
+        told = {"row": name, "epochs": "1", "dense": "0.91", "quantized_bytes": "2000"}
+        told |= {"quantized_accuracy": before, "trained_accuracy": after, "trained_bytes": "1000"}
+        return told
+
+    text = quantization.best(
+        [
+            row("kmeans 3 linear", "0.8", "0.85"),
+            row("fixed narrow 3", "0.7", "0.9"),
+            row("fixed ternary", "0.1"),
+            row("sparse shared 3", "0.6"),
+        ]
+    )
+    assert text.splitlines()[4:] == [
+        "| 3 | dense | untrained | kmeans 3 linear | 2,000 | 80.00 % | 11.00 points |",
+        "| 3 | dense | 1 epoch | fixed narrow 3 | 1,000 | 90.00 % | 1.00 points |",
+        "| 3 | 80 % zeros | untrained | sparse shared 3 | 2,000 | 60.00 % | 31.00 points |",
+        "| 2 | dense | untrained | fixed ternary | 2,000 | 10.00 % | 81.00 points |",
+    ]
