@@ -236,7 +236,7 @@ def best(rows: Sequence[Row]) -> str:
                 ]
                 if those:
                     row = max(those, key=lambda row: float(row[f"{when}_accuracy"]))
-                    length = f"{row['epochs']} epoch{'' if row['epochs'] == '1' else 's'}"
+                    length = f"{row['epochs']} epoch{'' if str(row['epochs']) == '1' else 's'}"
                     right, dense = float(row[f"{when}_accuracy"]), float(row["dense"])
                     cells.append(
                         [
