@@ -197,7 +197,7 @@ def scaled_tensors():
         kept = noise(size, 60 + number) % 4 > 0
         codes = np.rint(weights(size, 500 + number) * 6).reshape(shape)
         # Level 0 is no zero where there are offsets; half levels tell channels from values.
-        codes = codes / 2 if has_offsets else codes
+        codes = (codes / 2 if has_offsets else codes) + 0.0  # one zero, as sorting keeps either
         used = np.unique(codes[kept.reshape(shape)])
         used = used if has_offsets else used[used != 0]
         kept = kept.reshape(shape) & np.isin(codes, used)
