@@ -45,6 +45,7 @@ from labs.rows import RESULTS, origin, wanted
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
 PRICES = (3e-9, 7e-9, 1e-8, 1.5e-8, 2e-8, 2.5e-8, 3e-8, 4e-8, 6e-8, 8e-8, 1.1e-7, 1.5e-7)
+PRICES += (2e-7, 2.5e-7, 3e-7, 4e-7)
 CALIBRATION = 256  # images a batch; the first is for the weights
 STATISTICS = 8  # batches, for batch normalisation and biases
 VECTORS = -36  # instead of its own -75, see `labs.post_training_choices`
