@@ -27,6 +27,7 @@ from flyweight.pruning import (
     sparsity_at,
 )
 from flyweight.recipes import PruningRecipe, recipe_digest
+from flyweight.stages.zeros import first_revived
 from flyweight.training import Progress, fit_, normalize, of_first_process, prefixed
 
 __all__ = ["Pruning", "prune_"]
@@ -238,16 +239,13 @@ class Pruning:
         for name, mask in masks.items():
             self._keep(name, mask.to(self.masks[name].mask.device, torch.bool, copy=True))
 
-    @torch.no_grad()
     def check(self) -> None:
         """Raise ModelError where a layer sees a value in the place of a zero that was chosen."""
-        for name, chosen in self._chosen.items():
-            seen = operator.attrgetter(name)(self.model)
-            if bool(seen[~chosen.to(seen.device)].any()):
-                raise ModelError(
-                    f"tensor {name!r} has values where its mask says zero; load the masks that "
-                    "belong to this model, or begin again"
-                )
+        if name := first_revived(self.model, self._chosen):
+            raise ModelError(
+                f"tensor {name!r} has values where its mask says zero; load the masks that "
+                "belong to this model, or begin again"
+            )
 
     def finish_(self) -> tuple[str, ...]:
         """Leave exact zeros in plain weights, whose names are returned.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from flyweight.pruning import matching_parameters, weights_named
 from flyweight.quantization import FixedPoint, share
 from flyweight.recipes import SharingRecipe, recipe_digest
 from flyweight.stages.finishing import rounded
+from flyweight.stages.zeros import first_revived
 from flyweight.training import Progress, fit_, prefixed
 
 __all__ = ["Quantization", "quantize_"]
@@ -187,16 +187,13 @@ class Quantization:
                 "it belongs to"
             )
 
-    @torch.no_grad()
     def check(self) -> None:
         """Raise ModelError where a layer sees a value in the place of a weight that was zero."""
-        for name, mask in self._masks.items():
-            seen = operator.attrgetter(name)(self.model)
-            if bool(seen[~mask.to(seen.device)].any()):
-                raise ModelError(
-                    f"tensor {name!r} lost zeros while its values were trained; load the state "
-                    "that belongs to this model, or begin again"
-                )
+        if name := first_revived(self.model, self._masks):
+            raise ModelError(
+                f"tensor {name!r} lost zeros while its values were trained; load the state "
+                "that belongs to this model, or begin again"
+            )
 
     def finish_(self) -> dict[str, CompressedTensor]:
         """Leave what the layers see in plain weights; return it as symbols and levels.
