@@ -52,8 +52,15 @@ VECTORS = -36  # instead of its own -75, see `labs.post_training_choices`
 NNCODEC: dict[str, tuple[dict[str, Any], Sequence[int]]] = {
     "dependent": ({"use_dq": True}, (-30, -28, *range(-26, -20))),
     "dependent, opt_qp": ({"use_dq": True, "opt_qp": True}, (-34, -32, -31, -30, -28)),
-    "uniform": ({"use_dq": False}, (-26, -24, -22)),
+    "uniform": ({"use_dq": False}, range(-26, -19)),
     "uniform, opt_qp": ({"use_dq": False, "opt_qp": True}, (-30, -28, -26)),
+    "dependent, lambda_scale 1": ({"use_dq": True, "lambda_scale": 1.0}, (-28, -26, -25, -24)),
+    "uniform, lambda_scale 1": ({"use_dq": False, "lambda_scale": 1.0}, range(-26, -19)),
+    "uniform, lambda_scale 2": ({"use_dq": False, "lambda_scale": 2.0}, range(-27, -21)),
+    "uniform, opt_qp, lambda_scale 1": (
+        {"use_dq": False, "opt_qp": True, "lambda_scale": 1.0},
+        (-30, -28, -27, -26),
+    ),
 }
 DROPS = (0.2, 0.3, 0.5, 1.0, 1.5)  # points of accuracy
 
@@ -74,7 +81,8 @@ def exercises() -> list[Exercise]:
     """All rows, in the order of the table.
 
     NNCodec gets what helps it of what it can do without training: dependent quantisation or a
-    uniform grid, one qp for all layers or its own choice for each (opt_qp).
+    uniform grid, one qp for all layers or its own choice for each (opt_qp), rounding to the nearest
+    level or to one that takes fewer bits (lambda_scale).
     """
     rows = [Exercise(f"flyweight {price:g}", price=price) for price in PRICES]
     for kind, (settings, qps) in NNCODEC.items():
