@@ -12,11 +12,11 @@ from flyweight.errors import (
 )
 from flyweight.files import decompress, load, save
 from flyweight.models import create_model, load_pretrained
-from flyweight.own_loop import prepare
-from flyweight.pipeline import compress, compress_post_training, prune
+from flyweight.own_loop import prepare, prepare_quantization
+from flyweight.pipeline import compress, compress_post_training, prune, quantize
 from flyweight.proof import compress_to_file, evaluate, ledger
 from flyweight.pruning import summary
-from flyweight.recipes import PruningRecipe, Recipe, load_recipe
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.shrink import shrink
 from flyweight.training import train
 
@@ -31,6 +31,7 @@ __all__ = [
     "PruningRecipe",
     "Recipe",
     "RecipeError",
+    "SharingRecipe",
     "compress",
     "compress_post_training",
     "compress_to_file",
@@ -43,7 +44,9 @@ __all__ = [
     "load_pretrained",
     "load_recipe",
     "prepare",
+    "prepare_quantization",
     "prune",
+    "quantize",
     "save",
     "shrink",
     "summary",

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from flyweight.errors import DataError, ModelError
 from flyweight.modes import evaluating
 
-__all__ = ["batch_norm_drift", "fold_batch_norms_", "reestimate_batch_norms_"]
+__all__ = [
+    "batch_norm_drift",
+    "check_unfolded",
+    "fold_batch_norms_",
+    "folded_batch_norms",
+    "reestimate_batch_norms_",
+    "unfold_batch_norms_",
+]
 
 
 @torch.no_grad()
@@ -52,6 +59,110 @@ def fold_batch_norms_(model: nn.Module) -> None:
         module.running_var.fill_(1 - module.eps)
         if module.num_batches_tracked is not None:
             module.num_batches_tracked.zero_()
+
+
+@torch.no_grad()
+def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give folded batch normalisations the statistics of batches, so that the model can train.
+
+    What `fold_batch_norms_` leaves, and a ``.fly`` file holds, computes something else in training
+    mode, where statistics of the batch take the place of those in the weights. Here mean and
+    variance become those of what each folded layer sees, weight and bias what goes with them: in
+    evaluation mode the model computes what it did before, up to rounding. Other layers stay as they
+    are, and so does the mode of every module.
+
+    Arguments:
+        model: changes in its folded batch normalisations only.
+        batches: inputs of the model, on its device, augmented as in training; some hundreds of
+            examples or more. Labels are not needed.
+
+    Raises DataError where there are no batches, or none reaches a folded layer.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1, eps=0.0).eval()
+        >>> _ = norm.running_mean.fill_(3), norm.running_var.fill_(4)
+        >>> fold_batch_norms_(norm)
+        >>> unfold_batch_norms_(norm, [torch.tensor([[1.0], [5.0]])])
+        >>> norm.running_mean.tolist(), norm.running_var.tolist()
+        ([3.0], [8.0])
+        >>> norm(torch.tensor([[5.0]])).tolist()  # (5 - 3) / 2, as before
+        [[1.0]]
+    """
+    layers = folded_batch_norms(model)
+    if not layers:
+        return
+    seen: dict[str, tuple[int, Tensor, Tensor]] = {}
+    number = 0
+
+    def look(name: str, inputs: Tensor) -> None:
+        values = inputs.transpose(0, 1).flatten(1).double()
+        count, total, squares = seen.get(name, (0, values.new_zeros(()), values.new_zeros(())))
+        count += values.shape[1]
+        seen[name] = (count, total + values.sum(1), squares + values.square().sum(1))
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        with evaluating(model):
+            for inputs in batches:
+                model(inputs)
+                number += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in layers:
+        if name not in seen or seen[name][0] < 2:
+            raise DataError(
+                f"batch normalisation {name!r} was folded, and no batch of two values or more "
+                "reached it, so there are no statistics to train it with; give it some"
+            )
+    for name, layer in layers.items():
+        count, total, squares = seen[name]
+        mean = total / count
+        variance = (squares - count * mean**2).clamp(min=0) / (count - 1)
+        scale = layer.weight.double()
+        layer.bias.copy_(layer.bias.double() + scale * mean)
+        layer.weight.copy_(scale * (variance + layer.eps).sqrt())
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.fill_(number)
+
+
+def folded_batch_norms(model: nn.Module) -> dict[str, Any]:
+    """Batch normalisations that are as `fold_batch_norms_` leaves them, by name.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> _ = norm.running_mean.fill_(3)
+        >>> model = nn.Sequential(norm)
+        >>> [*folded_batch_norms(model)]
+        []
+        >>> fold_batch_norms_(model)
+        >>> [*folded_batch_norms(model)]
+        ['0']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _is_folded(module)
+    }
+
+
+def check_unfolded(model: nn.Module) -> None:
+    """Raise ModelError for a model with folded batch normalisation, which cannot train so.
+
+    Example:
+        >>> check_unfolded(nn.BatchNorm1d(2))
+    """
+    for name in folded_batch_norms(model):
+        raise ModelError(
+            f"batch normalisation {name!r} was folded to one scale and one bias per channel, as in "
+            "a network read from a .fly file, and would train as another function; give it "
+            "statistics first, by flyweight.batch_norm.unfold_batch_norms_(model, batches)"
+        )
 
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -189,7 +300,7 @@ def _is_folded(layer: nn.modules.batchnorm._BatchNorm) -> bool:
     if not layer.affine or mean is None or variance is None or bool(mean.any()):
         return False
     # A file may hold 1 - ε with 8 bits. A layer that saw no batch yet has a variance of 1 too, but
-    # a weight of 1 and a bias of 0; or one of 0, which no statistics make a difference to.
+    # a bias of 0; or a weight of 0, which no statistics make a difference to.
     near = bool((variance == variance[:1]).all() & ((variance - 1 + layer.eps).abs() < 2**-8).all())
-    first = (layer.weight == 0) | ((layer.weight == 1) & (layer.bias == 0))
+    first = (layer.weight == 0) | (layer.bias == 0)
     return near and not bool(((variance == 1) & first).all())

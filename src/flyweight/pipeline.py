@@ -1,24 +1,30 @@
-"""From a trained network to a compressed or a pruned one, in memory."""
+"""From a trained network to a compressed, a pruned or a quantised one, in memory."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
+from flyweight.batch_norm import (
+    batch_norm_drift,
+    folded_batch_norms,
+    reestimate_batch_norms_,
+    unfold_batch_norms_,
+)
 from flyweight.compressed import CompressedModel, CompressedTensor
-from flyweight.data import Cifar10, load_cifar10
+from flyweight.data import Cifar10, Split, load_cifar10
 from flyweight.errors import DataError, ModelError
 from flyweight.models import add_network_, load_pretrained
 from flyweight.pruning import matching_parameters, select_weights
-from flyweight.recipes import PruningRecipe, Recipe, load_recipe
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.stages import (
     check_model,
     correct_biases_,
@@ -27,9 +33,10 @@ from flyweight.stages import (
     quantize_,
     quantize_post_training_,
 )
-from flyweight.training import Progress, choose_device, memory_format_for
+from flyweight.training import Progress, TrainingConfig, choose_device, memory_format_for
+from flyweight.training.batches import training_batches
 
-__all__ = ["compress", "compress_post_training", "prune"]
+__all__ = ["compress", "compress_post_training", "prune", "quantize"]
 
 
 def compress(
@@ -46,11 +53,13 @@ def compress(
     """Prune, retrain, share and tune; return a new compressed model. ``model`` stays as it is.
 
     ``model`` is a module that takes N×3×32×32 images and gives N×10 logits, or the name of a
-    pretrained network. ``data`` is CIFAR-10 or its folder (None: found or downloaded); the 45,000
-    training images are used. Where the recipe distils, soft labels come from ``teacher``, or from
-    the model as it is given; where that has lost accuracy already, name a teacher that has not.
-    With ``resume_folder``, the state of training is kept there after each epoch, and a run that was
-    stopped goes on from it.
+    pretrained network; that of a file, whose batch normalisation is folded, gets statistics of
+    training images first. ``data`` is CIFAR-10 or its folder (None: found or downloaded); the
+    45,000 training images are used. All weights of two and more dimensions take few values, but
+    for those that the recipe's sharing keeps. Where the recipe distils, soft labels come from
+    ``teacher``, or from the model as it is given; where that has lost accuracy already, name a
+    teacher that has not. With ``resume_folder``, the state of training is kept there after each
+    epoch, and a run that was stopped goes on from it.
 
     Raises ModelError for a model that cannot be compressed, RecipeError and DataError.
 
@@ -64,33 +73,47 @@ def compress(
         model = load_pretrained(model)
     check_model(model)
     matching_parameters(model, recipe.sharing.keep)  # refuses before training what it would after
-    dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
-    target = choose_device(device)
-    student = copy.deepcopy(model).to(target)
-    master = _teacher(teacher or model, target) if _distils(recipe) else None
-    training = dataset.split("train45k").to(target)
-    states = _states(resume_folder, model, master, recipe, seed)
+    master = _teacher(model, teacher, recipe.pruning.training, recipe.sharing.training)
+    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
+    run.prune_(recipe.pruning, seed)
+    shared = run.quantize_(recipe.sharing, seed + 1)
+    return finish(run.student.cpu(), shared, recipe, metadata=metadata)
 
-    names = prune_(
-        student,
-        recipe.pruning,
-        training,
-        seed=seed,
-        teacher=master,
-        checkpoint=None if states is None else states / "prune.pt",
-        progress=progress,
-    )
-    shared = quantize_(
-        student,
-        names,
-        recipe.sharing,
-        training,
-        seed=seed + 1,
-        teacher=master,
-        checkpoint=None if states is None else states / "share.pt",
-        progress=progress,
-    )
-    return finish(student.cpu(), _on_cpu(shared), recipe, metadata=metadata)
+
+def quantize(
+    model: nn.Module | str,
+    recipe: SharingRecipe | Recipe | str | Path = "quick",
+    *,
+    data: Cifar10 | str | Path | None = None,
+    teacher: nn.Module | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> CompressedModel:
+    """Let weights take few values and train them in flyweight's own loop; zeros stay zeros.
+
+    `compress` without its pruning: arguments and errors are those. Of a `Recipe` the sharing
+    counts, and how other tensors are kept; ``seed`` is used as it is.
+
+    Example:
+        >>> from flyweight import SharingRecipe
+        >>> recipe = SharingRecipe(scheme="learned-step", bits=3)
+        >>> compressed = quantize("resnet20", recipe)  # doctest: +SKIP
+    """
+    if isinstance(recipe, SharingRecipe):
+        recipe = Recipe(sharing=recipe)
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    metadata = {"recipe": recipe.name}
+    if isinstance(model, str):
+        metadata["architecture"] = model
+        model = load_pretrained(model)
+    check_model(model)
+    master = _teacher(model, teacher, recipe.sharing.training)
+    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
+    shared = run.quantize_(recipe.sharing, seed)
+    return finish(run.student.cpu(), shared, recipe, metadata=metadata)
 
 
 def compress_post_training(
@@ -178,32 +201,69 @@ def prune(
     if isinstance(model, str):
         model = load_pretrained(model)
     check_model(model)
-    dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
-    target = choose_device(device)
-    student = copy.deepcopy(model).to(target)
-    master = _teacher(teacher or model, target) if recipe.training.distillation else None
-    states = _states(resume_folder, model, master, recipe, seed)
-    prune_(
-        student,
-        recipe,
-        dataset.split("train45k").to(target),
-        seed=seed,
-        teacher=master,
-        checkpoint=None if states is None else states / "prune.pt",
-        progress=progress,
-    )
-    return student.cpu().eval()
+    master = _teacher(model, teacher, recipe.training)
+    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
+    run.prune_(recipe, seed)
+    return run.student.cpu().eval()
 
 
-def _distils(recipe: Recipe) -> bool:
-    return max(recipe.pruning.training.distillation, recipe.sharing.training.distillation) > 0
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the stages of a run have in common; they change ``student``."""
+
+    student: nn.Module
+    training: Split
+    teacher: nn.Module | None
+    states: Path | None
+    progress: Progress | None
+
+    @staticmethod
+    def start(
+        model: nn.Module,
+        teacher: nn.Module | None,
+        recipe: Recipe | PruningRecipe,
+        data: Cifar10 | str | Path | None,
+        device: str,
+        seed: int,
+        resume_folder: Path | None,
+        progress: Progress | None,
+    ) -> _Run:
+        """With a copy of the model and the training images, both on the device."""
+        dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
+        target = choose_device(device)
+        student = copy.deepcopy(model).to(target)
+        training = dataset.split("train45k").to(target)
+        states = _states(resume_folder, model, teacher, recipe, seed)
+        if teacher is not None:
+            form = memory_format_for(teacher)
+            teacher = copy.deepcopy(teacher).to(device=target, memory_format=form)  # type: ignore[call-overload]
+            teacher = teacher.eval().requires_grad_(False)
+        if folded_batch_norms(student):
+            generator = torch.Generator().manual_seed(seed)
+            drawn = training_batches(training, min(256, len(training.labels)), 32, generator)
+            unfold_batch_norms_(student, (inputs for inputs, _ in itertools.islice(drawn, 8)))
+        return _Run(student, training, teacher, states, progress)
+
+    def prune_(self, recipe: PruningRecipe, seed: int) -> None:
+        prune_(self.student, recipe, self.training, seed=seed, **self._settings("prune.pt"))
+
+    def quantize_(self, recipe: SharingRecipe, seed: int) -> dict[str, CompressedTensor]:
+        """Symbols and levels of all weights but those that the recipe keeps, on the CPU."""
+        names = tuple(select_weights(self.student))
+        settings = self._settings("share.pt")
+        shared = quantize_(self.student, names, recipe, self.training, seed=seed, **settings)
+        return _on_cpu(shared)
+
+    def _settings(self, state: str) -> dict[str, Any]:
+        checkpoint = None if self.states is None else self.states / state
+        return {"teacher": self.teacher, "checkpoint": checkpoint, "progress": self.progress}
 
 
-def _teacher(model: nn.Module, device: torch.device) -> nn.Module:
-    form = memory_format_for(model)
-    teacher = copy.deepcopy(model).to(device=device, memory_format=form)  # type: ignore[call-overload]
-    frozen: nn.Module = teacher.eval().requires_grad_(False)
-    return frozen
+def _teacher(
+    model: nn.Module, teacher: nn.Module | None, *configs: TrainingConfig
+) -> nn.Module | None:
+    """Who gives soft labels, where there is training with some: one that is named, or the model."""
+    return (teacher or model) if any(config.distillation for config in configs) else None
 
 
 def _states(

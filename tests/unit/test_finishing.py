@@ -1,5 +1,6 @@
 """How floats outside the coded weights are rounded, and what that saves in a file."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import flyweight
+from flyweight.errors import ModelError
 from flyweight.recipes import Recipe
 from flyweight.stages.finishing import finish, rounded, to_mantissa_bits
 
@@ -95,10 +97,48 @@ def test_each_bit_saves_an_eighth_of_a_byte_a_value(tmp_path, dense):
     assert sizes[most] - sizes[5] > 0.85 * (most - 5) * values / 8
 
 
-def test_weights_with_few_values_keep_their_levels():
+def quantised(bits=3):
+    torch.manual_seed(0)
     model = nn.Linear(8, 8)
-    tensor = flyweight.quantization.share(model.weight, bits=3)
+    tensor = flyweight.quantization.share(model.weight, bits=bits)
+    model.weight.data.copy_(tensor.dequantize())
+    return model, tensor
+
+
+def test_weights_with_few_values_keep_their_levels():
+    model, tensor = quantised()
     recipe = Recipe(dense_mantissa_bits=1)
     compressed = finish(model, {"weight": tensor}, recipe, metadata={})
     assert compressed["weight"] is tensor
     assert torch.equal(compressed["bias"], to_mantissa_bits(model.bias.detach(), 1))
+
+
+def test_a_tied_weight_is_found_by_any_of_its_names():
+    model, tensor = quantised()
+    tied = nn.Sequential(model, nn.Linear(8, 8))
+    tied[1].weight = model.weight
+    compressed = finish(tied, {"1.weight": tensor}, Recipe(), metadata={})
+    assert compressed["0.weight"] is tensor
+    assert compressed.aliases == {"1.weight": "0.weight"}
+
+
+def test_levels_that_are_not_those_of_the_model_are_refused():
+    for change in (
+        lambda weight: weight.mul_(1.01),
+        lambda weight: weight[0].zero_(),
+        lambda weight: weight.copy_(weight.roll(1, 0)),
+    ):
+        model, tensor = quantised()
+        change(model.weight.data)
+        with pytest.raises(ModelError, match="'weight' is not what its symbols and levels say"):
+            finish(model, {"weight": tensor}, Recipe(), metadata={})
+    model, tensor = quantised()
+    with pytest.raises(ModelError, match=r"shape \(8, 8\) in the model, and \(2, 8\) as symbols"):
+        finish(
+            model,
+            {"weight": dataclasses.replace(tensor, symbols=tensor.symbols[:2])},
+            Recipe(),
+            metadata={},
+        )
+    with pytest.raises(ModelError, match=r"no tensor named '3\.weight'"):
+        finish(model, {"3.weight": tensor}, Recipe(), metadata={})

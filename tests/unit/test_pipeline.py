@@ -14,7 +14,7 @@ from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.files import decompress, load, save
 from flyweight.ledger import ledger
 from flyweight.models import create_model
-from flyweight.pipeline import compress
+from flyweight.pipeline import compress, quantize
 from flyweight.proof import compress_to_file, course_ratio
 from flyweight.pruning import global_magnitude_masks
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
@@ -191,6 +191,37 @@ def test_a_teacher_changes_what_is_learnt(data):
     assert not same(other, itself)
 
 
+def test_few_values_alone_and_on_top_of_zeros(tmp_path, data):
+    model = build(Convolutional)
+    with torch.no_grad():
+        model.linear.weight[:, ::2] = 0
+    sharing = recipe(1, bits=2).sharing
+    compressed = quantize(model, sharing, data=data, seed=3)
+    save(compressed, tmp_path / "a.fly")
+    loaded = load(tmp_path / "a.fly", architecture=Convolutional)
+    assert not loaded.linear.weight[:, ::2].any()
+    assert compressed.metadata["recipe"] == "custom"
+    for weight in loaded.parameters():
+        if weight.ndim >= 2:
+            assert weight[weight != 0].unique().numel() <= 4
+    assert same(quantize(model, sharing, data=data, seed=3).state_dict(), compressed.state_dict())
+    kept = dataclasses.replace(sharing, keep=("linear.*",))
+    found = quantize(model, Recipe(sharing=kept), data=data)
+    assert isinstance(found["linear.weight"], torch.Tensor)
+
+
+def test_what_pruning_keeps_takes_few_values_and_what_sharing_keeps_does_not(data):
+    asked = recipe()
+    pruning = dataclasses.replace(asked.pruning, keep=("conv1.*",))
+    found = compress(build(Convolutional), dataclasses.replace(asked, pruning=pruning), data=data)
+    assert isinstance(found["conv1.weight"], CompressedTensor)
+    assert found["conv1.weight"].levels.numel() <= 4
+    assert bool((found["conv1.weight"].symbols > 0).all())
+    sharing = dataclasses.replace(asked.sharing, keep=("conv1.*",))
+    found = compress(build(Convolutional), dataclasses.replace(asked, sharing=sharing), data=data)
+    assert isinstance(found["conv1.weight"], torch.Tensor)
+
+
 def test_any_module_and_tied_weights_stored_once(tmp_path, data):
     model = build(Words)
     compressed = compress(model, recipe(dense="float32"), data=data)
@@ -324,11 +355,10 @@ def test_damage_is_named_with_the_file(tmp_path):
 def test_layers_are_chosen_by_glob(data):
     asked = recipe()
     chosen = dataclasses.replace(asked.pruning, layers=("conv*",), keep=("*2.weight",))
-    compressed = compress(
-        build(Convolutional), dataclasses.replace(asked, pruning=chosen), data=data
-    )
-    coded = [n for n, t in compressed.items() if isinstance(t, CompressedTensor)]
-    assert coded == ["conv1.weight"]
+    sharing = dataclasses.replace(asked.sharing, keep=("linear.*",))
+    compressed = compress(build(Convolutional), Recipe(pruning=chosen, sharing=sharing), data=data)
+    coded = {n: t.sparsity for n, t in compressed.items() if isinstance(t, CompressedTensor)}
+    assert coded == {"conv1.weight": pytest.approx(0.6, abs=0.01), "conv2.weight": 0.0}
     nothing = dataclasses.replace(asked.pruning, keep=("*",))
     with pytest.raises(ModelError, match="leave no weight"):
         compress(build(Convolutional), dataclasses.replace(asked, pruning=nothing), data=data)

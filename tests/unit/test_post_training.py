@@ -242,7 +242,12 @@ def test_a_gamma_that_begins_at_zero_is_not_folded():
     assert norm.running_mean.all()
     with torch.no_grad():
         norm.reset_running_stats()
-        norm.weight.uniform_(0.5, 1.5)
+        norm.weight.uniform_(0.5, 1.5)  # as some networks begin
+    reestimate_batch_norms_(norm, [2 + random(20, 4)])
+    assert norm.running_mean.all()
+    with torch.no_grad():
+        norm.reset_running_stats()
+        norm.bias.uniform_(0.5, 1.5)
     with pytest.raises(ModelError, match=r"or saw no batch yet, .* run a batch in training mode"):
         reestimate_batch_norms_(norm, [random(20, 4)])
 

@@ -443,3 +443,155 @@ def test_a_range_too_wide_is_refused_before_training(scheme):
     recipe = SharingRecipe(scheme=scheme, bits=1, first_bits=8, per_channel=True)  # 8 would fit
     with pytest.raises(ModelError, match="from -60000 to 60000 are too far apart for 1 bits"):
         Quantization(half, ["weight"], recipe, steps=5)
+
+
+def trained(scheme, **settings):
+    recipe = SharingRecipe(scheme=scheme, **{"bits": 4, **settings})
+    return prepare_quantization(nn.Linear(8, 4), recipe, steps=5)
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme, _, _ in SCHEMES])
+def test_a_state_that_takes_the_place_of_the_weights_is_what_is_kept(scheme):
+    torch.manual_seed(0)
+    prepared = trained(scheme)
+    state = {k: v.clone() for k, v in prepared.model.state_dict().items()}
+    state["parametrizations.weight.original"] *= 5
+    prepared.model.load_state_dict(state, assign=True)
+    seen = prepared.model.weight.detach().clone()
+    compressed = prepared.finalize()
+    torch.testing.assert_close(compressed["weight"].dequantize(), seen, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme, _, _ in SCHEMES])
+def test_a_run_that_diverged_is_refused_and_can_go_back(scheme):
+    torch.manual_seed(0)
+    prepared = trained(scheme)
+    good = copy.deepcopy(prepared.model.state_dict())
+    prepared.model.parametrizations.weight.original.data[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="'weight' holds NaN or infinity after"):
+        prepared.finalize()
+    prepared.model.load_state_dict(good)
+    assert bool(torch.isfinite(prepared.finalize()["weight"].dequantize()).all())
+
+
+def test_a_zero_that_was_lost_leaves_the_model_as_it_is():
+    model = nn.Linear(8, 4)
+    model.weight.data[0] = 0
+    prepared = prepare_quantization(model, SharingRecipe(), steps=5)
+    good = copy.deepcopy(prepared.model.state_dict())
+    prepared.model.parametrizations.weight[0].symbols.fill_(1)
+    with pytest.raises(ModelError, match="lost zeros"):
+        prepared.finalize()
+    prepared.model.load_state_dict(good)
+    assert not prepared.finalize()["weight"].symbols[0].any()
+
+
+@pytest.mark.parametrize("scheme", ["shared", "asymmetric", "learned-step"])
+def test_a_run_that_ends_too_early_has_the_bits_it_was_asked_for(scheme):
+    torch.manual_seed(0)
+    recipe = SharingRecipe(scheme=scheme, bits=2, first_bits=8)
+    prepared = prepare_quantization(nn.Linear(64, 64), recipe, steps=100)
+    for _ in range(10):
+        prepared.step()
+    with pytest.warns(UserWarning, match=r"5 bits above the 2 .* all of its 100 steps"):
+        compressed = prepared.finalize()
+    assert compressed["weight"].levels.numel() <= 4
+
+
+def test_the_last_step_has_the_bits_of_the_end():
+    for settle in (0.5, 1.0):
+        recipe = SharingRecipe(bits=2, first_bits=8, settle=settle)
+        assert all(recipe.extra_bits(steps - 1, steps) == 0 for steps in (1, 2, 3, 10))
+
+
+def test_values_settle_after_weights_joined_them_anew():
+    torch.manual_seed(0)
+    recipe = SharingRecipe(bits=2, interval=2, settle=0.5)
+    quantization = Quantization(nn.Linear(16, 16), ["weight"], recipe, steps=10)
+    joined = []
+    for step in range(10):
+        symbols = quantization.quantized["weight"].symbols.clone()
+        quantization.at(step)
+        joined.append(not torch.equal(symbols, quantization.quantized["weight"].symbols))
+        quantization.weights["weight"].data.mul_(torch.rand(16, 16) + 0.5)
+    assert joined == [step in (2, 4) for step in range(10)]
+
+
+@pytest.mark.parametrize("scheme", ["narrow", "learned-step", "asymmetric", "binary"])
+def test_scales_far_below_one_keep_their_digits(scheme):
+    torch.manual_seed(0)
+    model = nn.Linear(64, 16, bias=False)
+    model.weight.data *= 1e-5
+    bits = {"binary": 4}.get(scheme, 8)
+    found = {
+        storage: Quantization(
+            copy.deepcopy(model),
+            ["weight"],
+            SharingRecipe(scheme=scheme, bits=bits, per_channel=True, storage=storage),
+            steps=0,
+        ).finish_()["weight"]
+        for storage in ("float16", "float32")
+    }
+    torch.testing.assert_close(
+        found["float16"].dequantize(), found["float32"].dequantize(), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("scheme", ["narrow", "learned-step", "asymmetric", "mid-rise", "binary"])
+def test_a_dead_channel_costs_nothing(tmp_path, scheme):
+    sizes = []
+    for dead in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 512, bias=False)
+        if dead:
+            model.weight.data[3] = 0
+        recipe = SharingRecipe(scheme=scheme, bits=4, per_channel=True)
+        compressed = prepare_quantization(model, recipe, steps=1).finalize()
+        assert dead == (compressed["weight"].scales[3] == 0)
+        sizes.append(flyweight.save(compressed, tmp_path / "a.fly"))
+    assert sizes[1] <= sizes[0] + 8
+
+
+def test_a_channel_of_zeros_in_sixteen_bits_trains():
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4).half()
+    model.weight.data[1] = 0
+    for per_channel in (True, False):
+        if not per_channel:
+            model.weight.data.zero_()
+        recipe = SharingRecipe(scheme="learned-step", bits=3, per_channel=per_channel)
+        prepared = prepare_quantization(model, recipe, steps=5)
+        optimizer = torch.optim.SGD(prepared.model.parameters(), 0.1)
+        prepared.model(torch.randn(2, 8).half()).float().square().sum().backward()
+        assert all(bool(torch.isfinite(p.grad).all()) for p in prepared.model.parameters())
+        optimizer.step()
+        prepared.step()
+        assert not prepared.finalize()["weight"].dequantize()[1].any()
+
+
+def test_a_state_of_more_values_than_the_new_model_begins_with_comes_back():
+    torch.manual_seed(0)
+    first = prepare_quantization(nn.Linear(8, 4), SharingRecipe(bits=2), steps=5)
+    constant = nn.Linear(8, 4)
+    nn.init.constant_(constant.weight, 0.5)
+    second = prepare_quantization(constant, SharingRecipe(bits=2), steps=5)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.model.weight, first.model.weight)
+    assert torch.equal(second.finalize()["weight"].symbols, first.finalize()["weight"].symbols)
+
+
+def test_soft_labels_have_a_part_in_training_few_values(images):
+    config = dataclasses.replace(TRAINING, distillation=0.9)
+    recipe = SharingRecipe(bits=2, training=config)
+    found = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+        student = network()
+        quantize_(student, ("0.weight",), recipe, images, seed=0, teacher=teacher)
+        found.append(student[0].weight)
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    with pytest.raises(ModelError, match=r"distillation of 0\.9 needs a teacher"):
+        quantize_(network(), ("0.weight",), recipe, images, seed=0)

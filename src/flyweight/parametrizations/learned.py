@@ -14,7 +14,10 @@ from flyweight.errors import ModelError
 
 __all__ = ["LearnedStepWeight", "TernaryWeight"]
 
-_LEAST = 1e-8  # what is left of a step that training would take to zero or below
+
+def _least(dtype: torch.dtype) -> float:
+    """What is left of a step that training takes to zero, and that of a layer of zeros."""
+    return max(1e-8, torch.finfo(dtype).tiny)
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -81,7 +84,7 @@ class LearnedStepWeight(nn.Module):
         wide = torch.promote_types(weight.dtype, torch.float32)  # 16 bits do not hold the sum
         magnitudes = (weight.detach().abs() * mask).sum(dims, dtype=wide)
         step = 2 * magnitudes / mask.sum(dims).clamp(min=1) / math.sqrt(self._ends[1])
-        self.step = nn.Parameter(step.clamp(min=_LEAST).to(weight.dtype))
+        self.step = nn.Parameter(step.to(weight.dtype).clamp(min=_least(weight.dtype)))
 
     @property
     def _ends(self) -> tuple[int, int]:
@@ -109,7 +112,7 @@ class LearnedStepWeight(nn.Module):
 
     def _step(self, weight: Tensor) -> Tensor:
         """The step, or that of each output with dimensions of 1 after it."""
-        step = self.step.abs().clamp(min=_LEAST)
+        step = self.step.abs().clamp(min=_least(self.step.dtype))
         return step.view(-1, *[1] * (weight.ndim - 1)) if self.per_channel else step
 
     @torch.no_grad()
@@ -139,13 +142,9 @@ class _Ternary(torch.autograd.Function):
         positive, negative, signs, mask = ctx.saved_tensors
         above, below = signs > 0, signs < 0
         slope = torch.where(above, positive, torch.where(below, negative, 1.0))
-        return (
-            gradient * slope * mask,
-            gradient[above].sum(),
-            -gradient[below].sum(),
-            None,
-            None,
-        )
+        share = 1 / mask.sum().clamp(min=1).sqrt()
+        by_scales = (gradient[above].sum() * share, -gradient[below].sum() * share)
+        return gradient * slope * mask, *by_scales, None, None
 
 
 class TernaryWeight(nn.Module):
@@ -153,15 +152,19 @@ class TernaryWeight(nn.Module):
 
     A weight is 0 where ``mask`` is False, for ever, and where its magnitude is at most
     ``threshold`` (a fraction, from 0 up to 1) of the largest that is kept, for as long as that
-    lasts. ``positive`` and ``negative`` are parameters, which begin at the mean magnitudes. Weights
-    get their gradient times the scale of their side, and pruned ones none.
+    lasts. ``positive`` and ``negative`` are parameters, which begin at the mean magnitudes; each
+    gets the sum of the gradients of its side, over the square root of the number of weights that
+    are kept. The sum alone, as in the first source, is as many times too large for the rate that
+    the weights train at. Weights get their gradient times the scale of their side, and pruned ones
+    none.
 
     Example:
         >>> weight, mask = torch.tensor([-1.0, 0.01, 0.5, 1.5]), torch.ones(4, dtype=torch.bool)
         >>> TernaryWeight(weight, mask)(weight).tolist()
         [-1.0, 0.0, 1.0, 1.0]
 
-    Source: Zhu et al. 2017, "Trained ternary quantization", §3.
+    Sources: Zhu et al. 2017, "Trained ternary quantization", §3; the share of the gradient is that
+    of Esser et al. 2020, §2.2, for a scale of few levels.
     """
 
     mask: Tensor

@@ -47,7 +47,8 @@ class PruningRecipe:
         recovery: pruned weights still learn, those of whole filters excepted, and may return until
             the ramp ends.
         layers: globs over the names of weights of two and more dimensions.
-        keep: globs of those that are left alone.
+        keep: globs of those that are not pruned; zeros in them stay. They still take few values,
+            unless the sharing keeps them too.
         types: classes of layers, such as "Conv2d"; none for all.
         overrides: sparsity by glob, for layers that differ from the others.
         calibration: training images that saliency is measured on.
@@ -130,7 +131,8 @@ class SharingRecipe:
         first_bits: of the first step, for ``bits`` that fall to the last by one at a time over the
             first ``settle`` of the steps; 0 is ``bits`` from the start. Not for "ternary" and
             "binary".
-        interval: of "shared", steps after which each weight joins the nearest value anew.
+        interval: of "shared", steps after which each weight joins the nearest value anew. With
+            many, weights move on gradients that the values do not answer, and too far.
         settle: fraction of the steps in which they do; after that only the values move.
         init: of "shared", where k-means begins; "optimal" has the least squared error.
         per_channel: ranges, steps or scales of each output. The file holds one number for each (a
@@ -154,7 +156,7 @@ class SharingRecipe:
     bits: int = 4
     allocation: Literal["equal", "size"] = "equal"
     first_bits: int = 0
-    interval: int = 20
+    interval: int = 1
     settle: float = 0.7
     init: Initialization = "optimal"
     per_channel: bool = False
@@ -233,7 +235,7 @@ class SharingRecipe:
             >>> [recipe.extra_bits(step, 10) for step in range(10)]
             [2, 2, 1, 1, 0, 0, 0, 0, 0, 0]
         """
-        ramp = self.settle * steps
+        ramp = min(self.settle * steps, steps - 1)
         if not self.first_bits or step >= ramp:
             return 0
         more = self.first_bits - self.bits

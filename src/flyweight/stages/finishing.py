@@ -62,14 +62,18 @@ def finish(
 
     Arguments:
         model: with plain weights, when all stages are over.
-        shared: symbols and levels of some of its tensors, by name, as `quantize_` returns them.
+        shared: symbols and levels of some of its tensors, by name, as `quantize_` returns them;
+            the values of these tensors.
         recipe: how the other tensors are stored.
         metadata: words for the file, such as the architecture.
+
+    Raises ModelError where a tensor is not what its symbols and levels say, or is not there.
 
     Example:
         >>> from flyweight.quantization import share
         >>> layer = nn.Linear(4, 2)
         >>> shared = {"weight": share(layer.weight, bits=1)}
+        >>> _ = layer.weight.data.copy_(shared["weight"].dequantize())
         >>> compressed = finish(layer, shared, Recipe(), metadata={})
         >>> [type(tensor).__name__ for tensor in compressed.tensors.values()]
         ['CompressedTensor', 'Tensor']
@@ -79,20 +83,44 @@ def finish(
     if recipe.fold_batch_norm:
         fold_batch_norms_(model)
     storage: torch.dtype = getattr(torch, recipe.dense)
+    state = model.state_dict(keep_vars=True)
+    of_parameter = {id(_named(state, name)): tensor for name, tensor in shared.items()}
     tensors: dict[str, CompressedTensor | Tensor] = {}
     aliases: dict[str, str] = {}
     owners: dict[int, str] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
+    for name, value in state.items():
         if id(value) in owners:
             aliases[name] = owners[id(value)]
             continue
         owners[id(value)] = name
-        if name in shared:
-            tensors[name] = shared[name]
+        if id(value) in of_parameter:
+            tensors[name] = _checked(name, of_parameter[id(value)], value)
         else:
             bits = recipe.dense_mantissa_bits
             tensors[name] = rounded(value.detach(), storage, mantissa_bits=bits)
     return CompressedModel(tensors, aliases, metadata)
+
+
+def _named(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise ModelError(f"the model has no tensor named {name!r} to keep as symbols and levels")
+    return state[name]
+
+
+def _checked(name: str, tensor: CompressedTensor, weight: Tensor) -> CompressedTensor:
+    """The tensor, if it is what the weight is, but for what another device computes otherwise."""
+    if tensor.shape != weight.shape:
+        raise ModelError(
+            f"tensor {name!r} has the shape {tuple(weight.shape)} in the model, and "
+            f"{tuple(tensor.shape)} as symbols and levels"
+        )
+    values, seen = tensor.dequantize().to(weight), weight.detach()
+    if not (torch.equal(values == 0, seen == 0) and torch.allclose(values, seen)):
+        raise ModelError(
+            f"tensor {name!r} is not what its symbols and levels say; give those of the last stage,"
+            " and let nothing train or load in between"
+        )
+    return tensor
 
 
 def rounded(value: Tensor, storage: torch.dtype, *, mantissa_bits: int = 0) -> Tensor:

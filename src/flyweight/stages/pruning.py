@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flyweight.batch_norm import check_unfolded
 from flyweight.data import Split
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.int8 import check_float
@@ -76,6 +77,7 @@ class Pruning:
         seed: int = 0,
     ) -> None:
         check_float(model)
+        check_unfolded(model)
         self.model = model
         self.recipe = recipe
         chosen = select_weights(model, layers=recipe.layers, keep=recipe.keep, types=recipe.types)

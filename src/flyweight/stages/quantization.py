@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flyweight.batch_norm import check_unfolded
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
@@ -23,6 +25,7 @@ from flyweight.parametrizations import (
     TernaryWeight,
     attach_,
     check_plain,
+    dense_weight,
     detach_,
 )
 from flyweight.pruning import matching_parameters, weights_named
@@ -53,8 +56,8 @@ class Quantization:
         seed: of k-means, where its start is drawn.
 
     Raises ModelError, which names the tensor, where a weight cannot be quantised so, the model
-    lacks it, or another stage is not over, and where a glob of what the recipe keeps matches
-    nothing.
+    lacks it, or another stage is not over, where a glob of what the recipe keeps matches nothing,
+    and for folded batch normalisation, which cannot train.
 
     Example:
         >>> model, steps = nn.Linear(30, 20), 4
@@ -80,29 +83,35 @@ class Quantization:
         self.steps = steps
         self._seed = seed
         check_float(model)
+        check_unfolded(model)
         weights = weights_named(model, names)
         check_plain(model, weights)
         self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
         left = matching_parameters(model, recipe.keep)
-        self.weights = {name: weight for name, weight in weights.items() if weight not in left}
-        self._bits = recipe.bits_of({n: weight.numel() for n, weight in self.weights.items()})
+        self._names = tuple(name for name, weight in weights.items() if weight not in left)
+        self._bits = recipe.bits_of({name: weights[name].numel() for name in self._names})
         self._extra = recipe.extra_bits(0, steps)
-        self.quantized = {name: self._start(name) for name in self.weights}
-        kept = weights.keys() - self.weights.keys()
-        masked = {name: MaskedWeight(self._masks[name].clone()) for name in weights if name in kept}
+        self.quantized = {name: self._start(name) for name in self._names}
+        kept = [name for name in weights if name not in self.quantized]
+        masked = {name: MaskedWeight(self._masks[name].clone()) for name in kept}
         self._attached = {**self.quantized, **masked}
         attach_(model, self._attached)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The dense weights that the optimiser trains, by name, where they are now."""
+        return {name: dense_weight(self.model, name) for name in self._names}
 
     def bits(self, name: str) -> int:
         """Bits of a tensor now."""
         return min(8, self._bits[name] + self._extra)
 
     def _start(self, name: str) -> QuantizedWeight:
-        weight, mask, scheme = self.weights[name], self._masks[name].clone(), self.recipe.scheme
+        weight, mask = dense_weight(self.model, name), self._masks[name].clone()
+        scheme = self.recipe.scheme
         try:
             if scheme == "shared":
-                start = self._share(name)
-                return SharedWeight(start.symbols, start.levels.numel())
+                return SharedWeight(self._share(name, weight).symbols, 2 ** self.bits(name))
             if scheme == "learned-step":
                 channels = self.recipe.per_channel
                 return LearnedStepWeight(weight, mask, bits=self.bits(name), per_channel=channels)
@@ -123,12 +132,12 @@ class Quantization:
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
 
-    def _share(self, name: str) -> CompressedTensor:
+    def _share(self, name: str, weight: Tensor) -> CompressedTensor:
         return share(
-            self.weights[name],
+            weight,
             bits=self.bits(name),
             init=self.recipe.init,
-            mask=self._masks[name].to(self.weights[name].device),
+            mask=self._masks[name].to(weight.device),
             seed=self._seed,
         )
 
@@ -138,13 +147,19 @@ class Quantization:
         recipe = self.recipe
         fewer = step > 0 and recipe.extra_bits(step - 1, self.steps) > self._extra
         reassign = step and step % recipe.interval == 0 and step < recipe.settle * self.steps
+        if not (fewer or reassign):
+            return
         for name, weight in self.weights.items():
             quantized = self.quantized[name]
             if isinstance(quantized, SharedWeight):
                 if fewer:
-                    quantized.symbols.copy_(self._share(name).symbols)
-                elif reassign:
+                    self._share_anew_(quantized, name, weight)
+                else:
                     quantized.reassign_(weight)
+
+    def _share_anew_(self, quantized: SharedWeight, name: str, weight: Tensor) -> None:
+        self._check_finite(name, weight)
+        quantized.symbols.copy_(self._share(name, weight).symbols)
 
     def resume(self, step: int) -> None:
         """Set the bits of a step before which `at` was called already."""
@@ -187,6 +202,13 @@ class Quantization:
                 "it belongs to"
             )
 
+    def _check_finite(self, name: str, weight: Tensor) -> None:
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(
+                f"tensor {name!r} holds NaN or infinity after {self.recipe.scheme!r} training; go "
+                "back to a state from before, and train at a lower rate"
+            )
+
     def check(self) -> None:
         """Raise ModelError where a layer sees a value in the place of a weight that was zero."""
         if name := first_revived(self.model, self._masks):
@@ -199,13 +221,29 @@ class Quantization:
         """Leave what the layers see in plain weights; return it as symbols and levels.
 
         Levels, scales and offsets are rounded to what the recipe stores, unless that would make
-        one of them zero, two levels the same, or an offset wrong by more than half a step. A weight
-        that was zero is zero, whatever the masks in the model have become. Raises ModelError where
-        shared values have other zeros.
+        one of them zero, move one by more than the digits of that type do, make two levels the
+        same, or an offset wrong by more than half a step. A weight that was zero is zero, whatever
+        the masks in the model have become. Where bits were still to fall, they do, with a warning.
+        Raises ModelError where shared values have other zeros, and where a weight is not finite;
+        the model is as it was then.
         """
         for name, module in self._attached.items():
             if not isinstance(module, SharedWeight):
                 module.mask.logical_and_(self._masks[name].to(module.mask.device))
+        self.check()
+        for name, weight in self.weights.items():
+            self._check_finite(name, weight)
+        if self._extra:
+            warnings.warn(
+                f"the run ended {self._extra} bits above the {self.recipe.bits} that its recipe "
+                f"ends with, which came untrained; make all of its {self.steps} steps",
+                stacklevel=3,
+            )
+            self.resume(self.steps)
+            for name, weight in self.weights.items():
+                quantized = self.quantized[name]
+                if isinstance(quantized, SharedWeight):
+                    self._share_anew_(quantized, name, weight)
         storage: torch.dtype = getattr(torch, self.recipe.storage)
         compressed: dict[str, CompressedTensor] = {}
         for name, weight in self.weights.items():
@@ -213,24 +251,42 @@ class Quantization:
         detach_(self.model, self._attached)
         for name, tensor in compressed.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
-        self.check()
         return compressed
 
 
 def _stored(tensor: CompressedTensor, storage: torch.dtype) -> CompressedTensor:
-    """The tensor with its tables rounded to ``storage``, but for those that it cannot hold."""
+    """The tensor with its tables rounded to ``storage``, but for those that it cannot hold.
 
-    def nonzero(table: Tensor) -> Tensor:
+    An output that is all zeros has a scale and an offset of 0, which every type holds.
+    """
+    if tensor.scales is not None:
+        used = (tensor.symbols > 0).flatten(1).any(1)
+        tensor = dataclasses.replace(
+            tensor,
+            scales=tensor.scales * used,
+            offsets=None if tensor.offsets is None else tensor.offsets * used,
+        )
+    digits = torch.finfo(storage).eps
+
+    def close(table: Tensor, sizes: Tensor) -> Tensor:
+        """Rounded, if no entry moves by more than the last digit of what is so large."""
         found = rounded(table, storage)
-        return table.clone() if bool(((found == 0) & (table != 0)).any()) else found
+        lost = ((found == 0) & (table != 0)) | ((found - table).abs() > digits * sizes)
+        return table.clone() if bool(lost.any()) else found
 
-    found = tensor.with_tables(nonzero)
-    if torch.unique(found.levels).numel() < torch.unique(tensor.levels).numel():
-        found = dataclasses.replace(found, levels=tensor.levels.clone())
-    if tensor.offsets is not None and tensor.scales is not None and found.offsets is not None:
-        moved = (found.offsets - tensor.offsets).abs() > tensor.scales / 2
-        if bool((moved & (tensor.scales > 0)).any()):
-            found = dataclasses.replace(found, offsets=tensor.offsets.clone())
+    largest = tensor.levels.abs().max() if tensor.levels.numel() else tensor.levels
+    levels = close(tensor.levels, largest)
+    if torch.unique(levels).numel() < torch.unique(tensor.levels).numel():
+        levels = tensor.levels.clone()
+    found = dataclasses.replace(tensor, levels=levels)
+    if tensor.scales is None:
+        return found
+    found = dataclasses.replace(found, scales=close(tensor.scales, tensor.scales))
+    if tensor.offsets is not None:
+        offsets = rounded(tensor.offsets, storage)
+        far = (offsets - tensor.offsets).abs() > tensor.scales / 2
+        moved = bool((far & (tensor.scales > 0)).any())
+        found = dataclasses.replace(found, offsets=tensor.offsets.clone() if moved else offsets)
     return found
 
 

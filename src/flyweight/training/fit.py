@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flyweight.batch_norm import check_unfolded
 from flyweight.data import Split
-from flyweight.errors import CheckpointError
+from flyweight.errors import CheckpointError, ModelError
 from flyweight.training.batches import training_batches
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
@@ -86,7 +87,8 @@ def fit_(
     same weights; batch normalisation sees the part alone. The first process writes the states and
     calls ``after_epoch`` and ``progress``.
 
-    Raises CheckpointError where the state found belongs to another run, or is none.
+    Raises CheckpointError where the state found belongs to another run, or is none, ModelError for
+    soft labels without a teacher, and for folded batch normalisation unless that is frozen.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
@@ -98,6 +100,13 @@ def fit_(
     Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018); distillation after
     Hinton et al. 2015, §2.
     """
+    if config.epochs and config.distillation and teacher is None:
+        raise ModelError(
+            f"a distillation of {config.distillation:g} needs a teacher, which gives the soft "
+            "labels; name one, or set it to 0"
+        )
+    if config.epochs and not config.freeze_batch_norm:
+        check_unfolded(model)
     device = data.images.device
     model.to(device=device, memory_format=memory_format_for(model))  # type: ignore[call-overload]
     accelerator = accelerator_for(device)
@@ -203,7 +212,7 @@ def _loss(
 ) -> Tensor:
     logits = model(images).float()
     hard = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if teacher is None or config.distillation == 0:
+    if teacher is None or not config.distillation:
         return hard
     with torch.no_grad():
         target = teacher(images).float()
