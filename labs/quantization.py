@@ -29,12 +29,10 @@ from benchmarks.report import Row, markdown
 from flyweight import (
     CompressedModel,
     CompressedTensor,
-    PruningRecipe,
-    Recipe,
-    compress,
     load,
     load_cifar10,
     load_pretrained,
+    quantize,
     save,
 )
 from flyweight.coding import code_lengths
@@ -52,7 +50,6 @@ from labs.teacher import dense_teacher
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
 OUTER = ("conv1.weight", "linear.weight")  # in the course's exercise these stay floats
-NONE = TrainingConfig(epochs=0, ema_decay=0.0)
 TRAINING = TrainingConfig(
     epochs=20, batch_size=128, learning_rate=0.01, ema_decay=0.0, distillation=0.5
 )
@@ -176,18 +173,14 @@ def quantized(
     """The network with few values, trained for some epochs; zeros stay and none are added."""
     sharing = exercise.sharing
     training = dataclasses.replace(sharing.training, epochs=epochs)
-    recipe = Recipe(
-        pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=NONE),
-        sharing=dataclasses.replace(sharing, training=training),
-    )
     with states("quantization", exercise.name) as folder, progress_bar(quiet=False) as progress:
-        return compress(
+        return quantize(
             model,
-            recipe,
+            dataclasses.replace(sharing, training=training),
             data=data,
             teacher=dense_teacher(),
             device=device,
-            seed=seed,
+            seed=seed + 1,  # pruning, if there is any, had the one before
             resume_folder=folder if epochs else None,
             progress=progress,
         )
