@@ -80,6 +80,92 @@ def test_what_cannot_be_folded_is_refused():
         fold_into_convolutions(Twice(), random(2, 3, 4, 4))
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_norm_after_an_activation_stays(in_place):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=in_place), nn.BatchNorm2d(3)).eval()
+    nn.init.constant_(model[0].bias, 5.0)  # on the batch to fold with, the activation does nothing
+    nn.init.constant_(model[2].bias, 10.0)
+    folded = fold_into_convolutions(model, 0.1 * random(2, 3, 4, 4))
+    assert [type(layer) for layer in folded] == [type(layer) for layer in model]
+    others = 30 * random(8, 3, 4, 4, seed=1)
+    assert torch.equal(folded(others), model(others))
+
+
+class Called(nn.Module):
+    """One convolution with two names, and its normalisation, called as ``forward`` says."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first = self.second = nn.Conv2d(3, 3, 1)
+        self.norm, self.called = nn.BatchNorm2d(3).eval(), forward
+        nn.init.constant_(self.norm.running_mean, 3.0)
+
+    def forward(self, inputs):
+        return self.called(self, inputs)
+
+
+@pytest.mark.parametrize(
+    ("forward", "kind"),
+    [
+        (lambda m, x: m.norm(m.second(m.norm(m.first(x)))), nn.Identity),
+        (lambda m, x: m.norm(m.second(m.norm(x))), nn.BatchNorm2d),
+        (lambda m, x: m.norm(input=m.second(x)), nn.BatchNorm2d),
+    ],
+)
+def test_a_norm_folds_where_it_follows_one_convolution_only(forward, kind):
+    model, inputs = Called(forward).eval(), random(2, 3, 4, 4)
+    folded = fold_into_convolutions(model, inputs)
+    assert isinstance(folded.norm, kind)
+    assert folded.first is folded.second
+    torch.testing.assert_close(folded(inputs), model(inputs))
+
+
+def test_folding_needs_a_model_that_runs():
+    with pytest.raises(ModelError, match="cannot be followed"):
+        fold_into_convolutions(network(), random(2, 5, 8, 8))
+
+
+@torch.inference_mode()
+def test_folding_goes_in_inference_mode_too():
+    inputs = random(2, 3, 8, 8)
+    assert isinstance(fold_into_convolutions(network(), inputs)[1], nn.Identity)
+    first = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)).eval()
+    assert isinstance(fold_into_convolutions(first, inputs)[0], nn.BatchNorm2d)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """Normalisation with its activation."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).relu()
+
+
+class DoubledConvolution(nn.Conv2d):
+    """Not what torch makes of its weights."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def doubled(layer, inputs, outputs):
+    return 2 * outputs
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_norm_stays_where_folding_would_lose_what_is_added_to_it(at, hooked):
+    layers = [nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)]
+    if hooked:
+        layers[at].register_forward_hook(doubled)
+    else:
+        layers[at] = [DoubledConvolution(3, 2, 1), ActivatedNorm(2)][at]
+    model, inputs = nn.Sequential(*layers).eval(), random(2, 3, 4, 4)
+    nn.init.constant_(model[1].running_mean, 3.0)
+    folded = fold_into_convolutions(model, inputs)
+    assert isinstance(folded[1], nn.BatchNorm2d)
+    assert torch.equal(folded(inputs), model(inputs))
+
+
 def test_eight_bits_change_little_and_zeros_stay():
     model = network()
     model[0].weight.data[random(8, 3, 3, 3) > 0] = 0
