@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from flyweight.errors import DataError, ModelError
 from flyweight.int8 import Int8Layer, Observer, export_onnx, fold_into_convolutions, prepare_int8
@@ -141,6 +142,13 @@ class ActivatedNorm(nn.BatchNorm2d):
 
 
 class DoubledConvolution(nn.Conv2d):
+    """Not what torch makes of its weights."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+class DoubledLinear(nn.Linear):
     """Not what torch makes of its weights."""
 
     def forward(self, inputs):
@@ -348,6 +356,81 @@ def test_the_impossible_is_refused_in_words():
         prepare_int8(nn.Sequential(nn.ReLU()), [random(2, 3)])
     with pytest.raises(ModelError, match=r"a Linear itself; put it into nn\.Sequential"):
         prepare_int8(nn.Linear(3, 2), [random(2, 3)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floats_are_refused(dtype):
+    with pytest.raises(ModelError, match=rf"layer '0' has weights of {dtype}.*call float\(\)"):
+        prepare_int8(network().to(dtype), [random(2, 3, 8, 8).to(dtype)])
+
+
+def without_outputs():
+    layer = nn.Linear(8, 1, bias=False)
+    layer.weight = nn.Parameter(torch.zeros(0, 8))
+    return layer
+
+
+@pytest.mark.parametrize("layer", [without_outputs(), nn.LazyLinear(4)])
+def test_layers_without_weights_are_refused(layer):
+    with pytest.raises(ModelError, match="layer '1' has no weights; take it out"):
+        prepare_int8(nn.Sequential(nn.Linear(8, 8), layer), [random(2, 8)])
+
+
+def replaced_forward(layer):
+    layer.forward = lambda inputs: 2 * inputs
+    return layer
+
+
+def hooked(*, before):
+    layer = nn.Linear(8, 8)
+    if before:
+        layer.register_forward_pre_hook(lambda layer, inputs: 2 * inputs[0])
+    else:
+        layer.register_forward_hook(doubled)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (DoubledLinear(8, 8), "a forward of its own, as a DoubledLinear"),
+        (DoubledConvolution(3, 3, 1), "a forward of its own, as a DoubledConvolution"),
+        (replaced_forward(nn.Linear(8, 8)), "a forward of its own, as a Linear"),
+        (hooked(before=False), "forward hooks"),
+        (hooked(before=True), "forward hooks"),
+        (prune.random_unstructured(nn.Linear(8, 8), "weight", 0.5), "forward hooks"),
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(layer, message):
+    with pytest.raises(ModelError, match=f"layer '0' has {message}, which would be lost"):
+        prepare_int8(nn.Sequential(layer), [random(2, 3, 8, 8)])
+
+
+class Plain(nn.Linear):
+    """A subclass that computes what its kind does."""
+
+
+def test_a_subclass_that_computes_the_same_is_a_layer_like_any_other():
+    assert isinstance(prepare_int8(nn.Sequential(Plain(8, 8)), [random(2, 8)])[0], Int8Layer)
+
+
+class Choosing(nn.Module):
+    """Runs its second layer for positive inputs only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, inputs):
+        found = self.first(inputs)
+        return self.second(found) if inputs.sum() > 0 else found
+
+
+def test_layers_that_no_batch_reaches_are_refused():
+    batch = torch.ones(2, 8)
+    with pytest.raises(DataError, match="no calibration batch reaches layer 'second'"):
+        prepare_int8(Choosing(), [-batch])
+    assert isinstance(prepare_int8(Choosing(), [-batch, batch]).second, Int8Layer)
 
 
 @pytest.mark.parametrize("at", [0, 1])
