@@ -227,6 +227,18 @@ def test_zeros_stay_while_it_is_trained_on(optimizer):
         assert not torch.equal(prepared[at].weight(), weight)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_state_loads_into_a_model_of_another_range(narrow):
+    inputs = random(16, 3, 8, 8)
+    source, target = (
+        prepare_int8(network(), [inputs], reduce_range=reduce_range)
+        for reduce_range in (narrow, not narrow)
+    )
+    assert not torch.equal(target(inputs), source(inputs))
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target(inputs), source(inputs))
+
+
 def test_what_is_written_into_a_pruned_weight_does_not_count():
     layer = Int8Layer(nn.Linear(2, 2, bias=False))
     layer.layer.weight.data.copy_(torch.tensor([[0.0, 1.0], [0.5, 0.0]]))

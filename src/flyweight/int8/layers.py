@@ -30,6 +30,7 @@ class Int8Layer(nn.Module):
     Attributes:
         layer: the layer with the weight as it is trained, in floats.
         mask: bool, of the shape of the weight, False for what is pruned.
+        largest: 63 or 127, the largest level of a weight; part of the state.
 
     Example:
         >>> layer = nn.Linear(3, 1, bias=False)
@@ -53,6 +54,14 @@ class Int8Layer(nn.Module):
         self.inputs = Observer(tail=tail)
         self.outputs = Observer(tail=tail)
         self.register_buffer("mask", layer.weight.detach() != 0)
+
+    def get_extra_state(self) -> Tensor:
+        """The largest level of a weight, which the ranges of the outputs go with."""
+        return torch.tensor(self.largest)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the largest level of a weight from a state."""
+        self.largest = int(state)
 
     def _kept(self) -> Tensor:
         # Unlike `straight_through`, this can be traced for ONNX.
