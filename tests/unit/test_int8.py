@@ -1,8 +1,10 @@
 """Activations in 8 bits: ranges, folding, training, and the same answers from onnxruntime."""
 
+import warnings
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from flyweight.errors import DataError, ModelError
@@ -344,6 +346,59 @@ def test_the_file_holds_a_byte_for_each_weight(tmp_path):
     rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert len(rounded) == 4
     assert all(node.input[0] in made | {"images"} for node in rounded)
+
+
+def shifted(inputs: Tensor, decides: Tensor, shift: Tensor) -> Tensor:
+    """What only one branch takes is in a graph within the graph."""
+    if bool(decides.sum() > 0):
+        return inputs + shift
+    return inputs - shift
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # only scripts have branches when traced
+    shifted = torch.jit.script(shifted)
+
+
+class Branching(nn.Module):
+    """A tensor that only branches take, chosen by the inputs or by that tensor."""
+
+    def __init__(self, by_inputs):
+        super().__init__()
+        self.first, self.last, self.by_inputs = nn.Linear(4, 4), nn.Linear(4, 4), by_inputs
+        self.shift = nn.Parameter(torch.full((4,), 3.0))
+
+    def forward(self, inputs):
+        found = self.first(inputs)
+        return self.last(shifted(found, found if self.by_inputs else self.shift, self.shift))
+
+
+@pytest.mark.parametrize("by_inputs", [False, True])
+def test_what_only_branches_take_stays_in_the_file(tmp_path, by_inputs):
+    onnx = pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    inputs = random(64, 4)
+    prepared = prepare_int8(Branching(by_inputs), [inputs, -inputs])
+    export_onnx(prepared, inputs[:2], tmp_path / "int8.onnx")
+    assert "If" in [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    level = prepared.last.outputs.scale
+    for session, levels in sessions(tmp_path / "int8.onnx"):
+        for batch in (inputs, -inputs):
+            (found,) = session.run(None, {"images": batch.numpy()})
+            error = (torch.from_numpy(found) - prepared(batch).detach()).abs()
+            assert float(error.max()) <= levels * level
+
+
+def test_a_graph_that_is_not_valid_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+
+    def damage(model):
+        del model.graph.initializer[:]
+
+    monkeypatch.setattr("flyweight.int8.export.store_integers_", damage)
+    with pytest.raises(ModelError, match="traced to is not valid ONNX, so it is not written"):
+        export_onnx(network(), random(2, 3, 8, 8), tmp_path / "float.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_floats_that_are_not_rounded_are_exported_as_they_are(tmp_path):
