@@ -17,7 +17,7 @@ from flyweight.modes import evaluating
 from flyweight.parametrizations import check_detached
 from flyweight.pruning import zero_filters
 
-__all__ = ["remove_filters", "silence_filters_"]
+__all__ = ["feeding_layers", "remove_filters", "silence_filters_"]
 
 _Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _Norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -94,7 +94,8 @@ def silence_filters_(model: nn.Module, example_inputs: Tensor) -> nn.Module:
         >>> silence_filters_(model, torch.zeros(1, 1, 4, 4))[1].weight.tolist()
         [1.0, 0.0]
     """
-    for norm, sources in _fed_by(model, example_inputs).items():
+    for norm, sources in feeding_layers(model, example_inputs).items():
+        assert isinstance(norm, _Norm)
         if norm.affine:
             zero = set(range(norm.num_features))
             for source in sources:
@@ -107,25 +108,33 @@ def silence_filters_(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     return model
 
 
-@contextmanager
-def _followed() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the model is run and its graph read, which may raise anything
-        raise ModelError(f"the layers of the model cannot be followed: {error}") from error
+def feeding_layers(
+    model: nn.Module, example_inputs: Tensor
+) -> dict[nn.Module, list[nn.Module | None]]:
+    """For each batch normalisation that runs, the layers whose outputs it took, in their order.
 
+    Layers are convolutions and linear ones. None stands for anything else, and for an output that
+    was changed in place on the way. ``example_inputs`` is a batch as the network takes it; it is
+    run in evaluation mode. ``model`` stays as it is.
 
-def _fed_by(model: nn.Module, example_inputs: Tensor) -> dict[Any, list[nn.Module | None]]:
-    """For each batch normalisation, the layers whose outputs it took; None for anything else."""
+    Raises ModelError where the network cannot be run.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        >>> feeding_layers(model, torch.zeros(1, 1, 4, 4))[model[1]] == [model[0]]
+        True
+    """
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # holds the tensor, so that its id lasts
-    found: dict[Any, list[nn.Module | None]] = {}
+    found: dict[nn.Module, list[nn.Module | None]] = {}
 
-    def after_layer(layer: nn.Module, _: Any, outputs: Tensor) -> None:
-        made[id(outputs)] = layer, outputs, outputs._version
+    def after_layer(layer: nn.Module, _: Any, outputs: Any) -> None:
+        if isinstance(outputs, Tensor):
+            made[id(outputs)] = layer, outputs, outputs._version
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        layer, _, version = made.get(id(inputs[0]), (None, None, None))
-        same = version == inputs[0]._version  # nothing was added in place
+        seen = made.get(id(inputs[0])) if inputs else None
+        layer, outputs, version = seen or (None, None, 0)
+        same = outputs is not None and outputs._version == version  # nothing was added in place
         found.setdefault(norm, []).append(layer if same else None)
 
     hooks: list[Any] = []
@@ -135,12 +144,21 @@ def _fed_by(model: nn.Module, example_inputs: Tensor) -> dict[Any, list[nn.Modul
         elif isinstance(module, (*_Conv, nn.Linear)):
             hooks.append(module.register_forward_hook(after_layer))
     try:
-        with _followed(), evaluating(model), torch.no_grad():
+        # Tensors made in inference mode have no version.
+        with _followed(), evaluating(model), torch.inference_mode(False), torch.no_grad():
             model(example_inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the model is run and its graph read, which may raise anything
+        raise ModelError(f"the layers of the model cannot be followed: {error}") from error
 
 
 def _zero_filters(layer: Any) -> list[int]:

@@ -1,8 +1,11 @@
 """Activations in 8 bits: ranges, folding, training, and the same answers from onnxruntime."""
 
+import warnings
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from flyweight.errors import DataError, ModelError
 from flyweight.int8 import Int8Layer, Observer, export_onnx, fold_into_convolutions, prepare_int8
@@ -80,6 +83,99 @@ def test_what_cannot_be_folded_is_refused():
         fold_into_convolutions(Twice(), random(2, 3, 4, 4))
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_norm_after_an_activation_stays(in_place):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=in_place), nn.BatchNorm2d(3)).eval()
+    nn.init.constant_(model[0].bias, 5.0)  # on the batch to fold with, the activation does nothing
+    nn.init.constant_(model[2].bias, 10.0)
+    folded = fold_into_convolutions(model, 0.1 * random(2, 3, 4, 4))
+    assert [type(layer) for layer in folded] == [type(layer) for layer in model]
+    others = 30 * random(8, 3, 4, 4, seed=1)
+    assert torch.equal(folded(others), model(others))
+
+
+class Called(nn.Module):
+    """One convolution with two names, and its normalisation, called as ``forward`` says."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first = self.second = nn.Conv2d(3, 3, 1)
+        self.norm, self.called = nn.BatchNorm2d(3).eval(), forward
+        nn.init.constant_(self.norm.running_mean, 3.0)
+
+    def forward(self, inputs):
+        return self.called(self, inputs)
+
+
+@pytest.mark.parametrize(
+    ("forward", "kind"),
+    [
+        (lambda m, x: m.norm(m.second(m.norm(m.first(x)))), nn.Identity),
+        (lambda m, x: m.norm(m.second(m.norm(x))), nn.BatchNorm2d),
+        (lambda m, x: m.norm(input=m.second(x)), nn.BatchNorm2d),
+    ],
+)
+def test_a_norm_folds_where_it_follows_one_convolution_only(forward, kind):
+    model, inputs = Called(forward).eval(), random(2, 3, 4, 4)
+    folded = fold_into_convolutions(model, inputs)
+    assert isinstance(folded.norm, kind)
+    assert folded.first is folded.second
+    torch.testing.assert_close(folded(inputs), model(inputs))
+
+
+def test_folding_needs_a_model_that_runs():
+    with pytest.raises(ModelError, match="cannot be followed"):
+        fold_into_convolutions(network(), random(2, 5, 8, 8))
+
+
+@torch.inference_mode()
+def test_folding_goes_in_inference_mode_too():
+    inputs = random(2, 3, 8, 8)
+    assert isinstance(fold_into_convolutions(network(), inputs)[1], nn.Identity)
+    first = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)).eval()
+    assert isinstance(fold_into_convolutions(first, inputs)[0], nn.BatchNorm2d)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """Normalisation with its activation."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).relu()
+
+
+class DoubledConvolution(nn.Conv2d):
+    """Not what torch makes of its weights."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+class DoubledLinear(nn.Linear):
+    """Not what torch makes of its weights."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def doubled(layer, inputs, outputs):
+    return 2 * outputs
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_norm_stays_where_folding_would_lose_what_is_added_to_it(at, hooked):
+    layers = [nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)]
+    if hooked:
+        layers[at].register_forward_hook(doubled)
+    else:
+        layers[at] = [DoubledConvolution(3, 2, 1), ActivatedNorm(2)][at]
+    model, inputs = nn.Sequential(*layers).eval(), random(2, 3, 4, 4)
+    nn.init.constant_(model[1].running_mean, 3.0)
+    folded = fold_into_convolutions(model, inputs)
+    assert isinstance(folded[1], nn.BatchNorm2d)
+    assert torch.equal(folded(inputs), model(inputs))
+
+
 def test_eight_bits_change_little_and_zeros_stay():
     model = network()
     model[0].weight.data[random(8, 3, 3, 3) > 0] = 0
@@ -131,6 +227,18 @@ def test_zeros_stay_while_it_is_trained_on(optimizer):
         assert not prepared[at].weight()[zeros].any()
         assert not prepared[at].layer.weight[zeros].any()
         assert not torch.equal(prepared[at].weight(), weight)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_state_loads_into_a_model_of_another_range(narrow):
+    inputs = random(16, 3, 8, 8)
+    source, target = (
+        prepare_int8(network(), [inputs], reduce_range=reduce_range)
+        for reduce_range in (narrow, not narrow)
+    )
+    assert not torch.equal(target(inputs), source(inputs))
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target(inputs), source(inputs))
 
 
 def test_what_is_written_into_a_pruned_weight_does_not_count():
@@ -240,6 +348,59 @@ def test_the_file_holds_a_byte_for_each_weight(tmp_path):
     assert all(node.input[0] in made | {"images"} for node in rounded)
 
 
+def shifted(inputs: Tensor, decides: Tensor, shift: Tensor) -> Tensor:
+    """What only one branch takes is in a graph within the graph."""
+    if bool(decides.sum() > 0):
+        return inputs + shift
+    return inputs - shift
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # only scripts have branches when traced
+    shifted = torch.jit.script(shifted)
+
+
+class Branching(nn.Module):
+    """A tensor that only branches take, chosen by the inputs or by that tensor."""
+
+    def __init__(self, by_inputs):
+        super().__init__()
+        self.first, self.last, self.by_inputs = nn.Linear(4, 4), nn.Linear(4, 4), by_inputs
+        self.shift = nn.Parameter(torch.full((4,), 3.0))
+
+    def forward(self, inputs):
+        found = self.first(inputs)
+        return self.last(shifted(found, found if self.by_inputs else self.shift, self.shift))
+
+
+@pytest.mark.parametrize("by_inputs", [False, True])
+def test_what_only_branches_take_stays_in_the_file(tmp_path, by_inputs):
+    onnx = pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    inputs = random(64, 4)
+    prepared = prepare_int8(Branching(by_inputs), [inputs, -inputs])
+    export_onnx(prepared, inputs[:2], tmp_path / "int8.onnx")
+    assert "If" in [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    level = prepared.last.outputs.scale
+    for session, levels in sessions(tmp_path / "int8.onnx"):
+        for batch in (inputs, -inputs):
+            (found,) = session.run(None, {"images": batch.numpy()})
+            error = (torch.from_numpy(found) - prepared(batch).detach()).abs()
+            assert float(error.max()) <= levels * level
+
+
+def test_a_graph_that_is_not_valid_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+
+    def damage(model):
+        del model.graph.initializer[:]
+
+    monkeypatch.setattr("flyweight.int8.export.store_integers_", damage)
+    with pytest.raises(ModelError, match="traced to is not valid ONNX, so it is not written"):
+        export_onnx(network(), random(2, 3, 8, 8), tmp_path / "float.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_floats_that_are_not_rounded_are_exported_as_they_are(tmp_path):
     onnx = pytest.importorskip("onnx")
     model = network()
@@ -262,6 +423,81 @@ def test_the_impossible_is_refused_in_words():
         prepare_int8(nn.Sequential(nn.ReLU()), [random(2, 3)])
     with pytest.raises(ModelError, match=r"a Linear itself; put it into nn\.Sequential"):
         prepare_int8(nn.Linear(3, 2), [random(2, 3)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floats_are_refused(dtype):
+    with pytest.raises(ModelError, match=rf"layer '0' has weights of {dtype}.*call float\(\)"):
+        prepare_int8(network().to(dtype), [random(2, 3, 8, 8).to(dtype)])
+
+
+def without_outputs():
+    layer = nn.Linear(8, 1, bias=False)
+    layer.weight = nn.Parameter(torch.zeros(0, 8))
+    return layer
+
+
+@pytest.mark.parametrize("layer", [without_outputs(), nn.LazyLinear(4)])
+def test_layers_without_weights_are_refused(layer):
+    with pytest.raises(ModelError, match="layer '1' has no weights; take it out"):
+        prepare_int8(nn.Sequential(nn.Linear(8, 8), layer), [random(2, 8)])
+
+
+def replaced_forward(layer):
+    layer.forward = lambda inputs: 2 * inputs
+    return layer
+
+
+def hooked(*, before):
+    layer = nn.Linear(8, 8)
+    if before:
+        layer.register_forward_pre_hook(lambda layer, inputs: 2 * inputs[0])
+    else:
+        layer.register_forward_hook(doubled)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (DoubledLinear(8, 8), "a forward of its own, as a DoubledLinear"),
+        (DoubledConvolution(3, 3, 1), "a forward of its own, as a DoubledConvolution"),
+        (replaced_forward(nn.Linear(8, 8)), "a forward of its own, as a Linear"),
+        (hooked(before=False), "forward hooks"),
+        (hooked(before=True), "forward hooks"),
+        (prune.random_unstructured(nn.Linear(8, 8), "weight", 0.5), "forward hooks"),
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(layer, message):
+    with pytest.raises(ModelError, match=f"layer '0' has {message}, which would be lost"):
+        prepare_int8(nn.Sequential(layer), [random(2, 3, 8, 8)])
+
+
+class Plain(nn.Linear):
+    """A subclass that computes what its kind does."""
+
+
+def test_a_subclass_that_computes_the_same_is_a_layer_like_any_other():
+    assert isinstance(prepare_int8(nn.Sequential(Plain(8, 8)), [random(2, 8)])[0], Int8Layer)
+
+
+class Choosing(nn.Module):
+    """Runs its second layer for positive inputs only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, inputs):
+        found = self.first(inputs)
+        return self.second(found) if inputs.sum() > 0 else found
+
+
+def test_layers_that_no_batch_reaches_are_refused():
+    batch = torch.ones(2, 8)
+    with pytest.raises(DataError, match="no calibration batch reaches layer 'second'"):
+        prepare_int8(Choosing(), [-batch])
+    assert isinstance(prepare_int8(Choosing(), [-batch, batch]).second, Int8Layer)
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -11,7 +11,7 @@ from flyweight.models import create_model
 from flyweight.own_loop import prepare
 from flyweight.parametrizations import MaskedWeight, attach_
 from flyweight.recipes import PruningRecipe
-from flyweight.structured import remove_filters, silence_filters_
+from flyweight.structured import feeding_layers, remove_filters, silence_filters_
 
 pytest.importorskip("torch_pruning")
 
@@ -163,6 +163,17 @@ def test_a_norm_that_another_layer_feeds_too_is_left_alone(in_place):
     inputs = torch.randn(3, 4)
     before = model(inputs)
     assert torch.equal(silence_filters_(model, inputs)(inputs), before)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_layers_that_feed_a_norm_are_told_in_their_order(in_place):
+    model = Fed(in_place)
+    found = feeding_layers(model, torch.randn(3, 4))
+    assert found == {model.norm: [None] if in_place else [model.one, model.two]}
+    assert not model.norm._forward_pre_hooks
+    assert not model.one._forward_hooks
+    assert model.training
+    assert model.norm.num_batches_tracked == 0
 
 
 def test_modes_and_frozen_parameters_are_those_of_the_model():

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["store_integers_"]
+
+
+def _taken(node: Any) -> Iterator[str]:
+    """Names of all that a node takes, also in graphs within it, as If and Loop have."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from _taken(inner)
 
 
 def store_integers_(model: Any) -> None:
@@ -21,7 +32,7 @@ def store_integers_(model: Any) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     constants, fixed = set(weights) | {""}, []  # an optional input that is left out is ""
     for node in graph.node:
-        of_weights = node.input and constants.issuperset(node.input)
+        of_weights = node.input and constants.issuperset(_taken(node))
         if node.op_type == "Constant" or (of_weights and node.op_type != "DequantizeLinear"):
             constants.update(node.output)
             fixed.append(node)
@@ -29,10 +40,11 @@ def store_integers_(model: Any) -> None:
     folded = []
     for node in reversed(fixed):
         if node.op_type == "QuantizeLinear" or needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(_taken(node))
             folded.append(node)
     rest = [node for node in graph.node if node not in folded]
-    used = {name for node in rest for name in node.input}
+    used = {name for node in rest for name in _taken(node)}
+    used.update(value.name for value in graph.output)
     made = [name for node in folded for name in node.output if name in used]
     if not made:
         return

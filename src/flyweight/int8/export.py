@@ -27,7 +27,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
     QuantizeLinear and DequantizeLinear, which onnxruntime turns into integer arithmetic.
     ``example`` is a batch of inputs, which the model is traced with.
 
-    Raises ModelError without the package onnx (``pip install flyweight[onnx]``).
+    Raises ModelError without the package onnx (``pip install flyweight[onnx]``), and where what the
+    model was traced to is not valid ONNX.
 
     Example:
         >>> model, batch = nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 4)
@@ -56,5 +57,13 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
         )
     graph = onnx.load_from_string(written.getvalue())
     store_integers_(graph)
+    content = graph.SerializeToString()
+    try:
+        onnx.checker.check_model(content)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            "what the model was traced to is not valid ONNX, so it is not written; look for what "
+            f"tracing cannot follow: {error}"
+        ) from error
     with replacing(path) as file:
-        file.write(graph.SerializeToString())
+        file.write(content)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import DataError, ModelError
-from flyweight.int8.folding import check_inputs, fold_into_convolutions
+from flyweight.int8.folding import added_to, check_inputs, fold_into_convolutions
 from flyweight.int8.observer import Observer
 from flyweight.parametrizations import check_detached
 
@@ -30,6 +30,7 @@ class Int8Layer(nn.Module):
     Attributes:
         layer: the layer with the weight as it is trained, in floats.
         mask: bool, of the shape of the weight, False for what is pruned.
+        largest: 63 or 127, the largest level of a weight; part of the state.
 
     Example:
         >>> layer = nn.Linear(3, 1, bias=False)
@@ -53,6 +54,14 @@ class Int8Layer(nn.Module):
         self.inputs = Observer(tail=tail)
         self.outputs = Observer(tail=tail)
         self.register_buffer("mask", layer.weight.detach() != 0)
+
+    def get_extra_state(self) -> Tensor:
+        """The largest level of a weight, which the ranges of the outputs go with."""
+        return torch.tensor(self.largest)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the largest level of a weight from a state."""
+        self.largest = int(state)
 
     def _kept(self) -> Tensor:
         # Unlike `straight_through`, this can be traced for ONNX.
@@ -104,6 +113,33 @@ def check_float(model: nn.Module) -> None:
             )
 
 
+def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers to quantise, by each of their names; refuses what 8 bits cannot do."""
+    kinds = nn.Linear | nn.Conv2d
+    every = model.named_modules(remove_duplicate=False)
+    layers = {name: m for name, m in every if isinstance(m, kinds)}
+    if not layers:
+        raise ModelError("the model holds no linear layer or convolution to quantise")
+    if "" in layers:
+        raise ModelError(f"the model is a {type(model).__name__} itself; put it into nn.Sequential")
+    for name, layer in layers.items():
+        if nn.parameter.is_lazy(layer.weight) or not layer.weight.numel():
+            raise ModelError(
+                f"layer {name!r} has no weights; take it out, or run a batch first if it is lazy"
+            )
+        if layer.weight.dtype != torch.float32:
+            raise ModelError(
+                f"layer {name!r} has weights of {layer.weight.dtype}, and 8 bits are simulated in "
+                "torch.float32; call float() on the model"
+            )
+        if added := added_to(layer):
+            raise ModelError(
+                f"layer {name!r} has {added}, which would be lost in 8 bits; take that off, or "
+                "move it into a module around a plain layer of torch"
+            )
+    return layers
+
+
 def prepare_int8(
     model: nn.Module, batches: Sequence[Tensor], *, tail: float = 0.0, reduce_range: bool = True
 ) -> nn.Module:
@@ -112,8 +148,10 @@ def prepare_int8(
     Arguments:
         model: any module that calls such layers, and gives one tensor; other layers stay float.
             What reads their weights itself is refused: nn.MultiheadAttention, and so
-            nn.TransformerEncoderLayer.
-        batches: calibration inputs, some hundreds of examples, without labels.
+            nn.TransformerEncoderLayer. So are such layers with forward hooks or, in a subclass, a
+            forward of their own: what they add would be lost.
+        batches: calibration inputs, some hundreds of examples, without labels, which reach every
+            such layer.
         tail: fraction of the activations that may be clipped on either side.
         reduce_range: weights from −63 to 63, of 7 bits, so that results are the same on every
             processor. On x86-64 without VNNI, onnxruntime adds products of 8-bit weights and
@@ -123,9 +161,11 @@ def prepare_int8(
     Returns a model in evaluation mode, to be exported, or trained on first; weights that are zero
     stay so.
 
-    Raises DataError without batches and for batches that are empty or not finite; ModelError where
-    there is nothing to quantise, batch normalisation cannot be folded, another stage is not over,
-    or the model is one that was prepared before.
+    Raises DataError without batches, for batches that are empty or not finite, and where none
+    reaches a layer; ModelError where there is nothing to quantise, a layer has no weights, weights
+    that are not float32, forward hooks or a forward of its own, the model cannot be run, batch
+    normalisation cannot be folded, another stage is not over, or the model is one that was prepared
+    before.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
@@ -142,14 +182,9 @@ def prepare_int8(
         raise DataError("there are no calibration batches to measure activations with")
     for number, batch in enumerate(batches):
         check_inputs(batch, f"calibration batch {number}")
+    _layers(model)  # refused before it runs
     prepared = fold_into_convolutions(model, batches[0])
-    kinds = nn.Linear | nn.Conv2d
-    every = prepared.named_modules(remove_duplicate=False)
-    layers = {name: m for name, m in every if isinstance(m, kinds)}
-    if not layers:
-        raise ModelError("the model holds no linear layer or convolution to quantise")
-    if "" in layers:
-        raise ModelError(f"the model is a {type(model).__name__} itself; put it into nn.Sequential")
+    layers = _layers(prepared)
     made = {
         layer: Int8Layer(layer, tail=tail, reduce_range=reduce_range) for layer in layers.values()
     }
@@ -168,6 +203,12 @@ def prepare_int8(
                     "nn.MultiheadAttention, reads the weights of a layer instead of calling it "
                     f"({error})"
                 ) from error
+    for name, layer in layers.items():
+        if not made[layer].inputs.batches:
+            raise DataError(
+                f"no calibration batch reaches layer {name!r}, so its activations have no range; "
+                "give batches that do, or take the layer out if nothing does"
+            )
     for module in prepared.modules():
         if isinstance(module, Observer):
             module.observing = False
