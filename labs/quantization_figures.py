@@ -33,15 +33,16 @@ from flyweight.report import (
     values_figure,
 )
 from labs.options import read_options
+from labs.quantization import exercises
 from labs.rows import RESULTS, where
 
 SPARSITY = 0.8
 BITS = 4
-KMEANS = re.compile(r"kmeans (?P<bits>\d) (?P<scheme>\S+)")
-FIXED = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d)")
-CHANNELS = re.compile(r"fixed (?P<scheme>\S+) (?P<bits>\d) per channel")
-SPARSE = re.compile(r"sparse (?P<scheme>\S+) (?P<bits>\d)")
-SPARSE_CHANNELS = re.compile(r"sparse (?P<scheme>\S+) (?P<bits>\d) per channel")
+KMEANS = re.compile(r"kmeans \d (?P<scheme>\S+)")
+FIXED = re.compile(r"fixed (?P<scheme>[a-z-]+)( \d)?")
+CHANNELS = re.compile(r"fixed (?P<scheme>[a-z-]+) \d per channel")
+SPARSE = re.compile(r"sparse (?P<scheme>[a-z-]+)( \d)?")
+SPARSE_CHANNELS = re.compile(r"sparse (?P<scheme>[a-z-]+) \d per channel")
 # Of each figure: its rows, and whether they are shown before training or after it.
 FIGURES = {
     "kmeans": (KMEANS, "quantized"),
@@ -76,10 +77,11 @@ def error_rows(points: Sequence[SchemeError]) -> list[Row]:
 def points_of(rows: Sequence[Row], kind: str) -> list[QuantizedPoint]:
     """What was measured for one of the figures."""
     pattern, when = FIGURES[kind]
+    bits_of = {exercise.name: exercise.bits for exercise in exercises()}
     return [
         QuantizedPoint(
             name["scheme"],
-            int(name["bits"]),
+            bits_of[row["row"]],
             float(row[f"{when}_accuracy"]),
             int(row[f"{when}_bytes"]),
         )

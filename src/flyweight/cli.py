@@ -103,6 +103,7 @@ def train(
 
 @app.command()
 def compress(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Pretrained network by name, or a checkpoint file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .fly file to write.")],
     recipe: Annotated[
@@ -138,12 +139,11 @@ def compress(
     from flyweight.training import keep_freed_memory
 
     if bits is not None or lossless:
-        if recipe is not None or architecture is not None or (lossless and bits is not None):
-            raise RecipeError(
-                "--bits and --lossless stand alone, each; leave out --recipe and --architecture"
-            )
+        idle = ["recipe", "architecture", "data", "device", "seed", *(["bits", "grid"] * lossless)]
+        _refuse(context, idle, "--lossless" if lossless else "--bits")
         _shrink(model, output, bits, grid, effort, as_json=as_json, quiet=quiet)
         return
+    _refuse(context, ["grid", "effort"], "a recipe, without --bits")
     keep_freed_memory()
     with progress_bar(quiet=quiet) as progress:
         report = compress_to_file(
@@ -177,6 +177,15 @@ def compress(
             f"{report.device}",
         }
     )
+
+
+def _refuse(context: typer.Context, names: list[str], way: str) -> None:
+    """Options that were given and would do nothing."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise RecipeError(f"{options} does nothing beside {way}; leave it out")
 
 
 def _shrink(

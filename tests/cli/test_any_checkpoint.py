@@ -40,9 +40,12 @@ def test_few_bits_in_words_and_in_the_ledger(folder, cli, big):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--bits", "4", "--recipe", "quick"), "stand alone"),
-        (("--bits", "4", "--lossless"), "stand alone"),
-        (("--lossless", "--architecture", "resnet20"), "stand alone"),
+        (("--bits", "4", "--recipe", "quick"), "--recipe does nothing beside --bits; leave it out"),
+        (("--bits", "4", "--lossless"), "--bits does nothing beside --lossless"),
+        (("--lossless", "--architecture", "resnet20"), "--architecture does nothing beside"),
+        (("--lossless", "--grid", "uniform", "--seed", "5"), "--seed, --grid does nothing"),
+        (("--grid", "uniform"), "--grid does nothing beside a recipe, without --bits"),
+        (("--effort", "fast"), "--effort does nothing beside a recipe, without --bits"),
         (("--bits", "9"), "1 to 8 bits; 9"),
         (("--bits", "4", "--grid", "x"), "grid 'x'"),
         (("--lossless", "--effort", "x"), "effort 'x'"),

@@ -29,7 +29,7 @@ def test_error_and_bits_are_means_over_all_weights():
 def test_every_scheme_loses_less_with_more_bits():
     found = compare_schemes({"a": weights()["a"]})
     schemes = {point.scheme for point in found}
-    assert len(schemes) == 5
+    assert len(schemes) == 8
     for scheme in schemes:
         errors = [point.error for point in found if point.scheme == scheme]
         assert errors == sorted(errors, reverse=True)
@@ -42,6 +42,16 @@ def test_every_scheme_loses_less_with_more_bits():
     assert all(1 < gap < 2 for gap in gaps.values())
 
 
+def test_a_range_for_each_channel_has_less_error_where_channels_differ():
+    weight = weights()["a"].view(40, 100) * torch.logspace(-2, 0, 40)[:, None]
+    found = {p.scheme: p for p in compare_schemes({"a": weight, "empty": weight[:0]}, bits=[4])}
+    for scheme in ("asymmetric", "narrow", "mid-rise"):
+        alone, each = found[scheme], found[f"{scheme} per channel"]
+        assert each.error < alone.error / 2
+        assert each.bits_per_weight > alone.bits_per_weight
+
+
 def test_no_weights_are_refused():
-    with pytest.raises(ModelError, match="no weights to quantise"):
-        compare_schemes({})
+    for none in ({}, {"a": torch.zeros(0, 3)}):
+        with pytest.raises(ModelError, match="no weights to quantise"):
+            compare_schemes(none)

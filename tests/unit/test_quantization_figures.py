@@ -26,7 +26,8 @@ def rows():
 
 
 def test_rows_are_found_by_scheme_and_bits(rows):
-    (shared,), (narrow,) = (lab.points_of(rows, kind) for kind in ("kmeans", "fixed"))
+    (shared,), (narrow, ternary) = (lab.points_of(rows, kind) for kind in ("kmeans", "fixed"))
+    assert (ternary.scheme, ternary.bits) == ("ternary", 2)
     assert (shared.scheme, shared.bits, shared.file_bytes) == ("k-means++", 2, 1000)
     assert (narrow.scheme, narrow.bits, narrow.accuracy) == ("narrow", 4, 0.5)
     assert len(lab.points_of(rows, "channels")) == len(lab.points_of(rows, "sparse")) == 1
@@ -43,7 +44,7 @@ def test_the_command_draws_every_figure_that_there_are_rows_for(tmp_path, monkey
     drawn = {path.stem for path in (tmp_path / "quantization").iterdir()}
     assert drawn == {"values", "errors", "kmeans"}
     errors = read_rows("quantization_errors", tmp_path)
-    assert len(errors) == 25
+    assert len(errors) == 40
     assert all(float(row["error"]) > 0 for row in errors)
 
 

@@ -198,7 +198,7 @@ def test_accuracy_and_bytes_are_drawn_by_bits():
 
 def test_lines_differ_without_colour():
     looks = {(str(line["linestyle"]), line["marker"]) for line in LINES}
-    assert len(looks) == len(LINES) == 6
+    assert len(looks) == len(LINES) == 8
     figure, (axes,) = sheet(1, 1, height=2)
     axes.plot([1, 2], [1, 10], label="one", **LINES[0])
     label_axes(axes, "title", "x, unit", "y, unit", log=True)
@@ -284,8 +284,8 @@ def test_drawing_needs_no_window_and_no_global_state(tmp_path):
         (lambda: sensitivity_figure([]), ModelError, "no points"),
         (lambda: values_figure({}, {}), ModelError, "no weights"),
         (lambda: values_figure({"a": torch.ones(2)}, {}), ModelError, "of the weight 'a' there"),
-        (lambda: error_figure([]), ModelError, "1 to 6 schemes are drawn; found 0"),
-        (lambda: allocation_figure({}), ModelError, "1 to 6 allocations are drawn; found 0"),
+        (lambda: error_figure([]), ModelError, "1 to 8 schemes are drawn; found 0"),
+        (lambda: allocation_figure({}), ModelError, "1 to 8 allocations are drawn; found 0"),
         (lambda: allocation_figure({"a": {}}), ModelError, "no layers"),
         (
             lambda: allocation_figure({"a": {"x": 1.0}, "b": {"y": 1.0}}),
@@ -293,9 +293,9 @@ def test_drawing_needs_no_window_and_no_global_state(tmp_path):
             "'b' is of other layers",
         ),
         (
-            lambda: allocation_figure({str(k): {"x": 1.0} for k in range(7)}),
+            lambda: allocation_figure({str(k): {"x": 1.0} for k in range(9)}),
             ModelError,
-            "found 7",
+            "found 9",
         ),
     ],
 )

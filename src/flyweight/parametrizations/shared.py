@@ -26,8 +26,10 @@ class SharedWeight(nn.Module):
     """The weight a layer sees is the mean of its cluster: the centroids are trained.
 
     The optimiser keeps the dense weight, which gets the gradient of the value seen (straight
-    through; Bengio et al. 2013); a centroid so moves by the mean gradient of its weights, and
-    `reassign_` lets a weight that has moved join another cluster. Symbol 0 is exactly 0 for ever.
+    through; Bengio et al. 2013); a centroid so moves by the mean gradient of its weights, where one
+    that is a parameter, as of Han et al. 2016, §3.3, moves by their sum: that way, at a rate that
+    grows with the cluster. `reassign_` lets a weight that has moved join another cluster. Symbol 0
+    is exactly 0 for ever.
 
     ``symbols`` are integers of the weight's shape: 0 is pruned, k ≥ 1 the cluster k of
     ``clusters``.

@@ -19,6 +19,7 @@ from flyweight.quantization.sharing import share
 
 __all__ = ["SchemeError", "compare_schemes"]
 
+_PER_CHANNEL = " per channel"
 _COARSEST = 4.0  # times the root mean square; the step that takes about b bits is this times 2^−b
 
 
@@ -44,9 +45,10 @@ def compare_schemes(
 ) -> list[SchemeError]:
     """Quantise the non-zero weights of each tensor by every scheme that needs no training.
 
-    These are k-means (the optimum), fixed point of three kinds, and a uniform grid by rate and
-    distortion, of a step that takes about as many bits. Codebooks and ranges, which are few bytes
-    beside the weights of large tensors, are left out; so is what a context coder saves.
+    These are k-means (the optimum), fixed point of three kinds, with one range and with one for
+    each channel, and a uniform grid by rate and distortion, of a step that takes about as many
+    bits. Codebooks and ranges, which are few bytes beside the weights of large tensors, are left
+    out; so is what a context coder saves. A vector has one range.
 
     Raises ModelError without weights, and for bits that a scheme cannot have.
 
@@ -55,11 +57,12 @@ def compare_schemes(
         >>> [(point.scheme, round(point.bits_per_weight, 1)) for point in found[:3]]
         [('k-means', 4.0), ('asymmetric', 4.0), ('narrow', 3.9)]
     """
-    if not weights:
+    if not any(weight.numel() for weight in weights.values()):
         raise ModelError("there are no weights to quantise")
+    channels = tuple(f"{scheme}{_PER_CHANNEL}" for scheme in SCHEMES)
     return [
         _measured(scheme, some, weights)
-        for scheme in ("k-means", *SCHEMES, "rate and distortion")
+        for scheme in ("k-means", *SCHEMES, *channels, "rate and distortion")
         for some in bits
     ]
 
@@ -72,12 +75,16 @@ def _quantized(scheme: str, weight: Tensor, bits: int) -> CompressedTensor:
         step = _COARSEST * 2.0**-bits * max(size, 1e-30)
         # The price at which steps_at_price takes this step, of weights that count once.
         return rate_distortion(weight, step=step, price=step**2 * math.log(2) / 6)
-    return fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme))
+    per_channel = scheme.endswith(_PER_CHANNEL) and weight.ndim > 1
+    scheme = scheme.removesuffix(_PER_CHANNEL)
+    return fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme), per_channel=per_channel)
 
 
 def _measured(scheme: str, bits: int, weights: Mapping[str, Tensor]) -> SchemeError:
     coded = lost = total = 0.0
     for weight in weights.values():
+        if not weight.numel():
+            continue
         found = _quantized(scheme, weight, bits)
         exact = weight.detach().double()
         squares = float((found.dequantize().double() - exact).square().sum())

@@ -78,7 +78,8 @@ class FixedPoint:
         scheme: "asymmetric" has 2^bits levels from the least to the largest weight that is kept;
             "mid-rise" has as many from −m to m, m being the largest magnitude, and none at zero;
             "narrow" has 2^(bits−1) − 1 on either side of a level at zero.
-        per_channel: a range for each output, along the first dimension.
+        per_channel: a range for each place along the first dimension: an output of a linear layer
+            or a convolution, an input of a transposed one, a row of an embedding.
         power_of_two: the distance of levels is the next power of two.
         zero_level: "asymmetric" with zero among the 2^bits levels, at a whole code; the range then
             takes it in.

@@ -135,7 +135,8 @@ class SharingRecipe:
             many, weights move on gradients that the values do not answer, and too far.
         settle: fraction of the steps in which they do; after that only the values move.
         init: of "shared", where k-means begins; "optimal" has the least squared error.
-        per_channel: ranges, steps or scales of each output. The file holds one number for each (a
+        per_channel: ranges, steps or scales of each place along the first dimension, which for most
+            layers are the outputs. The file holds one number for each (a
             second for "asymmetric" without ``zero_level``), and the weights use more of their
             levels, which takes more bits. Not for "shared" and "ternary".
         power_of_two: the distance of levels is the next power of two; for fixed point.

@@ -43,6 +43,8 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": "0.55", "linestyle": ":", "marker": "D"},
     {"color": "0.3", "linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"},
     {"color": "0.6", "linestyle": "-", "marker": "x"},
+    {"color": INK, "linestyle": (0, (1, 2)), "marker": "*"},
+    {"color": "0.5", "linestyle": (0, (4, 3)), "marker": "P", "markerfacecolor": "white"},
 )
 WIDTH = 7.5
 STYLE: dict[Any, Any] = {

@@ -102,7 +102,7 @@ def error_figure(points: Sequence[SchemeError]) -> Figure:
     On the right the error is multiplied by four to the bits per weight, which tells schemes apart:
     of normally distributed weights none gets below 1 there.
 
-    ``points`` are what `flyweight.quantization.compare_schemes` returned, six schemes at most.
+    ``points`` are what `flyweight.quantization.compare_schemes` returned, eight schemes at most.
 
     Raises ModelError where there are none, or more schemes.
 
@@ -133,7 +133,7 @@ def quantized_figure(
     """Accuracy, and bytes of the file, against the bits of a value; a line for each scheme.
 
     Arguments:
-        points: of six schemes at most.
+        points: of eight schemes at most.
         dense_accuracy: of the network before, 0 to 1, to be marked.
 
     Raises ModelError where there are none, or more schemes.
