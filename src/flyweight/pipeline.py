@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.batch_norm import (
-    batch_norm_drift,
     folded_batch_norms,
     reestimate_batch_norms_,
     unfold_batch_norms_,
 )
+from flyweight.calibration import checked_batches
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.data import Cifar10, Split, load_cifar10
 from flyweight.errors import DataError, ModelError
 from flyweight.models import add_network_, load_pretrained
 from flyweight.pruning import matching_parameters, select_weights
+from flyweight.quantization import check_price
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.stages import (
     check_model,
     correct_biases_,
+    drift_measured,
     finish,
     prune_,
     quantize_,
@@ -118,7 +121,7 @@ def quantize(
 
 def compress_post_training(
     model: nn.Module | str,
-    inputs: Sequence[Tensor],
+    inputs: Iterable[Tensor],
     *,
     price: float,
     layers: Sequence[str] = ("*",),
@@ -130,18 +133,25 @@ def compress_post_training(
     ``model`` stays as it is. Zeros that it has stay zeros.
 
     Arguments:
-        model: a classifier, logits N×K out, or the name of a pretrained network.
+        model: a classifier, logits N×K out with K of 2 and more, or the name of a pretrained
+            network. It may be frozen.
         inputs: calibration batches on the device of the model, of one size, augmented as in
             training; some thousands of examples in all.
         price: loss, in nats of an example, that a bit of the file is worth, above 0; the larger,
             the smaller the file. Try 1e-8 to 1e-6 for 300,000 weights.
-        layers: globs of the names of weights to quantise; others stay floats.
+        layers: globs of the names of weights to quantise. Others stay floats, and so do weights
+            that no answer depends on for the examples that weights are chosen by, as those of a
+            head for training only.
         examples: of the inputs, from the first on, that the weights are chosen by. All of them
             correct batch normalisation and biases.
         dense: how the other floats are kept in the file.
 
-    Raises ModelError for a model that cannot be quantised so and for no examples, DataError without
-    inputs.
+    In linear layers and convolutions of one and two dimensions, in groups too, the weights still to
+    be rounded make up for the error so far; in other layers each is rounded alone.
+
+    Raises ModelError for a model that cannot be quantised so, no examples and a price that is not
+    above 0, RecipeError for an unknown ``dense``, DataError without inputs and for inputs that are
+    empty, not finite, or too few for batch normalisation.
 
     Example:
         >>> batches = [torch.randn(256, 3, 32, 32)]
@@ -149,32 +159,43 @@ def compress_post_training(
 
     Source: as of `flyweight.stages.quantize_post_training_`.
     """
-    if not any(len(batch) for batch in inputs):
-        raise DataError("there are no calibration batches to quantise with; give some of inputs")
+    recipe = Recipe(name="post-training", dense=dense)
+    check_price(price)
     if examples < 1:
         raise ModelError(f"weights are chosen by at least 1 example; found {examples}")
+    batches = checked_batches(inputs, "quantise with")
+    few = _parts(batches, examples)
     metadata = {"recipe": "post-training"}
     if isinstance(model, str):
         metadata["architecture"] = model
         model = load_pretrained(model)
     check_model(model)
     student = copy.deepcopy(model).eval()
-    drift = batch_norm_drift(student, inputs)
-    few = torch.split(torch.cat([*_first(inputs, examples)]), 64)
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     names = select_weights(student, layers=layers)
+    unfold_batch_norms_(student, batches)
+    drift = drift_measured(student, batches)
     found = quantize_post_training_(student, names, few, price=price)
-    reestimate_batch_norms_(student, inputs, drift=drift)
-    correct_biases_(student, model, inputs)
-    recipe = Recipe(name="post-training", dense=dense)
+    reestimate_batch_norms_(student, batches, drift=drift)
+    correct_biases_(student, model, batches)
     return finish(student.cpu(), _on_cpu(found), recipe, metadata=metadata)
 
 
-def _first(batches: Sequence[Tensor], examples: int) -> Iterator[Tensor]:
-    for batch in batches:
-        if examples <= 0:
-            return
-        yield batch[:examples]
-        examples -= len(batch)
+def _parts(batches: Sequence[Tensor], examples: int) -> Sequence[Tensor]:
+    """The first examples, in parts of up to 64 whose sizes differ by one at most."""
+    first: list[Tensor] = []
+    for number, batch in enumerate(batches):
+        if batch.shape[1:] != batches[0].shape[1:]:
+            raise DataError(
+                f"calibration batch {number} holds examples of shape {tuple(batch.shape[1:])}, and "
+                f"the first of {tuple(batches[0].shape[1:])}; give examples of one shape"
+            )
+        if examples > 0:
+            first.append(batch[:examples])
+            examples -= len(batch)
+    together = torch.cat(first)
+    return together.tensor_split(math.ceil(len(together) / 64))
 
 
 def prune(

@@ -22,6 +22,7 @@ ROOMS = [
     "checkpoints",
     "compressed",
     "modes",
+    "calibration",
     "pruning",
     "quantization",
     "shrink",

@@ -57,6 +57,11 @@ def test_as_it_is_is_what_the_curve_is_made_by(scratch, capsys):
     lab.main([name, "--device", "cpu"])
     (row,) = read_rows(lab.NAME, folder)
     assert int(row["bytes"]) == post_training.write_ours(4e-8, data, 0, folder / "published.fly")
+    batches = post_training.calibration_batches(data, 0)
+    lab.write_ours(lab.Exercise("", "as it is", price=4e-8), batches, folder / "choice.fly")
+    published, choice = decompress(folder / "published.fly"), decompress(folder / "choice.fly")
+    assert published.keys() == choice.keys()
+    assert all(torch.equal(published[name], choice[name]) for name in published)
     assert float(row["divergence"]) > 0
     assert f"| {name} | {int(row['bytes']):,} |" in (folder / "quantization.md").read_text()
     capsys.readouterr()

@@ -8,27 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flyweight.errors import DataError, ModelError
+from flyweight.calibration import check_inputs
+from flyweight.errors import ModelError
 from flyweight.parametrizations import check_detached, check_plain
 from flyweight.structured import feeding_layers
 
-__all__ = ["added_to", "check_inputs", "fold_into_convolutions"]
+__all__ = ["added_to", "fold_into_convolutions"]
 
 _KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
-
-
-def check_inputs(inputs: Tensor, what: str) -> None:
-    """Raise DataError, which says ``what`` they are, for inputs that tell nothing of activations.
-
-    Example:
-        >>> check_inputs(torch.ones(1, 2), "the batch")
-    """
-    if not isinstance(inputs, Tensor):
-        raise DataError(f"{what} is a {type(inputs).__name__}, not a tensor of inputs")
-    if not inputs.numel():
-        raise DataError(f"{what} holds no example; found shape {tuple(inputs.shape)}")
-    if not bool(torch.isfinite(inputs).all()):
-        raise DataError(f"{what} holds NaN or infinity; take it out")
 
 
 def added_to(layer: nn.Module) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from flyweight.calibration import checked_batches
 from flyweight.errors import DataError, ModelError
-from flyweight.int8.folding import added_to, check_inputs, fold_into_convolutions
+from flyweight.int8.folding import added_to, fold_into_convolutions
 from flyweight.int8.observer import Observer
 from flyweight.parametrizations import check_detached
 
@@ -176,12 +177,7 @@ def prepare_int8(
     integer-arithmetic-only inference", §3.
     """
     check_float(model)
-    if isinstance(batches, Tensor):
-        raise DataError("the calibration batches are one tensor; give a list of batches")
-    if not batches:
-        raise DataError("there are no calibration batches to measure activations with")
-    for number, batch in enumerate(batches):
-        check_inputs(batch, f"calibration batch {number}")
+    batches = checked_batches(batches, "measure activations with")
     _layers(model)  # refused before it runs
     prepared = fold_into_convolutions(model, batches[0])
     layers = _layers(prepared)

@@ -27,7 +27,7 @@ from flyweight.pruning.layers import (
 )
 from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
 from flyweight.pruning.ranking import masks_by_score
-from flyweight.pruning.saliency import fisher_information, saliency_scores
+from flyweight.pruning.saliency import fisher_information, reached_weights, saliency_scores
 from flyweight.pruning.schedules import (
     SCHEDULES,
     Unit,
@@ -63,6 +63,7 @@ __all__ = [
     "percentile_mask",
     "prunings",
     "random_mask",
+    "reached_weights",
     "saliency_scores",
     "select_weights",
     "sensitivity",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flyweight.errors import DataError, ModelError
 from flyweight.modes import evaluating
 
-__all__ = ["Loss", "fisher_information", "saliency_scores"]
+__all__ = ["Loss", "fisher_information", "reached_weights", "saliency_scores"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of a batch, given what the network makes of the inputs, and the targets."""
@@ -44,8 +44,8 @@ def saliency_scores(
     Returns float32 scores (float64 for such weights) of the shape of each weight, to be given to
     `masks_by_score`.
 
-    Raises DataError where there are no batches, ModelError where a weight has no gradient or the
-    criterion is unknown.
+    Raises DataError where there are no batches, ModelError where a weight is frozen, the loss of no
+    batch depends on it, or the criterion is unknown.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
@@ -91,6 +91,34 @@ def fisher_information(
     return _mean_squares(model, weights, batches, loss, 1)
 
 
+def reached_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    loss: Loss = F.cross_entropy,
+) -> dict[str, Tensor]:
+    """Those of the weights, by name, that the loss of some batch depends on.
+
+    Others have no score: a head that takes part in training only, an expert that no example is sent
+    to. Arguments and errors are those of `saliency_scores`.
+
+    Example:
+        >>> model = nn.ModuleDict({"used": nn.Linear(2, 2), "spare": nn.Linear(2, 2)})
+        >>> model.forward = model["used"].forward
+        >>> weights = {name: parameter for name, parameter in model.named_parameters()}
+        >>> [*reached_weights(model, weights, [(torch.ones(1, 2), torch.tensor([0]))])]
+        ['used.weight', 'used.bias']
+    """
+    found: set[str] = set()
+    with evaluating(model):
+        for inputs, targets in batches:
+            if len(found) == len(weights):
+                break
+            found |= _gradients(model, weights, inputs, targets, loss).keys()
+    return {name: weight for name, weight in weights.items() if name in found}
+
+
 def _mean_squares(
     model: nn.Module,
     weights: Mapping[str, Tensor],
@@ -104,22 +132,29 @@ def _mean_squares(
         for name, weight in weights.items()
     }
     number = 0
+    reached: set[str] = set()
     with evaluating(model):
         for inputs, targets in batches:
             each = size or max(1, len(inputs))
             pieces = zip(torch.split(inputs, each), torch.split(targets, each), strict=True)
             for few, wanted in pieces:
                 number += 1
-                for name, gradient in _gradients(model, weights, few, wanted, loss).items():
+                gradients = _gradients(model, weights, few, wanted, loss)
+                reached |= gradients.keys()
+                for name, gradient in gradients.items():
                     squares[name] += gradient.to(squares[name].dtype) ** 2
     if not number:
         raise DataError("there are no calibration batches to score the weights with")
+    for name in weights:
+        if name not in reached:
+            raise ModelError(f"the loss does not depend on {name!r}; leave it out")
     return {name: total / number for name, total in squares.items()}
 
 
 def _gradients(
     model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, loss: Loss
 ) -> dict[str, Tensor]:
+    """By name, of the weights that the loss depends on."""
     for name, weight in weights.items():
         if not weight.requires_grad:
             raise ModelError(f"tensor {name!r} is frozen and has no gradient; leave it out")
@@ -129,7 +164,5 @@ def _gradients(
         gradients = torch.autograd.grad(value, [*weights.values()], allow_unused=True)
     except RuntimeError as error:
         raise ModelError(f"the loss has no gradient by these weights: {error}") from error
-    for name, gradient in zip(weights, gradients, strict=True):
-        if gradient is None:
-            raise ModelError(f"the loss does not depend on {name!r}; leave it out")
-    return dict(zip(weights, gradients, strict=True))
+    found: dict[str, Tensor | None] = dict(zip(weights, gradients, strict=True))
+    return {name: gradient for name, gradient in found.items() if gradient is not None}

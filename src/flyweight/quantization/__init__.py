@@ -5,19 +5,27 @@ from flyweight.quantization.fixed_point import SCHEMES, FixedPoint, Grid, Scheme
 from flyweight.quantization.kept import kept_weights
 from flyweight.quantization.kmeans import kmeans_1d
 from flyweight.quantization.optimum import optimal_edges
-from flyweight.quantization.rate_distortion import code_bits, rate_distortion, steps_at_price
+from flyweight.quantization.rate_distortion import (
+    LARGEST_CODE,
+    check_price,
+    code_bits,
+    rate_distortion,
+    steps_at_price,
+)
 from flyweight.quantization.second_order import input_correlations, round_second_order
 from flyweight.quantization.sharing import share
 from flyweight.quantization.starts import INITIALIZATIONS, Initialization
 
 __all__ = [
     "INITIALIZATIONS",
+    "LARGEST_CODE",
     "SCHEMES",
     "FixedPoint",
     "Grid",
     "Initialization",
     "Scheme",
     "SchemeError",
+    "check_price",
     "code_bits",
     "compare_schemes",
     "fixed_point",

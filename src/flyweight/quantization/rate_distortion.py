@@ -12,9 +12,20 @@ from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 from flyweight.quantization.kept import kept_weights
 
-__all__ = ["code_bits", "rate_distortion", "steps_at_price"]
+__all__ = ["LARGEST_CODE", "check_price", "code_bits", "rate_distortion", "steps_at_price"]
 
+LARGEST_CODE = 1 << 15  # whole multiples of a step, on either side of zero
 _UNSEEN = 0.1  # of an occurrence: what a code costs that does not occur yet
+
+
+def check_price(price: float) -> None:
+    """Raise ModelError for what cannot be the price of a bit.
+
+    Example:
+        >>> check_price(1e-7)
+    """
+    if not 0 < price < math.inf:
+        raise ModelError(f"the price of a bit is finite and above 0; found {price}")
 
 
 def steps_at_price(sensitivities: Mapping[str, float], price: float) -> dict[str, float]:
@@ -37,8 +48,7 @@ def steps_at_price(sensitivities: Mapping[str, float], price: float) -> dict[str
     Source: Gish & Pierce 1968, "Asymptotically efficient quantizing"; Shoham & Gersho 1988 (one
     multiplier for all).
     """
-    if not 0 < price < math.inf:
-        raise ModelError(f"the price of a bit is finite and above 0; found {price}")
+    check_price(price)
     for name, sensitivity in sensitivities.items():
         if not 0 < sensitivity < math.inf:
             raise ModelError(
@@ -120,7 +130,7 @@ def rate_distortion(
     counted = counted.expand(weight.shape)
     codes = torch.round(exact / step)
     largest = int(codes.abs().max()) if codes.numel() else 0
-    if largest > 1 << 15:
+    if largest > LARGEST_CODE:
         raise ModelError(f"a step of {step} needs {2 * largest + 1} levels; take a larger one")
     toward_zero = [codes, codes - codes.sign(), torch.zeros_like(codes)]
     for _ in range(rounds if price else 0):

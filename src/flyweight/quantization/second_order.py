@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from flyweight.quantization.kept import kept_weights
 __all__ = ["input_correlations", "round_second_order"]
 
 
+# What these compute is known; a subclass with a forward of its own may use its weight in any way.
+_KNOWN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
+
+
 @torch.no_grad()
 def input_correlations(
     model: nn.Module, names: Iterable[str], batches: Iterable[Tensor]
@@ -26,13 +31,17 @@ def input_correlations(
 
     Arguments:
         model: stays as it was; runs in evaluation mode.
-        names: of weights of linear layers and of two-dimensional convolutions in one group.
+        names: of weights.
         batches: inputs of the model, on its device; labels are not needed.
 
-    Returns float64 matrices, I×I for a weight of O×I (or O×C×H×W, with I = C·H·W): the second
-    derivative of the squared error of the layer's output, halved.
+    Returns float64 matrices, I×I for a weight of O×I (or O×C×H×W, with I = C·H·W), and G×I×I for a
+    convolution in G groups: the second derivative of the squared error of the layer's output,
+    halved. Left out are weights whose inputs cannot be seen: of layers other than linear ones and
+    convolutions of one and two dimensions, of layers with a forward of their own, of several layers
+    at once, and those that no batch reaches or that are read instead of called, as in
+    nn.MultiheadAttention.
 
-    Raises ModelError for other layers and tensors that the model lacks, DataError without batches.
+    Raises ModelError for tensors that the model lacks, DataError without batches.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1))
@@ -43,59 +52,78 @@ def input_correlations(
     Source: Frantar et al. 2023, "GPTQ", §3.
     """
     sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    layers = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+
+    def gather(name: str, take: _Columns, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs = given[0] if given else named["input"]
+        if inputs.numel():
+            rows = take(inputs.float())
+            sums[name] = sums.get(name, 0) + (rows.mT @ rows).double()
+            counts[name] += rows.shape[-2]
+
     handles = []
+    number = 0
     try:
         for name in names:
             path, _, leaf = name.rpartition(".")
             try:
                 layer = model.get_submodule(path)
-                getattr(layer, leaf)
+                weight = getattr(layer, leaf)
             except AttributeError:
                 raise ModelError(f"the model has no tensor named {name!r}") from None
-            columns = _columns_of(layer, name)
-
-            def gather(_: nn.Module, inputs: tuple[Any, ...], name: str, take: Any) -> None:
-                rows = take(inputs[0].float())
-                sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
-                counts[name] = counts.get(name, 0) + len(rows)
-
-            handles.append(
-                layer.register_forward_pre_hook(
-                    lambda m, i, name=name, take=columns: gather(m, i, name, take)
+            take = _columns_of(layer) if leaf == "weight" and layers[id(weight)] < 2 else None
+            if take is not None:
+                handles.append(
+                    layer.register_forward_pre_hook(
+                        lambda _, given, named, name=name, take=take: gather(
+                            name, take, given, named
+                        ),
+                        with_kwargs=True,
+                    )
                 )
-            )
         with evaluating(model):
             for inputs in batches:
                 model(inputs)
+                number += 1
     finally:
         for handle in handles:
             handle.remove()
-    if len(sums) < len(handles):
-        raise DataError("no calibration batch reached all of the layers to quantise")
+    if not number:
+        raise DataError("there are no calibration batches to see the inputs of layers with")
     return {name: total / counts[name] for name, total in sums.items()}
 
 
-def _columns_of(layer: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
-    """What turns the inputs of a layer into rows that its weight, as a matrix, multiplies."""
-    if isinstance(layer, nn.Linear):
+_Columns = Callable[[Tensor], Tensor]
+
+
+def _columns_of(layer: nn.Module) -> _Columns | None:
+    """What turns the inputs of a layer into rows that its weight, as a matrix, multiplies.
+
+    They are N×I, or G×N×I in groups. None where that is not known.
+    """
+    if "forward" in vars(layer) or type(layer).forward not in _KNOWN:
+        return None
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
         return lambda inputs: inputs.reshape(-1, inputs.shape[-1])
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        pads = layer._reversed_padding_repeated_twice  # numbers, also where padding is a word
-        sizes = (layer.kernel_size, layer.dilation, 0, layer.stride)
-
-        def columns(inputs: Tensor) -> Tensor:
-            padded = F.pad(inputs, pads, mode=mode)
-            return F.unfold(padded, *sizes).transpose(1, 2).flatten(0, 1)
-
-        return columns
-    grouped = isinstance(layer, nn.Conv2d)
-    why = f"in {layer.groups} groups" if grouped else "whose inputs cannot be told"
-    raise ModelError(
-        f"tensor {name!r} is of a {type(layer).__name__} {why}; "
-        "leave it out, or round it to the nearest level"
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    pads = layer._reversed_padding_repeated_twice  # numbers, also where padding is a word
+    dimensions, groups = len(layer.kernel_size), layer.groups
+    flat = (1,) * (2 - dimensions)  # an image of one line
+    kernel, dilation, stride = (
+        flat + sizes for sizes in (layer.kernel_size, layer.dilation, layer.stride)
     )
+
+    def columns(inputs: Tensor) -> Tensor:
+        padded = F.pad(inputs.reshape(-1, *inputs.shape[-1 - dimensions :]), pads, mode=mode)
+        images = padded.reshape(*padded.shape[:2], *flat, *padded.shape[2:])
+        unfolded = F.unfold(images, kernel, dilation, 0, stride)
+        if groups == 1:
+            return unfolded.transpose(1, 2).flatten(0, 1)
+        number, _, places = unfolded.shape
+        return unfolded.view(number, groups, -1, places).permute(1, 0, 3, 2).flatten(1, 2)
+
+    return columns
 
 
 @torch.no_grad()
@@ -117,7 +145,8 @@ def round_second_order(
 
     Arguments:
         weight: O×I or O×C×H×W.
-        correlation: I×I of its inputs, from `input_correlations`.
+        correlation: I×I of its inputs, from `input_correlations`; or G×I×I, each for O/G outputs in
+            turn.
         step: distance of levels, above 0.
         mask: bool, of the shape of ``weight``, True for what is kept; without one, zeros are
             pruned. What is pruned stays 0.
@@ -142,11 +171,16 @@ def round_second_order(
     if weight.ndim < 2:
         raise ModelError(f"a weight has two dimensions or more; found shape {tuple(weight.shape)}")
     rows = weight.detach().flatten(1).double()
-    if correlation.shape != (rows.shape[1], rows.shape[1]):
+    outputs, columns = rows.shape
+    groups = math.prod(correlation.shape[:-2])
+    square = correlation.ndim in (2, 3) and correlation.shape[-2:] == (columns, columns)
+    if not square or not groups or outputs % groups:
         raise ModelError(
-            f"inputs correlate in shape {tuple(correlation.shape)}, and the weight has "
-            f"{rows.shape[1]} columns"
+            f"inputs correlate in shape {tuple(correlation.shape)}, and the weight has {outputs} "
+            f"rows of {columns} columns"
         )
+    shape = (*correlation.shape[:-2], outputs // groups, columns)
+    rows = rows.reshape(shape)
     if not 0 < step < math.inf:
         raise ModelError(f"a step is above 0 and finite; found {step}")
     if not (0 <= price < math.inf and 0 <= damping < math.inf):
@@ -156,9 +190,9 @@ def round_second_order(
             "bits are one number for each code from -K to K, an odd number of them; "
             f"found shape {tuple(bits.shape)}"
         )
-    kept = kept_weights(weight.detach(), mask).flatten(1)
+    kept = kept_weights(weight.detach(), mask).reshape(shape)
     hessian = correlation.double().clone()
-    diagonal = hessian.diagonal()
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     diagonal += damping * diagonal.mean() + torch.finfo(torch.float64).tiny
     factor = _factor_of_inverse(hessian)
     left = torch.where(kept, rows, 0.0)
@@ -171,32 +205,32 @@ def round_second_order(
         if bits is not None:
             before = [] if present is None else [torch.round(present / step)]
             codes = _cheapest(target / step, bits, price / (sharpness * step**2), before)
-        return torch.where(kept[:, column], codes * step, 0.0)
+        return torch.where(kept[..., column], codes * step, 0.0)
 
-    for column in range(rows.shape[1]):
-        pivot = factor[column, column]
-        target = left[:, column]
+    for column in range(columns):
+        pivot = factor[..., column, column, None]
+        target = left[..., column]
         found = chosen(target, column, 1 / pivot**2)
-        values[:, column] = found
+        values[..., column] = found
         error = (target - found) / pivot
-        left[:, column + 1 :] -= error[:, None] * factor[column, column + 1 :]
+        left[..., column + 1 :] -= error[..., None] * factor[..., column, None, column + 1 :]
     pull = (torch.where(kept, rows, 0.0) - values) @ hessian
-    for column in [*range(rows.shape[1])] * sweeps:
-        sharpness, present = hessian[column, column], values[:, column]
-        found = chosen(present + pull[:, column] / sharpness, column, sharpness, present)
-        pull -= (found - present)[:, None] * hessian[column]
-        values[:, column] = found
-    return CompressedTensor.from_values(values.view(weight.shape).to(weight.dtype))
+    for column in [*range(columns)] * sweeps:
+        sharpness, present = hessian[..., column, column, None], values[..., column]
+        found = chosen(present + pull[..., column] / sharpness, column, sharpness, present)
+        pull -= (found - present)[..., None] * hessian[..., column, None, :]
+        values[..., column] = found
+    return CompressedTensor.from_values(values.reshape(weight.shape).to(weight.dtype))
 
 
 def _factor_of_inverse(hessian: Tensor) -> Tensor:
     """Upper triangular U with UᵀU the inverse."""
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(hessian)
-    if not failed:
+    if not failed.any():
         inverse = torch.cholesky_inverse(factor)
         factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    if failed:
+    if failed.any():
         raise ModelError(
             "the correlation of the inputs is not positive definite; look for NaN in the "
             "calibration inputs, or take more of them or a larger damping"

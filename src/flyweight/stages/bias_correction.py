@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ def correct_biases_(model: nn.Module, reference: nn.Module, batches: Iterable[Te
     """Shift biases so that each output of a layer has the mean that it had before quantisation.
 
     For the layers, linear and convolutional, that have a bias; from the first that runs to the
-    last, as each changes what the next one sees. What a batch normalisation follows it corrects
-    itself: `flyweight.batch_norm.reestimate_batch_norms_` comes first.
+    last, as each changes what the next one sees; not for layers that no batch reaches. What a batch
+    normalisation follows it corrects itself: `flyweight.batch_norm.reestimate_batch_norms_` comes
+    first.
 
     Arguments:
         model: quantised, in evaluation mode while it is corrected; only biases change.
@@ -52,9 +54,10 @@ def correct_biases_(model: nn.Module, reference: nn.Module, batches: Iterable[Te
     except AttributeError as error:
         raise ModelError(f"the network before quantisation lacks a layer: {error}") from error
     for name in wanted:
-        found = _mean_outputs(model, [name], inputs)[name]
-        bias = model.get_parameter(f"{name}.bias")
-        bias.add_((wanted[name] - found).to(bias.dtype))
+        found = _mean_outputs(model, [name], inputs)
+        if name in found:  # an expert may be sent no example any more
+            bias = model.get_parameter(f"{name}.bias")
+            bias.add_((wanted[name] - found[name]).to(bias.dtype))
 
 
 def _mean_outputs(
@@ -64,9 +67,11 @@ def _mean_outputs(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def gather(name: str, layer: nn.Module, outputs: Tensor) -> None:
-        channels = -1 if isinstance(layer, nn.Linear) else 1
-        rows = outputs.double().movedim(channels, -1).flatten(0, -2)
+    def gather(name: str, layer: Any, outputs: Tensor) -> None:
+        channels = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)
+        rows = outputs.double().movedim(channels, -1)[None].flatten(0, -2)
+        if not rows.numel():
+            return
         sums[name] = sums.get(name, 0) + rows.sum(0)
         counts[name] = counts.get(name, 0) + len(rows)
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
+from flyweight.batch_norm import Statistics, batch_norm_drift, reestimate_batch_norms_
+from flyweight.calibration import checked_batches
 from flyweight.compressed import CompressedTensor
-from flyweight.errors import ModelError
+from flyweight.errors import DataError, ModelError
 from flyweight.int8 import check_float
 from flyweight.modes import evaluating
 from flyweight.parametrizations import check_plain
-from flyweight.pruning import fisher_information, weights_named
+from flyweight.pruning import fisher_information, reached_weights, weights_named
 from flyweight.quantization import (
+    LARGEST_CODE,
+    check_price,
     code_bits,
     input_correlations,
     rate_distortion,
@@ -24,7 +27,7 @@ from flyweight.quantization import (
     steps_at_price,
 )
 
-__all__ = ["quantize_post_training_"]
+__all__ = ["drift_measured", "quantize_post_training_"]
 
 # Of the largest sensitivity, what a layer that hardly matters is taken to have: by Fisher
 # information, and as measured.
@@ -54,22 +57,25 @@ def quantize_post_training_(
     before.
 
     Arguments:
-        model: a classifier, logits N×K out; runs in evaluation mode.
-        names: of weights of linear layers and two-dimensional convolutions.
+        model: a classifier, logits N×K out with K of 2 and more; runs in evaluation mode.
+        names: of weights. Those without elements, of a type that is no float, and those that no
+            example's answer depends on stay as they are, and out of what is returned.
         inputs: calibration batches, some hundreds of examples; the network's own answers stand for
             labels.
         price: loss that a bit is worth, above 0; the larger, the smaller the file. Try 1e-8 to
             1e-6 for 300,000 weights.
-        second_order: lets the weights still to be rounded make up for the error so far.
+        second_order: lets the weights still to be rounded make up for the error so far, in the
+            layers whose inputs `input_correlations` sees; in others each is rounded alone.
         measured: how much a layer matters is told by the answers of the network with that layer
             alone quantised, one run over the inputs and a few for each; otherwise by Fisher
             information alone.
 
     Returns symbols and levels by name.
 
-    Raises ModelError for other layers, names that the model lacks, no names, a price that is not
-    above 0, answers whose divergence is not finite, and a model that another stage works on;
-    DataError without inputs.
+    Raises ModelError for names that the model lacks, where no weight is left to quantise, for a
+    price that is not above 0 or needs too many levels, answers that are no logits or whose
+    divergence is not finite, and a model that another stage works on; DataError without inputs and
+    for inputs that are empty, not finite, or too few for batch normalisation.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))
@@ -85,20 +91,36 @@ def quantize_post_training_(
     Sources: one multiplier for all layers, Shoham & Gersho 1988; rounding, Frantar et al. 2023,
     "GPTQ", §3. The sum of both, with Fisher information for the loss, is flyweight's own.
     """
+    check_price(price)
+    inputs = checked_batches(inputs, "quantise with")
     check_float(model)
-    weights = weights_named(model, names)
-    check_plain(model, weights)
-    if not weights:
+    named = weights_named(model, names)
+    check_plain(model, named)
+    if not named:
         raise ModelError("no weights were named to quantise; select_weights finds them")
     with torch.no_grad(), evaluating(model):
-        answers = [model(batch) for batch in inputs]
-    labels = [answer.argmax(1) for answer in answers]
-    bends = fisher_information(model, weights, zip(inputs, labels, strict=True))
+        answers = [_logits(model, batch) for batch in inputs]
+    answered = [(batch, answer.argmax(1)) for batch, answer in zip(inputs, answers, strict=True)]
+    floats = {name: w for name, w in named.items() if w.is_floating_point() and w.numel()}
+    weights = reached_weights(model, floats, answered) if floats else {}
+    if not weights:
+        raise ModelError(
+            "the answers of the model depend on none of the weights named, so nothing tells how to "
+            "quantise them; name others"
+        )
+    bends = fisher_information(model, weights, answered)
     sharp = _floored({name: float(bend.mean()) / 2 for name, bend in bends.items()}, _LEAST)
     correlations = input_correlations(model, weights, inputs) if second_order else {}
 
     def at_price() -> dict[str, CompressedTensor]:
         steps = steps_at_price(sharp, price)
+        for name, weight in weights.items():
+            codes = float(weight.detach().abs().max()) / steps[name]
+            if codes > LARGEST_CODE:
+                raise ModelError(
+                    f"at a price of {price} tensor {name!r} needs {2 * codes + 1:.3g} levels, and "
+                    f"{2 * LARGEST_CODE + 1} are the most; take a larger price"
+                )
         return {
             name: _rounded(weight, correlations.get(name), steps[name], price / sharp[name])
             for name, weight in weights.items()
@@ -116,6 +138,41 @@ def quantize_post_training_(
     for name, tensor in found.items():
         weights[name].data.copy_(tensor.dequantize())
     return found
+
+
+def drift_measured(model: nn.Module, batches: Sequence[Tensor]) -> Statistics:
+    """What `batch_norm_drift` finds; DataError where a batch of one example tells no variance.
+
+    Example:
+        >>> drift_measured(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), [torch.ones(1, 2)])
+        Traceback (most recent call last):
+        flyweight.errors.DataError: one example in a calibration batch tells batch ...
+    """
+    try:
+        return batch_norm_drift(model, batches)
+    except ValueError as error:
+        if min(len(batch) for batch in batches) > 1:
+            raise
+        raise DataError(
+            "one example in a calibration batch tells batch normalisation no variance; give "
+            f"batches, and examples to choose the weights by, of two or more ({error})"
+        ) from error
+
+
+def _logits(model: nn.Module, batch: Tensor) -> Tensor:
+    answer = model(batch)
+    if not isinstance(answer, Tensor):
+        raise ModelError(
+            f"the model gives a {type(answer).__name__}, not a tensor of logits; wrap it in a "
+            "module that gives these alone"
+        )
+    if answer.ndim != 2 or len(answer) != len(batch) or answer.shape[1] < 2:
+        raise ModelError(
+            f"the model gives shape {tuple(answer.shape)} for {len(batch)} examples, and what "
+            "quantisation costs is told by logits N×K of two classes or more; wrap it in a module "
+            "that gives these"
+        )
+    return answer
 
 
 def _floored(sharp: dict[str, float], share: float) -> dict[str, float]:
@@ -139,7 +196,7 @@ def _rounded(
     step, worth = _short(_WIDER * step), worth / 4
     tensor = rate_distortion(weight, step=step, price=worth)
     largest = int(torch.round(weight.detach() / step).abs().max()) + 1 if weight.numel() else 1
-    mean = float(correlation.diagonal().mean())
+    mean = float(correlation.diagonal(dim1=-2, dim2=-1).mean())
     for _ in range(_ROUNDS):
         codes = torch.round(tensor.dequantize() / step).clamp(-largest, largest)
         bits = code_bits(codes, largest)
@@ -154,7 +211,8 @@ def _error(weight: Tensor, correlation: Tensor | None, tensor: CompressedTensor)
     error = (weight.detach() - tensor.dequantize()).flatten(1).double()
     if correlation is None:
         return float(error.square().sum())
-    mean = correlation.diagonal().mean()
+    error = error.view(*correlation.shape[:-2], -1, error.shape[1])  # rows of each group
+    mean = correlation.diagonal(dim1=-2, dim2=-1).mean()
     if not mean:  # no input ever was other than zero, so no output is wrong
         return 0.0
     return float(((error @ correlation) * error).sum() / mean)
@@ -168,7 +226,7 @@ def _losses_alone(
     answers: Sequence[Tensor],
 ) -> dict[str, float]:
     """Mean Kullback-Leibler divergence of the answers where one weight alone is quantised."""
-    drift = batch_norm_drift(model, inputs)
+    drift = drift_measured(model, inputs)
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     losses = {}
     for name, tensor in found.items():
