@@ -595,3 +595,28 @@ def test_soft_labels_have_a_part_in_training_few_values(images):
     assert not torch.equal(found[0], found[1])
     with pytest.raises(ModelError, match=r"distillation of 0\.9 needs a teacher"):
         quantize_(network(), ("0.weight",), recipe, images, seed=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("scheme", "bits", "values"), SCHEMES)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_few_values_on_a_gpu(tmp_path, scheme, bits, values, per_channel):
+    if per_channel and scheme in UNSCALED:
+        pytest.skip("has no scales")
+    model = network()
+    zeros = zeros_of(model)
+    recipe = SharingRecipe(scheme=scheme, bits=bits, per_channel=per_channel)
+    prepared = prepare_quantization(model, recipe, steps=4)
+    prepared.model.cuda()
+    optimizer = torch.optim.SGD(prepared.model.parameters(), 0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        prepared.model(torch.randn(4, 3, 32, 32, device="cuda")).square().mean().backward()
+        optimizer.step()
+        prepared.step()
+    flyweight.save(prepared.finalize(), tmp_path / "a.fly")
+    back = flyweight.decompress(tmp_path / "a.fly")
+    for name, zero in zip(("0.weight", "4.weight"), zeros, strict=True):
+        assert not back[name][zero].any()
+        seen = prepared.model.get_parameter(name).detach().cpu()
+        torch.testing.assert_close(back[name], seen)
