@@ -83,6 +83,9 @@ def exercises(compiled: bool = False) -> list[Exercise]:
         for bits in (2, 3, 4, 5, 6)
         for init in ("linear", "random", "k-means++", "density", "optimal")
     ]
+    for bits in (2, 3, 4, 5):
+        fisher = SharingRecipe(bits=bits, init="optimal", importance="fisher", training=training)
+        rows.append(Exercise(f"kmeans {bits} optimal, by Fisher information", fisher))
     rare = SharingRecipe(bits=3, init="optimal", interval=20, training=training)
     rows.append(Exercise("kmeans 3 optimal, joined every 20 steps", rare))
     for kind, schemes in (

@@ -203,6 +203,7 @@ def prepare_quantization(
     recipe: SharingRecipe | Recipe | str | Path = "quick",
     *,
     steps: int,
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None,
     seed: int = 0,
 ) -> QuantizationPreparation:
     """Get a copy of ``model`` ready to be quantised in your own training loop; ``model`` stays.
@@ -214,6 +215,8 @@ def prepare_quantization(
         recipe: how its weights of two and more dimensions take few values; of a `Recipe` the
             sharing, and how other tensors are kept. What it says of training is left to you.
         steps: that the optimiser will make.
+        batches: gives calibration batches (inputs, targets), where the recipe's ``importance`` is
+            "fisher".
         seed: of k-means, where its start is drawn.
 
     Raises ModelError where there is nothing to quantise, RecipeError where there is no such recipe.
@@ -241,5 +244,7 @@ def prepare_quantization(
     check_model(model)
     copied = copy.deepcopy(model)
     names = select_weights(copied)
-    quantization = Quantization(copied, names, recipe.sharing, steps=steps, seed=seed)
+    quantization = Quantization(
+        copied, names, recipe.sharing, steps=steps, batches=batches, seed=seed
+    )
     return QuantizationPreparation(copied, quantization, recipe)

@@ -29,7 +29,7 @@ def test_rows_have_names_of_their_own_and_are_found_by_them():
     assert "sparse narrow 2 per channel" in per_channel
     assert {name.removesuffix(" per channel") for name in per_channel} < set(names)
     assert [e.name for e in wanted(["kmeans 5 linear"], every)] == ["kmeans 5 linear"]
-    assert len(wanted(["kmeans"], every)) == 26
+    assert len(wanted(["kmeans"], every)) == 30
     (rare,) = wanted(["kmeans 3 optimal, joined every 20 steps"], every)
     assert rare.sharing.interval == 20
     assert all(e.sharing.interval == 1 for e in every if e is not rare)

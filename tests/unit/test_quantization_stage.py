@@ -10,12 +10,12 @@ from torch import nn
 import flyweight
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
-from flyweight.errors import CheckpointError, ModelError
+from flyweight.errors import CheckpointError, ModelError, RecipeError
 from flyweight.int8 import prepare_int8
 from flyweight.own_loop import prepare, prepare_quantization
 from flyweight.parametrizations import MaskedWeight, attach_
-from flyweight.pruning import percentile_mask
-from flyweight.quantization import FixedPoint
+from flyweight.pruning import fisher_information, percentile_mask
+from flyweight.quantization import FixedPoint, share
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
 from flyweight.stages import Pruning, Quantization, quantize_
 from flyweight.training import TrainingConfig
@@ -579,6 +579,79 @@ def test_a_state_of_more_values_than_the_new_model_begins_with_comes_back():
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.model.weight, first.model.weight)
     assert torch.equal(second.finalize()["weight"].symbols, first.finalize()["weight"].symbols)
+
+
+def calibration():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 3, 32, 32, generator=generator)
+    return [(inputs[:8], torch.arange(8)), (inputs[8:], torch.arange(4))]
+
+
+def test_values_weighed_by_fisher_information():
+    model = network().eval()
+    recipe = SharingRecipe(bits=2, importance="fisher", storage="float32")
+    weights = {"4.weight": model[4].weight}
+    bends = fisher_information(model, weights, calibration())["4.weight"]
+    wanted = share(model[4].weight, bits=2, init="optimal", weights=bends)
+    stage = Quantization(model, ["4.weight"], recipe, steps=0, batches=calibration)
+    found = stage.finish_()["4.weight"]
+    kept = found.symbols > 0
+    assert torch.equal(found.symbols, wanted.symbols)
+    for number, level in enumerate(found.levels, 1):
+        those = found.symbols == number
+        dense = network()[4].weight.detach()[those].double()
+        mean = float((dense * bends[those]).sum() / bends[those].sum())
+        assert float(level) == pytest.approx(mean, rel=1e-4)
+    even = share(network()[4].weight, bits=2, init="optimal")
+
+    def loss(tensor):
+        error = tensor.dequantize() - network()[4].weight
+        return float((bends * error**2)[kept].sum().detach())
+
+    assert loss(found) < loss(even)
+
+
+def test_importance_is_a_part_of_the_state_and_stays_while_values_train():
+    recipe = SharingRecipe(bits=2, importance="fisher")
+    prepared = [
+        prepare_quantization(network().eval(), recipe, steps=4, batches=calibration)
+        for _ in range(2)
+    ]
+    first, second = prepared
+    optimizer = torch.optim.SGD(first.model.parameters(), 0.05)
+    for _ in range(4):
+        optimizer.zero_grad()
+        first.model(torch.randn(4, 3, 32, 32)).square().mean().backward()
+        optimizer.step()
+        first.step()
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.model[4].weight, first.model[4].weight)
+    tensors = [some.finalize()["4.weight"] for some in prepared]
+    assert torch.equal(tensors[0].dequantize(), tensors[1].dequantize())
+    assert not tensors[0].symbols[network()[4].weight == 0].any()
+
+
+def test_a_layer_that_counts_nothing_has_values_of_least_error(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 10))
+    model[3].weight.data.zero_()  # so nothing depends on the first layer
+    first = model[1].weight.detach().clone()
+    untrained = TrainingConfig(epochs=0, ema_decay=0.0)
+    recipe = SharingRecipe(bits=2, importance="fisher", calibration=8, training=untrained)
+    found = quantize_(model, ("1.weight", "3.weight"), recipe, images, seed=0)
+    assert torch.equal(found["1.weight"].symbols, share(first, bits=2, init="optimal").symbols)
+    assert not found["3.weight"].symbols.any()
+
+
+def test_fisher_information_without_batches_or_for_other_schemes_is_refused():
+    with pytest.raises(ModelError, match="'fisher' information need calibration batches"):
+        prepare_quantization(network(), SharingRecipe(importance="fisher"), steps=1)
+    with pytest.raises(
+        RecipeError, match="importance is for the scheme 'shared', not for 'narrow'"
+    ):
+        SharingRecipe(scheme="narrow", importance="fisher")
+    with pytest.raises(RecipeError, match="calibration is at least 1 image; found 0"):
+        SharingRecipe(calibration=0)
 
 
 def test_soft_labels_have_a_part_in_training_few_values(images):

@@ -135,6 +135,9 @@ class SharingRecipe:
             many, weights move on gradients that the values do not answer, and too far.
         settle: fraction of the steps in which they do; after that only the values move.
         init: of "shared", where k-means begins; "optimal" has the least squared error.
+        importance: of "shared", how much the error of a weight counts in k-means: "equal", or by
+            its "fisher" information, measured before it trains.
+        calibration: training images that this is measured on.
         per_channel: ranges, steps or scales of each place along the first dimension, which for most
             layers are the outputs. The file holds one number for each (a
             second for "asymmetric" without ``zero_level``), and the weights use more of their
@@ -147,7 +150,8 @@ class SharingRecipe:
         storage: how the values, and the scales and offsets of outputs, are kept in the file.
         training: how the network trains with them.
 
-    Sources: sharing after Han et al. 2016, "Deep compression", §3; bits by reverse water-filling
+    Sources: sharing after Han et al. 2016, "Deep compression", §3; by Fisher information after Choi
+    et al. 2017, "Towards the limit of network quantization", §3; bits by reverse water-filling
     (Cover & Thomas 2006, §10.3.3).
     """
 
@@ -160,6 +164,8 @@ class SharingRecipe:
     interval: int = 1
     settle: float = 0.7
     init: Initialization = "optimal"
+    importance: Literal["equal", "fisher"] = "equal"
+    calibration: int = 512
     per_channel: bool = False
     power_of_two: bool = False
     zero_level: bool = False
@@ -176,6 +182,7 @@ class SharingRecipe:
             ("scheme", WEIGHT_SCHEMES),
             ("allocation", ("equal", "size")),
             ("init", INITIALIZATIONS),
+            ("importance", ("equal", "fisher")),
             ("storage", ("float16", "float32")),
         )
         for key, known in choices:
@@ -189,6 +196,8 @@ class SharingRecipe:
             )
         if self.interval < 1:
             raise RecipeError(f"sharing.interval is at least 1 step; found {self.interval}")
+        if self.calibration < 1:
+            raise RecipeError(f"sharing.calibration is at least 1 image; found {self.calibration}")
         if not 0 <= self.settle <= 1:
             raise RecipeError(f"sharing.settle is a fraction from 0 to 1; found {self.settle}")
         if self.first_bits > self.bits and not self.settle:
@@ -209,6 +218,11 @@ class SharingRecipe:
         scheme = self.scheme
         if self.bits < 2 and scheme in ("narrow", "learned-step"):
             raise RecipeError(f"sharing.bits of {scheme!r} is from 2 to 8; found {self.bits}")
+        if self.importance != "equal" and scheme != "shared":
+            raise RecipeError(
+                f"sharing.importance is for the scheme 'shared', not for {scheme!r}; "
+                f"found {self.importance!r}"
+            )
         for key, schemes in (
             ("per_channel", (*SCHEMES, "learned-step", "binary")),
             ("power_of_two", SCHEMES),

@@ -29,12 +29,11 @@ from flyweight.pruning import (
 )
 from flyweight.recipes import PruningRecipe, recipe_digest
 from flyweight.stages.zeros import first_revived
-from flyweight.training import Progress, fit_, normalize, of_first_process, prefixed
+from flyweight.training import Progress, calibration_batches, fit_, of_first_process, prefixed
 
 __all__ = ["Pruning", "prune_"]
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-_CALIBRATION_BATCH = 64
 
 
 class Pruning:
@@ -313,10 +312,7 @@ def prune_(
     steps = training.epochs * per_epoch
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed)
-        some = torch.randperm(len(data.labels), generator=generator)[: recipe.calibration]
-        for few in torch.split(some.to(data.labels.device), _CALIBRATION_BATCH):
-            yield normalize(data.images[few]), data.labels[few]
+        return calibration_batches(data, recipe.calibration, seed=seed)
 
     pruning = Pruning(
         model, recipe, steps=steps, epochs=training.epochs, batches=batches, seed=seed

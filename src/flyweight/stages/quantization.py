@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,23 @@ from flyweight.parametrizations import (
     dense_weight,
     detach_,
 )
-from flyweight.pruning import matching_parameters, weights_named
+from flyweight.pruning import fisher_information, matching_parameters, weights_named
 from flyweight.quantization import FixedPoint, share
 from flyweight.recipes import SharingRecipe, recipe_digest
 from flyweight.stages.finishing import rounded
 from flyweight.stages.zeros import first_revived
-from flyweight.training import Progress, fit_, prefixed
+from flyweight.training import (
+    Progress,
+    calibration_batches,
+    fit_,
+    of_first_process,
+    prefixed,
+)
 
 __all__ = ["Quantization", "quantize_"]
 
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+_LEAST_IMPORTANCE = 1e-6  # of the mean
 QuantizedWeight = SharedWeight | FixedPointWeight | LearnedStepWeight | TernaryWeight | BinaryWeight
 
 
@@ -53,6 +61,7 @@ class Quantization:
         names: of its weights to quantise.
         recipe: how.
         steps: of the whole run; with none, the bits are those of the end at once.
+        batches: gives calibration batches (inputs, targets), where the recipe weighs errors.
         seed: of k-means, where its start is drawn.
 
     Raises ModelError, which names the tensor, where a weight cannot be quantised so, the model
@@ -76,6 +85,7 @@ class Quantization:
         recipe: SharingRecipe,
         *,
         steps: int,
+        batches: Batches | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -91,6 +101,7 @@ class Quantization:
         self._names = tuple(name for name, weight in weights.items() if weight not in left)
         self._bits = recipe.bits_of({name: weights[name].numel() for name in self._names})
         self._extra = recipe.extra_bits(0, steps)
+        self._importance = self._measured(batches) if recipe.importance == "fisher" else {}
         self.quantized = {name: self._start(name) for name in self._names}
         kept = [name for name in weights if name not in self.quantized]
         masked = {name: MaskedWeight(self._masks[name].clone()) for name in kept}
@@ -111,7 +122,8 @@ class Quantization:
         scheme = self.recipe.scheme
         try:
             if scheme == "shared":
-                return SharedWeight(self._share(name, weight).symbols, 2 ** self.bits(name))
+                symbols = self._share(name, weight).symbols
+                return SharedWeight(symbols, 2 ** self.bits(name), self._importance.get(name))
             if scheme == "learned-step":
                 channels = self.recipe.per_channel
                 return LearnedStepWeight(weight, mask, bits=self.bits(name), per_channel=channels)
@@ -132,12 +144,30 @@ class Quantization:
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
 
+    def _measured(self, batches: Batches | None) -> dict[str, Tensor]:
+        """How much the error of each weight counts, 1 in the mean of those kept, and above 0."""
+        if batches is None:
+            raise ModelError("values weighed by 'fisher' information need calibration batches")
+        weights = self.weights
+        device = next(iter(weights.values())).device
+        moved = ((inputs.to(device), targets.to(device)) for inputs, targets in batches())
+        found = {}
+        for name, bend in fisher_information(self.model, weights, moved).items():
+            kept = self._masks[name].to(bend.device)
+            mean = bend[kept].mean() if bool(kept.any()) else bend.new_zeros(())
+            even = torch.ones_like(bend)
+            ratio = (bend / mean).clamp(min=_LEAST_IMPORTANCE) if float(mean) > 0 else even
+            found[name] = of_first_process(ratio)
+        return found
+
     def _share(self, name: str, weight: Tensor) -> CompressedTensor:
+        importance = self._importance.get(name)
         return share(
             weight,
             bits=self.bits(name),
             init=self.recipe.init,
             mask=self._masks[name].to(weight.device),
+            weights=importance if importance is None else importance.to(weight.device),
             seed=self._seed,
         )
 
@@ -326,7 +356,11 @@ def quantize_(
     """
     per_epoch = max(1, len(data.labels) // recipe.training.batch_size)
     steps = recipe.training.epochs * per_epoch
-    quantization = Quantization(model, names, recipe, steps=steps, seed=seed)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        return calibration_batches(data, recipe.calibration, seed=seed)
+
+    quantization = Quantization(model, names, recipe, steps=steps, batches=batches, seed=seed)
     result = fit_(
         model,
         data,

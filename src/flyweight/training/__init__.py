@@ -1,6 +1,6 @@
 """Train, retrain, distil, resume and evaluate."""
 
-from flyweight.training.batches import normalize
+from flyweight.training.batches import calibration_batches, normalize
 from flyweight.training.config import PROGRESSIVE_SIZES, TrainingConfig
 from flyweight.training.evaluation import accuracy, predict
 from flyweight.training.fit import FitResult, Progress, fit_, prefixed
@@ -15,6 +15,7 @@ __all__ = [
     "Progress",
     "TrainingConfig",
     "accuracy",
+    "calibration_batches",
     "choose_device",
     "describe_device",
     "fit_",

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from flyweight.data import CIFAR10_MEAN, CIFAR10_STD, Split
 
-__all__ = ["augment", "normalize", "training_batches"]
+__all__ = ["augment", "calibration_batches", "normalize", "training_batches"]
 
 PADDING = 4
+_CALIBRATION_BATCH = 64
 ALL = slice(None)
 
 
@@ -74,3 +75,19 @@ def training_batches(
                 images, size=image_size, mode="bilinear", antialias=True, align_corners=False
             )
         yield images.contiguous(memory_format=torch.channels_last), data.labels[index[part]]
+
+
+def calibration_batches(
+    data: Split, number: int, *, seed: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many examples drawn from ``data``, the same at each call, normalised, with their labels.
+
+    Example:
+        >>> data = Split(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
+        >>> [tuple(inputs.shape) for inputs, _ in calibration_batches(data, 80)]
+        [(64, 3, 32, 32), (16, 3, 32, 32)]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(data.labels), generator=generator)[:number]
+    for few in torch.split(some.to(data.labels.device), _CALIBRATION_BATCH):
+        yield normalize(data.images[few]), data.labels[few]
