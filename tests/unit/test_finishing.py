@@ -168,5 +168,15 @@ def test_what_no_stage_can_begin_with_is_refused_in_words(build, message, begin)
         begin(build(), recipe, steps=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_floats_of_eight_bits_are_stored_as_they_are(tmp_path, dtype):
+    model = beside(torch.linspace(-2, 2, 16).view(4, 4).to(dtype))
+    compressed = prepare_quantization(model, SharingRecipe(bits=2), steps=1).finalize()
+    flyweight.save(compressed, tmp_path / "a.fly")
+    back = flyweight.decompress(tmp_path / "a.fly")["0.other"]
+    assert back.dtype == dtype
+    assert torch.equal(back.float(), model[0].other.float())
+
+
 def test_values_beyond_the_largest_of_float32_are_finite():
     check_model(nn.Sequential(beside(torch.tensor([1e300], dtype=torch.float64))))
