@@ -367,6 +367,15 @@ def test_a_summary_counts_what_the_layer_sees_and_changes_nothing(norm):
     assert model.training
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_zeros_behind_a_parametrization_of_torch_are_refused_where_none_chose_it(norm):
+    model = network()
+    model[0].weight.data[:, 0] = 0
+    norm(model[0])
+    with pytest.raises(ModelError, match=r"'0.weight' has .*, or leave the tensor out if it holds"):
+        prepare(model, PruningRecipe(keep=("0.*",), schedule="one-shot"), steps=1)
+
+
 def test_twice_the_layers_are_twice_the_work(monkeypatch):
     visits = []
     walk = nn.Module.named_modules

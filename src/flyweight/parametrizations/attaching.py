@@ -160,7 +160,8 @@ def check_plain(model: nn.Module, names: Iterable[str]) -> None:
                 seen = name.rpartition(".original")[0].replace("parametrizations.", "") or name
                 raise ModelError(
                     f"tensor {seen!r} has a parametrization, {type(kind).__name__}, between it and "
-                    "its layer; take it off with torch.nn.utils.parametrize or leave it out"
+                    "its layer; take it off with torch.nn.utils.parametrize, or leave the tensor "
+                    "out if it holds no zeros"
                 )
 
 
