@@ -250,9 +250,16 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _to_numpy(tensor: Tensor, name: str) -> NDArray[Any]:
+    if not isinstance(tensor, Tensor):
+        raise ModelError(
+            f"tensor {name!r} is a {type(tensor).__name__}, and a file holds tensors only; "
+            "leave it out"
+        )
     tensor = tensor.detach()
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise ModelError(f"tensor {name!r} is sparse or quantised by torch; make it dense")
+    if tensor.is_meta:
+        raise ModelError(f"tensor {name!r} is on the meta device and holds no values; load them")
     tensor = tensor.cpu()
     carried = _CARRIED_AS.get(tensor.dtype)
     try:

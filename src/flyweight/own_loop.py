@@ -111,6 +111,8 @@ def prepare(
 ) -> Preparation:
     """Get a copy of ``model`` ready to be pruned in your own training loop; ``model`` stays.
 
+    Weights that are zero stay so, those of layers that the recipe leaves as they are included.
+
     Arguments:
         model: any module.
         recipe: what to prune, and when; of a `Recipe` the pruning. What it says of training is

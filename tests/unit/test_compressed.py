@@ -164,8 +164,10 @@ def test_what_comes_back_can_be_trained():
         torch.ones(2, dtype=torch.float32).to_sparse(),
         torch.zeros(2, dtype=torch.uint8).view(torch.float8_e4m3fnuz),
         torch.zeros(2, dtype=torch.uint8).view(torch.uint4),
+        torch.zeros(2, device="meta"),
+        {"scale": 1.0},
     ],
-    ids=["sparse", "an 8-bit float", "4 bits"],
+    ids=["sparse", "an 8-bit float", "4 bits", "no values", "no tensor"],
 )
 def test_what_a_file_cannot_hold_is_refused(tensor):
     with pytest.raises(ModelError, match="tensor 'w' "):

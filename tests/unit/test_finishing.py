@@ -12,8 +12,9 @@ from torch import nn
 
 import flyweight
 from flyweight.errors import ModelError
-from flyweight.recipes import Recipe
-from flyweight.stages.finishing import finish, rounded, to_mantissa_bits
+from flyweight.own_loop import prepare, prepare_quantization
+from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
+from flyweight.stages.finishing import check_model, finish, rounded, to_mantissa_bits
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,79 @@ def test_levels_that_are_not_those_of_the_model_are_refused():
         )
     with pytest.raises(ModelError, match=r"no tensor named '3\.weight'"):
         finish(model, {"3.weight": tensor}, Recipe(), metadata={})
+
+
+class WithState(nn.Linear):
+    """A layer with a state that is no tensor, as quantising libraries have it."""
+
+    def get_extra_state(self):
+        return {"scale": 1.0}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def beside(tensor):
+    layer = nn.Linear(4, 4)
+    layer.other = nn.Parameter(tensor, requires_grad=False)
+    return nn.Sequential(layer)
+
+
+def hooked(hook, runs=0):
+    model = nn.Sequential(nn.Linear(4, 4))
+    hook(model[0], "weight")
+    for _ in range(runs):
+        model(torch.randn(2, 4))
+    return model
+
+
+def remembering():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.seen = model(torch.randn(2, 4))
+    return model
+
+
+HOOKED = r"'0\.weight' is computed from others.*weight_norm.*make it a parameter"
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("begin", [prepare, prepare_quantization])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: beside(torch.tensor([1.0, math.nan]).to(torch.float8_e4m3fn)), "holds 1 values"),
+        (lambda: nn.Linear(4, 4, device="meta"), "'weight' is on the meta device.*; load them"),
+        (lambda: beside(torch.zeros(3, device="meta")), r"'0\.other' is on the meta device"),
+        (lambda: beside(torch.eye(4).to_sparse()), r"'0\.other' is sparse .*; make it dense"),
+        (lambda: WithState(4, 4), "has '_extra_state', a dict, and a file holds tensors only; let"),
+        (lambda: hooked(nn.utils.weight_norm), HOOKED),
+        (lambda: hooked(nn.utils.spectral_norm), HOOKED),
+        (lambda: hooked(nn.utils.spectral_norm, runs=1), HOOKED),
+        (lambda: hooked(nn.utils.prune.identity), HOOKED),
+        (remembering, "'seen' is computed from others"),
+        (lambda: torch.jit.script(nn.Linear(4, 4)), "the model is compiled by torch.jit, .*; give"),
+        (
+            lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 4)),
+            "layer '0' is compiled by torch.jit",
+        ),
+    ],
+)
+def test_what_no_stage_can_begin_with_is_refused_in_words(build, message, begin):
+    recipe = PruningRecipe() if begin is prepare else SharingRecipe()
+    with pytest.raises(ModelError, match=message):
+        begin(build(), recipe, steps=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_floats_of_eight_bits_are_stored_as_they_are(tmp_path, dtype):
+    model = beside(torch.linspace(-2, 2, 16).view(4, 4).to(dtype))
+    compressed = prepare_quantization(model, SharingRecipe(bits=2), steps=1).finalize()
+    flyweight.save(compressed, tmp_path / "a.fly")
+    back = flyweight.decompress(tmp_path / "a.fly")["0.other"]
+    assert back.dtype == dtype
+    assert torch.equal(back.float(), model[0].other.float())
+
+
+def test_values_beyond_the_largest_of_float32_are_finite():
+    check_model(nn.Sequential(beside(torch.tensor([1e300], dtype=torch.float64))))

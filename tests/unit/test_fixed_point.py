@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.quantization import SCHEMES, FixedPoint, fixed_point
+from flyweight.quantization import SCHEMES, FixedPoint, fixed_point, share
 
 weights = st.lists(
     st.floats(-8, 8, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3), min_size=1, max_size=40
@@ -297,3 +297,13 @@ def test_the_impossible_is_refused_in_words(arguments, message):
             fixed_point(weight, bits=2)
         with pytest.raises(ModelError, match="weights hold NaN"):
             FixedPoint(2).compressed(weight, weight != 0)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str
+)
+def test_what_is_no_float_to_calculate_with_is_refused(dtype):
+    weight = torch.tensor([-2, 1, 3]).to(dtype)
+    for work in (fixed_point, share):
+        with pytest.raises(ModelError, match=f"weights of {dtype} cannot be quantised; give flo"):
+            work(weight, bits=2)

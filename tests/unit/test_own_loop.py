@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 import flyweight
+from flyweight.data import Split
 from flyweight.errors import CheckpointError, DataError, ModelError, RecipeError
 from flyweight.own_loop import prepare, prepare_quantization
 from flyweight.parametrizations import MaskedWeight
 from flyweight.pruning import percentile_mask
 from flyweight.recipes import PruningRecipe, SharingRecipe
-from flyweight.stages import Pruning
+from flyweight.stages import Pruning, prune_
 from flyweight.training import TrainingConfig
 
 OPTIMIZERS = {
@@ -410,3 +411,93 @@ def test_an_override_may_call_a_tied_weight_by_any_of_its_names():
     pruned = prepare(model, recipe, steps=1).finalize()
     assert int((pruned[0].weight == 0).sum()) == 9
     assert int((pruned[3].weight == 0).sum()) == 18
+
+
+class Kept(nn.Module):
+    """Three layers, of which the recipe chooses the first; the others share a weight with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.chosen = nn.Linear(6, 6)
+        self.kept = nn.Linear(6, 6)
+        self.tied = nn.Linear(6, 6)
+        self.dense = nn.Linear(6, 6)
+        self.kept.weight.data[:2] = 0
+        self.tied.weight = self.kept.weight
+
+    def forward(self, inputs):
+        return self.dense(self.tied(self.kept(self.chosen(inputs).relu()).relu()))
+
+
+ONE_CHOSEN = PruningRecipe(sparsity=0.5, schedule="one-shot", layers=("chosen.*",), recovery=True)
+
+
+def train_kept(prepared, steps):
+    optimizer = OPTIMIZERS["adamw"](prepared.model.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        prepared.model(torch.randn(8, 6)).square().mean().backward()
+        optimizer.step()
+        prepared.step()
+        assert not prepared.model.kept.weight[:2].any()
+        assert not prepared.model.tied.weight[:2].any()
+
+
+def test_zeros_of_layers_that_the_recipe_leaves_stay_and_count_nowhere():
+    prepared = prepare(Kept(), ONE_CHOSEN, steps=5)
+    masked = [name for name, m in prepared.model.named_modules() if isinstance(m, MaskedWeight)]
+    assert masked == [f"{layer}.parametrizations.weight.0" for layer in ("chosen", "kept")]
+    before = prepared.model.kept.weight.detach().clone()
+    train_kept(prepared, 5)
+    assert [*prepared.masks] == ["chosen.weight"]
+    assert prepared.sparsity == 0.5
+    done = prepared.finalize()
+    assert set(done.state_dict()) == set(Kept().state_dict())
+    assert done.tied.weight is done.kept.weight
+    assert torch.equal(done.kept.weight != 0, before != 0)
+    assert (done.kept.weight != before)[2:].all()
+    assert done.dense.weight.all()
+
+
+def test_a_state_has_the_zeros_of_layers_that_the_recipe_leaves():
+    first, second, other = (prepare(Kept(), ONE_CHOSEN, steps=5) for _ in range(3))
+    train_kept(first, 3)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(first.state_dict())
+    train_kept(second, 2)
+    assert not second.finalize().kept.weight[:2].any()
+    state = other.state_dict()
+    state["masks"]["kept.weight"][3] = False
+    with pytest.raises(CheckpointError, match=r"other zeros in tensor 'kept\.weight'"):
+        first.load_state_dict(state)
+    assert first.number == 3
+    model = Kept()
+    model.kept.weight.data.fill_(1)
+    with pytest.raises(CheckpointError, match="another model or recipe"):
+        prepare(model, ONE_CHOSEN, steps=5).load_state_dict(first.state_dict())
+
+
+def test_zeros_of_layers_that_the_recipe_leaves_outlive_a_lost_mask():
+    pruning = Pruning(Kept(), ONE_CHOSEN, steps=5)
+    pruning.at(0)
+    dense = pruning.model.kept.parametrizations.weight
+    dense.original.data.fill_(1)
+    dense[0].mask.fill_(True)
+    with pytest.raises(ModelError, match=r"'kept\.weight' has values where its mask says zero"):
+        pruning.check()
+    pruning.finish_()
+    assert torch.equal(pruning.model.kept.weight != 0, Kept().kept.weight != 0)
+
+
+def test_our_loop_with_its_moving_average_keeps_zeros_that_the_recipe_leaves():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 10))
+    model[3].weight.data[:2] = 0
+    data = Split(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.arange(16) % 10)
+    training = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.1, ema_decay=0.9)
+    recipe = PruningRecipe(sparsity=0.5, keep=("3.*",), interval=1, training=training)
+    assert prune_(model, recipe, data, seed=0) == ("1.weight",)
+    assert not model[3].weight[:2].any()
+    assert model[3].weight[2:].all()
+    assert int((model[1].weight == 0).sum()) == 6144

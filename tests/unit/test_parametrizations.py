@@ -365,3 +365,33 @@ def test_a_summary_counts_what_the_layer_sees_and_changes_nothing(norm):
     assert [(row.name, row.nonzeros) for row in rows] == [("0.weight", 40), ("2.weight", 24)]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.training
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zeros_behind_a_parametrization_of_torch_are_refused_where_none_chose_it(norm):
+    model = network()
+    model[0].weight.data[:, 0] = 0
+    norm(model[0])
+    with pytest.raises(ModelError, match=r"'0.weight' has .*, or leave the tensor out if it holds"):
+        prepare(model, PruningRecipe(keep=("0.*",), schedule="one-shot"), steps=1)
+
+
+def test_twice_the_layers_are_twice_the_work(monkeypatch):
+    visits = []
+    walk = nn.Module.named_modules
+
+    def counted(module, *args, **kwargs):
+        visits.append(module)
+        return walk(module, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "named_modules", counted)
+    counts = []
+    for number in (20, 40):
+        model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(number)))
+        mask = torch.eye(2, dtype=torch.bool)
+        visits.clear()
+        attach_(model, {f"{i}.weight": MaskedWeight(mask) for i in range(number)})
+        detach_(model, [f"{i}.weight" for i in range(number)])
+        counts.append(len(visits))
+    assert counts[1] <= 2 * counts[0]
+    assert all(torch.equal(layer.weight != 0, mask) for layer in model)

@@ -375,6 +375,16 @@ def test_answers_are_those_of_a_network_that_does_not_train():
         assert torch.equal(found[name].dequantize(), wanted[name].dequantize())
 
 
+def test_a_tied_weight_may_be_named_twice():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    names = ["0.weight", "2.weight"]
+    found = quantize_post_training_(model, names, [random(32, 4)], price=1e-3, second_order=False)
+    assert [*found] == ["0.weight"]
+    assert torch.equal(found["0.weight"].dequantize(), model[2].weight)
+
+
 def test_what_cannot_be_quantised_without_training_is_refused_in_words():
     def run(model, names=("0.weight",), price=1e-3, inputs=None):
         batches = [random(8, 4)] if inputs is None else inputs

@@ -27,6 +27,7 @@ from flyweight.pruning import (
     select_weights,
     sparsity_at,
     std_mask,
+    weights_named,
     zero_filters,
 )
 from flyweight.recipes import PruningRecipe
@@ -313,3 +314,34 @@ def test_an_override_finds_a_tied_weight_by_any_of_its_names():
     for glob in ("tail.*", "*.bias"):
         with pytest.raises(ModelError, match="matches none of the weights chosen"):
             overrides_by_name(model, weights, {glob: 0.5})
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str
+)
+def test_what_is_no_float_to_calculate_with_is_no_weight(dtype):
+    model = nn.Sequential(nn.Linear(8, 8))
+    model.table = nn.Parameter(torch.arange(64).view(8, 8).to(dtype), requires_grad=False)
+    assert [*select_weights(model)] == ["0.weight"]
+    with pytest.raises(ModelError, match="no weight of two or more dimensions in floats of 16"):
+        select_weights(model, layers=["table"])
+    before = model.table.detach().clone()
+    recipe = PruningRecipe(sparsity=0.3, schedule="one-shot")
+    pruned = prepare(model, recipe, steps=1).finalize()
+    assert torch.equal(pruned.table, before)
+    assert int((pruned[0].weight == 0).sum()) == 19
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_floats_of_other_widths_are_weights(dtype):
+    assert [*select_weights(nn.Linear(2, 2, dtype=dtype))] == ["weight"]
+
+
+def test_a_tied_weight_has_the_first_of_the_names_that_are_given():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    found = weights_named(model, ["2.weight", "1.weight", "0.weight"])
+    assert [*found] == ["2.weight", "1.weight"]
+    assert found["1.weight"] is model[0].weight
+    with pytest.raises(ModelError, match=r"no parameter named '3\.weight'"):
+        weights_named(model, ["0.weight", "3.weight"])

@@ -693,3 +693,28 @@ def test_few_values_on_a_gpu(tmp_path, scheme, bits, values, per_channel):
         assert not back[name][zero].any()
         seen = prepared.model.get_parameter(name).detach().cpu()
         torch.testing.assert_close(back[name], seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64], ids=str)
+def test_what_is_no_float_stays_beside_quantised_weights(dtype):
+    model = nn.Sequential(nn.Linear(8, 8))
+    table = torch.arange(-32, 32).view(8, 8).to(dtype)
+    model.table = nn.Parameter(table.clone(), requires_grad=False)
+    prepared = prepare_quantization(model, SharingRecipe(bits=2), steps=1)
+    compressed = prepared.finalize()
+    assert torch.equal(compressed["table"], table)
+    assert torch.equal(prepared.model.table, table)
+    assert isinstance(compressed["0.weight"], CompressedTensor)
+
+
+def test_a_tied_weight_may_be_named_twice():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model[1].weight = model[0].weight
+    names = ["0.weight", "1.weight"]
+    quantization = Quantization(model, names, SharingRecipe(bits=2), steps=2)
+    for step in range(2):
+        quantization.at(step)
+    found = quantization.finish_()
+    assert [*found] == ["0.weight"]
+    assert model[1].weight is model[0].weight
+    assert torch.equal(model[0].weight, found["0.weight"].dequantize())

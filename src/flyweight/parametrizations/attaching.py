@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ _KINDS = (
     BinaryWeight,
 )
 
+Holders = dict[nn.Parameter, list[tuple[nn.Module, str]]]
+
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
@@ -42,20 +45,20 @@ def _dense(module: nn.Module, leaf: str) -> Any:
     return getattr(module, leaf, None)
 
 
-def _holders(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    """Every module that holds the parameter of a name, and what it is called there."""
-    parameter = dense_weight(model, name)
-    found = []
+def _holders(model: nn.Module) -> Holders:
+    """Every module that holds a parameter, and what it is called there, for each parameter."""
+    found: Holders = defaultdict(list)
     for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
         leaves = [*module._parameters]
         if parametrize.is_parametrized(module):
             leaves += [*module.parametrizations]  # type: ignore[misc]
-        found += [(module, other) for other in leaves if _dense(module, other) is parameter]
-    return [
-        (module, other)
-        for module, other in found
-        if not isinstance(module, parametrize.ParametrizationList)
-    ]
+        for leaf in leaves:
+            parameter = _dense(module, leaf)
+            if parameter is not None:
+                found[parameter].append((module, leaf))
+    return found
 
 
 def dense_weight(model: nn.Module, name: str) -> nn.Parameter:
@@ -99,8 +102,9 @@ def attach_(model: nn.Module, parametrizations: Mapping[str, nn.Module]) -> None
                 f"tensor {name!r} has the shape {tuple(wanted)}, and its {kind} "
                 f"{tuple(found.shape)}; give one of the shape of the tensor"
             )
+    holders = _holders(model)
     for name, parametrization in parametrizations.items():
-        for module, leaf in _holders(model, name):
+        for module, leaf in holders[dense_weight(model, name)]:
             parametrize.register_parametrization(module, leaf, parametrization, unsafe=True)
 
 
@@ -144,10 +148,11 @@ def check_plain(model: nn.Module, names: Iterable[str]) -> None:
         Traceback (most recent call last):
         flyweight.errors.ModelError: tensor 'weight' has a parametrization, _SpectralNorm, ...
     """
+    holders = _holders(model)
     for name in names:
         owner, _ = _owner(model, name)
         lists = [owner] if isinstance(owner, parametrize.ParametrizationList) else []
-        for module, leaf in _holders(model, name):
+        for module, leaf in holders[dense_weight(model, name)]:
             if parametrize.is_parametrized(module, leaf):
                 lists.append(module.parametrizations[leaf])  # type: ignore[index,arg-type]
         for kind in (parametrization for some in lists for parametrization in some):
@@ -155,7 +160,8 @@ def check_plain(model: nn.Module, names: Iterable[str]) -> None:
                 seen = name.rpartition(".original")[0].replace("parametrizations.", "") or name
                 raise ModelError(
                     f"tensor {seen!r} has a parametrization, {type(kind).__name__}, between it and "
-                    "its layer; take it off with torch.nn.utils.parametrize or leave it out"
+                    "its layer; take it off with torch.nn.utils.parametrize, or leave the tensor "
+                    "out if it holds no zeros"
                 )
 
 
@@ -172,8 +178,9 @@ def detach_(model: nn.Module, names: Iterable[str]) -> None:
         >>> attached(model), model.weight[0, 0].item()
         ({}, 0.0)
     """
+    holders = _holders(model)
     for name in names:
-        for module, leaf in _holders(model, name):
+        for module, leaf in holders[dense_weight(model, name)]:
             if not parametrize.is_parametrized(module, leaf):
                 raise ModelError(f"tensor {name!r} is a plain weight already; it was finalized")
             # A copy of the module shares its class, from which torch takes the tensor away.

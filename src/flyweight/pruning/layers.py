@@ -36,9 +36,10 @@ def select_weights(
         keep: globs of those that stay as they are.
         types: names of classes of layers, such as "Conv2d"; none for all.
 
-    Biases and what batch normalisation learns are vectors, and never take part. A tensor that
-    several layers share is there once, under the first of its names; a glob or a type that fits
-    one of them is enough.
+    Biases and what batch normalisation learns are vectors, and never take part; nor do integers,
+    complex numbers, and floats of 8 bits, which torch stores and does not calculate with. A tensor
+    that several layers share is there once, under the first of its names; a glob or a type that
+    fits one of them is enough.
 
     Raises ModelError where a glob or a type matches nothing, or nothing is left.
 
@@ -64,13 +65,15 @@ def select_weights(
         name: parameter
         for parameter, name in first.items()
         if parameter.ndim >= 2
+        and parameter.is_floating_point()
+        and parameter.dtype.itemsize > 1
         and parameter in chosen - left
         and (not types or not kinds[parameter].isdisjoint(types))
     }
     if not found:
         every = "*" in layers and not keep and not types
         told = "the model has" if every else "the recipe's layer patterns leave"
-        raise ModelError(f"{told} no weight of two or more dimensions")
+        raise ModelError(f"{told} no weight of two or more dimensions in floats of 16 bits or more")
     return found
 
 
@@ -100,17 +103,21 @@ def _fitting(model: nn.Module, wanted: str) -> set[nn.Parameter]:
 def weights_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The parameters of these names, by name; ModelError for one that the model lacks.
 
+    A tensor that several layers share is there once, under the first of its names that is given.
+
     Example:
-        >>> [*weights_named(nn.Sequential(nn.Linear(2, 2)), ["0.weight"])]
-        ['0.weight']
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> model[1].weight = model[0].weight
+        >>> [*weights_named(model, ["1.weight", "0.weight", "0.bias"])]
+        ['1.weight', '0.bias']
     """
-    found = {}
+    found: dict[nn.Parameter, str] = {}
     for name in names:
         try:
-            found[name] = model.get_parameter(name)
+            found.setdefault(model.get_parameter(name), name)
         except AttributeError:
             raise ModelError(f"the model has no parameter named {name!r}") from None
-    return found
+    return {name: parameter for parameter, name in found.items()}
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:

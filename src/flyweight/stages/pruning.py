@@ -40,10 +40,11 @@ class Pruning:
     """The masks of a model in training; from the first step on its layers see the pruned weights.
 
     Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. Weights
-    that are zero stay so, whatever the recipe: no stage undoes one before. `at`
+    that are zero stay so, whatever the recipe: no stage undoes one before. A weight that it does
+    not choose has a mask too where it holds zeros, which stays as it is and counts nowhere. `at`
     chooses the masks anew where the schedule says so; `finish_` takes the parametrizations off and
-    leaves exact zeros. The masks chosen are kept here too, since those in the model are a part of
-    its state, which others load and average.
+    leaves exact zeros. The masks are kept here too, since those in the model are a part of its
+    state, which others load and average.
 
     Arguments:
         model: any module.
@@ -106,7 +107,11 @@ class Pruning:
         self._chosen = {name: ~zero for name, zero in self._never.items()}
         self.masks = {name: MaskedWeight(kept.clone()) for name, kept in self._chosen.items()}
         self._check_end()
-        attach_(model, self.masks)
+        others = {n: w.detach() for n, w in select_weights(model).items() if n not in chosen}
+        self._held = {name: weight != 0 for name, weight in others.items() if not weight.all()}
+        held = {name: MaskedWeight(kept.clone()) for name, kept in self._held.items()}
+        self._attached = {**self.masks, **held}
+        attach_(model, self._attached)
 
     def _check_end(self) -> None:
         """Refuse before training what could not be done in it, or is all zeros after it."""
@@ -215,9 +220,15 @@ class Pruning:
         """A copy of the masks that were chosen, bool tensors by name of the weight."""
         return {name: mask.clone() for name, mask in self._chosen.items()}
 
+    @property
+    def _kept(self) -> dict[str, Tensor]:
+        """The masks that were chosen, and those of the weights that were not."""
+        return {**self._chosen, **self._held}
+
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: the masks chosen, and what tells the recipe from others."""
-        return {"recipe": recipe_digest(self.recipe), "masks": self.chosen}
+        """What `load_state_dict` takes: the masks, and what tells the recipe from others."""
+        held = {name: mask.clone() for name, mask in self._held.items()}
+        return {"recipe": recipe_digest(self.recipe), "masks": {**self.chosen, **held}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put masks that were chosen before in the place of those there are; choose none.
@@ -231,18 +242,24 @@ class Pruning:
                 "state_dict() returned"
             )
         shapes = {name: getattr(mask, "shape", None) for name, mask in masks.items()}
-        if shapes != {name: mask.shape for name, mask in self._chosen.items()}:
+        if shapes != {name: mask.shape for name, mask in self._kept.items()}:
             raise CheckpointError("the masks in this state are those of another model or recipe")
         if state["recipe"] != recipe_digest(self.recipe):
             raise CheckpointError(
                 "this state is of a run with another recipe; prepare the model with that one"
             )
-        for name, mask in masks.items():
-            self._keep(name, mask.to(self.masks[name].mask.device, torch.bool, copy=True))
+        for name, mask in self._held.items():
+            if not torch.equal(masks[name].to(mask), mask):
+                raise CheckpointError(
+                    f"this state is of a model with other zeros in tensor {name!r}, which the "
+                    "recipe leaves as it is; prepare the one that it belongs to"
+                )
+        for name in self._names:
+            self._keep(name, masks[name].to(self.masks[name].mask.device, torch.bool, copy=True))
 
     def check(self) -> None:
-        """Raise ModelError where a layer sees a value in the place of a zero that was chosen."""
-        if name := first_revived(self.model, self._chosen):
+        """Raise ModelError where a layer sees a value in the place of a zero of any mask."""
+        if name := first_revived(self.model, self._kept):
             raise ModelError(
                 f"tensor {name!r} has values where its mask says zero; load the masks that "
                 "belong to this model, or begin again"
@@ -251,19 +268,20 @@ class Pruning:
     def finish_(self) -> tuple[str, ...]:
         """Leave exact zeros in plain weights, whose names are returned.
 
-        A zero that was chosen is one, whatever the masks in the model have become. Raises
+        Where a mask was False there is a zero, whatever the masks in the model have become. Raises
         ModelError where nothing but zeros is left, or the parametrizations are off already; warns
         where sparsity is not what the recipe asked for, unless that was 0.
         """
-        for name, mask in self.masks.items():  # an average of them has all that ever were True
-            mask.mask.logical_and_(self._chosen[name].to(mask.mask.device))
+        kept = self._kept
+        for name, mask in self._attached.items():  # an average has all that ever were True
+            mask.mask.logical_and_(kept[name].to(mask.mask.device))
         self.check()
         seen = [operator.attrgetter(name)(self.model).detach() for name in self._names]
         total = sum(weight.numel() for weight in seen)
         zeros = sum(int((weight == 0).sum()) for weight in seen)
         if zeros == total:
             raise ModelError(f"none of the {total} weights is other than zero; ask for less")
-        detach_(self.model, self.masks)
+        detach_(self.model, self._attached)
         if abs(zeros - self._asked) > max(1.0, 0.001 * total):
             warnings.warn(
                 f"sparsity {zeros / total:.4f} was reached where {self._asked / total:.4f} was "
