@@ -76,7 +76,8 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: inputs of the model, on its device, augmented as in training; some hundreds of
             examples or more. Labels are not needed.
 
-    Raises DataError where there are no batches, or none reaches a folded layer.
+    Layers that no batch reaches stay folded. Raises DataError where none of them is reached, or by
+    one value a channel.
 
     Example:
         >>> norm = nn.BatchNorm1d(1, eps=0.0).eval()
@@ -101,7 +102,10 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
         seen[name] = (count, total + values.sum(1), squares + values.square().sum(1))
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
+        layer.register_forward_pre_hook(
+            lambda _, inputs, named, name=name: look(name, (*inputs, *named.values())[0]),
+            with_kwargs=True,
+        )
         for name, layer in layers.items()
     ]
     try:
@@ -112,14 +116,14 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    for name in layers:
+    for name in seen or layers:
         if name not in seen or seen[name][0] < 2:
             raise DataError(
-                f"batch normalisation {name!r} was folded, and no batch of two values or more "
-                "reached it, so there are no statistics to train it with; give it some"
+                f"batch normalisation {name!r} was folded, and no batches of two values or more "
+                "reached it, so there are no statistics to train it with; give more examples"
             )
-    for name, layer in layers.items():
-        count, total, squares = seen[name]
+    for name, (count, total, squares) in seen.items():
+        layer = layers[name]
         mean = total / count
         variance = (squares - count * mean**2).clamp(min=0) / (count - 1)
         scale = layer.weight.double()
@@ -161,7 +165,8 @@ def check_unfolded(model: nn.Module) -> None:
         raise ModelError(
             f"batch normalisation {name!r} was folded to one scale and one bias per channel, as in "
             "a network read from a .fly file, and would train as another function; give it "
-            "statistics first, by flyweight.batch_norm.unfold_batch_norms_(model, batches)"
+            "statistics first, by flyweight.batch_norm.unfold_batch_norms_(model, batches), or run "
+            "a batch in training mode if it is a new one"
         )
 
 
@@ -248,23 +253,19 @@ def batch_norm_drift(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """Batch normalisations with running statistics, by name."""
-    named = {
+    return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     }
-    for name, layer in named.items():
-        if _is_folded(layer):
-            raise ModelError(
-                f"batch normalisation {name!r} was folded to one scale and one bias per channel, "
-                "or saw no batch yet, and a folded one has its statistics in its weights; measure "
-                "statistics before that, or run a batch in training mode first"
-            )
-    return named
 
 
 def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> Statistics:
-    """Means and variances of what the batches reach; the model is left as it was."""
+    """Means and variances of what the batches reach; the model is left as it was.
+
+    Raises ModelError where they reach a layer that was folded.
+    """
+    folded = folded_batch_norms(model)
     momenta = {name: layer.momentum for name, layer in layers.items()}
     states = {
         name: {key: buffer.clone() for key, buffer in layer.named_buffers()}
@@ -291,6 +292,12 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
             layer.load_state_dict(states[name], strict=False)
     if layers and not number:
         raise DataError("there are no calibration batches to measure the statistics with")
+    for name in (name for name in folded if name in found):
+        raise ModelError(
+            f"batch normalisation {name!r} was folded to one scale and one bias per channel, "
+            "or saw no batch yet, and a folded one has its statistics in its weights; measure "
+            "statistics before that, or run a batch in training mode first"
+        )
     return found
 
 

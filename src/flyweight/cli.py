@@ -143,7 +143,7 @@ def compress(
         _refuse(context, idle, "--lossless" if lossless else "--bits")
         _shrink(model, output, bits, grid, effort, as_json=as_json, quiet=quiet)
         return
-    _refuse(context, ["grid", "effort"], "a recipe, without --bits")
+    _refuse(context, ["grid", "effort"], "a recipe")
     keep_freed_memory()
     with progress_bar(quiet=quiet) as progress:
         report = compress_to_file(
@@ -185,7 +185,7 @@ def _refuse(context: typer.Context, names: list[str], way: str) -> None:
     given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     if given:
         options = ", ".join(f"--{name}" for name in given)
-        raise RecipeError(f"{options} does nothing beside {way}; leave it out")
+        raise RecipeError(f"beside {way}, there is nothing for {options} to do; leave that out")
 
 
 def _shrink(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flyweight.batch_norm import check_unfolded
 from flyweight.compressed import CompressedModel
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.pruning import select_weights
@@ -143,6 +144,7 @@ def prepare(
     if not isinstance(recipe, PruningRecipe):
         recipe = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).pruning
     check_model(model)
+    check_unfolded(model)
     copied = copy.deepcopy(model)
     pruning = Pruning(copied, recipe, steps=steps, epochs=epochs, batches=batches, seed=seed)
     pruning.at(0)
@@ -244,6 +246,7 @@ def prepare_quantization(
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     check_model(model)
+    check_unfolded(model)
     copied = copy.deepcopy(model)
     names = select_weights(copied)
     quantization = Quantization(

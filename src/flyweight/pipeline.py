@@ -76,8 +76,8 @@ def compress(
         model = load_pretrained(model)
     check_model(model)
     matching_parameters(model, recipe.sharing.keep)  # refuses before training what it would after
-    master = _teacher(model, teacher, recipe.pruning.training, recipe.sharing.training)
-    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
+    configs = (recipe.pruning.training, recipe.sharing.training)
+    run = _Run.start(model, teacher, recipe, configs, data, device, seed, resume_folder, progress)
     run.prune_(recipe.pruning, seed)
     shared = run.quantize_(recipe.sharing, seed + 1)
     return finish(run.student.cpu(), shared, recipe, metadata=metadata)
@@ -113,9 +113,9 @@ def quantize(
         metadata["architecture"] = model
         model = load_pretrained(model)
     check_model(model)
-    master = _teacher(model, teacher, recipe.sharing.training)
-    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
-    shared = run.quantize_(recipe.sharing, seed)
+    configs = (recipe.sharing.training,)
+    run = _Run.start(model, teacher, recipe, configs, data, device, seed, resume_folder, progress)
+    shared = run.quantize_(recipe.sharing, seed, state="quantize.pt")
     return finish(run.student.cpu(), shared, recipe, metadata=metadata)
 
 
@@ -222,8 +222,8 @@ def prune(
     if isinstance(model, str):
         model = load_pretrained(model)
     check_model(model)
-    master = _teacher(model, teacher, recipe.training)
-    run = _Run.start(model, master, recipe, data, device, seed, resume_folder, progress)
+    configs = (recipe.training,)
+    run = _Run.start(model, teacher, recipe, configs, data, device, seed, resume_folder, progress)
     run.prune_(recipe, seed)
     return run.student.cpu().eval()
 
@@ -243,48 +243,49 @@ class _Run:
         model: nn.Module,
         teacher: nn.Module | None,
         recipe: Recipe | PruningRecipe,
+        configs: Sequence[TrainingConfig],
         data: Cifar10 | str | Path | None,
         device: str,
         seed: int,
         resume_folder: Path | None,
         progress: Progress | None,
     ) -> _Run:
-        """With a copy of the model and the training images, both on the device."""
+        """With a copy of the model and the training images, both on the device.
+
+        Soft labels, where there is training with some, are those of the teacher named, or of the
+        model. Folded batch normalisation that is to train gets statistics.
+        """
+        master = (teacher or model) if any(config.distillation for config in configs) else None
         dataset = data if isinstance(data, Cifar10) else load_cifar10(data, progress=progress)
         target = choose_device(device)
         student = copy.deepcopy(model).to(target)
         training = dataset.split("train45k").to(target)
-        states = _states(resume_folder, model, teacher, recipe, seed)
-        if teacher is not None:
-            form = memory_format_for(teacher)
-            teacher = copy.deepcopy(teacher).to(device=target, memory_format=form)  # type: ignore[call-overload]
-            teacher = teacher.eval().requires_grad_(False)
-        if folded_batch_norms(student):
+        states = _states(resume_folder, model, master, recipe, seed)
+        if master is not None:
+            form = memory_format_for(master)
+            master = copy.deepcopy(master).to(device=target, memory_format=form)  # type: ignore[call-overload]
+            master = master.eval().requires_grad_(False)
+        if folded_batch_norms(student) and any(config.trains_batch_norm for config in configs):
             generator = torch.Generator().manual_seed(seed)
             drawn = training_batches(training, min(256, len(training.labels)), 32, generator)
             unfold_batch_norms_(student, (inputs for inputs, _ in itertools.islice(drawn, 8)))
-        return _Run(student, training, teacher, states, progress)
+        return _Run(student, training, master, states, progress)
 
     def prune_(self, recipe: PruningRecipe, seed: int) -> None:
         prune_(self.student, recipe, self.training, seed=seed, **self._settings("prune.pt"))
 
-    def quantize_(self, recipe: SharingRecipe, seed: int) -> dict[str, CompressedTensor]:
+    def quantize_(
+        self, recipe: SharingRecipe, seed: int, *, state: str = "share.pt"
+    ) -> dict[str, CompressedTensor]:
         """Symbols and levels of all weights but those that the recipe keeps, on the CPU."""
         names = tuple(select_weights(self.student))
-        settings = self._settings("share.pt")
+        settings = self._settings(state)
         shared = quantize_(self.student, names, recipe, self.training, seed=seed, **settings)
         return _on_cpu(shared)
 
     def _settings(self, state: str) -> dict[str, Any]:
         checkpoint = None if self.states is None else self.states / state
         return {"teacher": self.teacher, "checkpoint": checkpoint, "progress": self.progress}
-
-
-def _teacher(
-    model: nn.Module, teacher: nn.Module | None, *configs: TrainingConfig
-) -> nn.Module | None:
-    """Who gives soft labels, where there is training with some: one that is named, or the model."""
-    return (teacher or model) if any(config.distillation for config in configs) else None
 
 
 def _states(

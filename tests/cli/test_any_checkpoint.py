@@ -40,12 +40,15 @@ def test_few_bits_in_words_and_in_the_ledger(folder, cli, big):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--bits", "4", "--recipe", "quick"), "--recipe does nothing beside --bits; leave it out"),
-        (("--bits", "4", "--lossless"), "--bits does nothing beside --lossless"),
-        (("--lossless", "--architecture", "resnet20"), "--architecture does nothing beside"),
-        (("--lossless", "--grid", "uniform", "--seed", "5"), "--seed, --grid does nothing"),
-        (("--grid", "uniform"), "--grid does nothing beside a recipe, without --bits"),
-        (("--effort", "fast"), "--effort does nothing beside a recipe, without --bits"),
+        (
+            ("--bits", "4", "--recipe", "quick"),
+            "beside --bits, there is nothing for --recipe to do; leave that out",
+        ),
+        (("--bits", "4", "--lossless"), "beside --lossless, there is nothing for --bits to do"),
+        (("--lossless", "--architecture", "resnet20"), "nothing for --architecture to do"),
+        (("--lossless", "--grid", "uniform", "--seed", "5"), "nothing for --seed, --grid to do"),
+        (("--grid", "uniform"), "beside a recipe, there is nothing for --grid to do"),
+        (("--effort", "fast"), "beside a recipe, there is nothing for --effort to do"),
         (("--bits", "9"), "1 to 8 bits; 9"),
         (("--bits", "4", "--grid", "x"), "grid 'x'"),
         (("--lossless", "--effort", "x"), "effort 'x'"),

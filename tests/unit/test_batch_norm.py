@@ -8,6 +8,7 @@ from torch import nn
 
 import flyweight
 from flyweight.batch_norm import (
+    batch_norm_drift,
     check_unfolded,
     fold_batch_norms_,
     folded_batch_norms,
@@ -16,6 +17,7 @@ from flyweight.batch_norm import (
 from flyweight.data import Cifar10, Split
 from flyweight.errors import DataError, ModelError
 from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
+from flyweight.stages import prune_, quantize_
 from flyweight.training import TrainingConfig, fit_
 
 
@@ -109,10 +111,49 @@ def test_without_batches_nothing_changes():
     model = folded()
     before = copy.deepcopy(model.state_dict())
     for batches in ([], [torch.randn(0, 3, 8, 8)]):
-        with pytest.raises(DataError, match="'1' was folded, and no batch of two values"):
+        with pytest.raises(DataError, match="'1' was folded, and no batches of two values"):
             unfold_batch_norms_(model, batches)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     unfold_batch_norms_(network(), [])  # nothing is folded
+
+
+def test_only_what_is_reached_is_unfolded_however_it_is_called():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, inputs):
+            outputs = self.used(input=inputs)
+            return self.other(outputs) if self.training else outputs
+
+    model = Two()
+    for _ in range(9):
+        model(1 + 2 * torch.randn(20, 3))
+    fold_batch_norms_(model.eval())
+    inputs = torch.randn(30, 3)
+    before = model(inputs)
+    unfold_batch_norms_(model, [inputs])
+    assert [*folded_batch_norms(model)] == ["other"]
+    torch.testing.assert_close(model(inputs), before)
+    batch_norm_drift(model, [inputs])  # of what is reached
+
+
+def test_folded_statistics_that_stay_as_they_are_may_train():
+    data = Split(torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8), torch.arange(40) % 10)
+    frozen = TrainingConfig(
+        epochs=1, batch_size=10, learning_rate=1e-3, ema_decay=0.0, freeze_batch_norm=True
+    )
+    for config in (frozen, TrainingConfig(epochs=0, ema_decay=0.0)):
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(196, 10)
+        )
+        model(torch.randn(8, 3, 32, 32))
+        fold_batch_norms_(model)
+        prune_(model, PruningRecipe(sparsity=0.5, training=config), data, seed=0)
+        sharing = SharingRecipe(bits=3, training=config)
+        quantize_(model, ("0.weight", "3.weight"), sharing, data, seed=0)
+        assert [*folded_batch_norms(model)] == ["1"]
 
 
 def test_own_loops_train_a_network_from_a_file_in_one_call():

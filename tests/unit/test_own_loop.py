@@ -501,3 +501,17 @@ def test_our_loop_with_its_moving_average_keeps_zeros_that_the_recipe_leaves():
     assert not model[3].weight[:2].any()
     assert model[3].weight[2:].all()
     assert int((model[1].weight == 0).sum()) == 6144
+
+
+def test_a_layer_that_is_not_pruned_and_begins_with_zeros_trains():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    nn.init.zeros_(model[2].weight)
+    recipe = PruningRecipe(sparsity=0.5, schedule="one-shot", keep=("2.*",))
+    prepared = prepare(model, recipe, steps=2)
+    optimizer = torch.optim.SGD(prepared.model.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        prepared.model(torch.randn(16, 8)).sum().backward()
+        optimizer.step()
+        prepared.step()
+    assert bool(prepared.finalize()[2].weight.any(1).all())

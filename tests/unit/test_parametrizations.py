@@ -372,7 +372,7 @@ def test_zeros_behind_a_parametrization_of_torch_are_refused_where_none_chose_it
     model = network()
     model[0].weight.data[:, 0] = 0
     norm(model[0])
-    with pytest.raises(ModelError, match=r"'0.weight' has .*, or leave the tensor out if it holds"):
+    with pytest.raises(ModelError, match=r"'0.weight' has .*, since nothing keeps its zeros"):
         prepare(model, PruningRecipe(keep=("0.*",), schedule="one-shot"), steps=1)
 
 

@@ -210,6 +210,13 @@ def test_few_values_alone_and_on_top_of_zeros(tmp_path, data):
     assert isinstance(found["linear.weight"], torch.Tensor)
 
 
+def test_stages_alone_and_together_have_states_of_their_own(tmp_path, data):
+    model, asked = build(Convolutional), recipe(1)
+    compress(model, asked, data=data, resume_folder=tmp_path)
+    alone = quantize(model, asked, data=data).state_dict()
+    assert same(quantize(model, asked, data=data, resume_folder=tmp_path).state_dict(), alone)
+
+
 def test_what_pruning_keeps_takes_few_values_and_what_sharing_keeps_does_not(data):
     asked = recipe()
     pruning = dataclasses.replace(asked.pruning, keep=("conv1.*",))

@@ -611,25 +611,58 @@ def test_values_weighed_by_fisher_information():
     assert loss(found) < loss(even)
 
 
-def test_importance_is_a_part_of_the_state_and_stays_while_values_train():
-    recipe = SharingRecipe(bits=2, importance="fisher")
+@pytest.mark.parametrize("assign", [False, True])
+def test_importance_is_a_part_of_the_state_and_stays_while_values_train(assign):
+    recipe = SharingRecipe(bits=2, first_bits=4, importance="fisher")
+    others = [(4 * torch.rand(6, 3, 32, 32), torch.arange(6))]
     prepared = [
-        prepare_quantization(network().eval(), recipe, steps=4, batches=calibration)
-        for _ in range(2)
+        prepare_quantization(network().eval(), recipe, steps=10, batches=batches)
+        for batches in (calibration, lambda: others)
     ]
     first, second = prepared
-    optimizer = torch.optim.SGD(first.model.parameters(), 0.05)
-    for _ in range(4):
-        optimizer.zero_grad()
-        first.model(torch.randn(4, 3, 32, 32)).square().mean().backward()
-        optimizer.step()
-        first.step()
-    second.model.load_state_dict(first.model.state_dict())
+    kinds = [some.model[4].parametrizations.weight[0] for some in prepared]
+    assert not torch.equal(kinds[0].importance, kinds[1].importance)
+
+    def go_on(some, steps):
+        optimizer = torch.optim.SGD(some.model.parameters(), 0.05)
+        for seed in steps:
+            torch.manual_seed(seed)
+            optimizer.zero_grad()
+            some.model(torch.randn(4, 3, 32, 32)).square().mean().backward()
+            optimizer.step()
+            some.step()
+
+    go_on(first, range(2))
+    second.model.load_state_dict(copy.deepcopy(first.model.state_dict()), assign=assign)
     second.load_state_dict(first.state_dict())
+    for some in prepared:
+        go_on(some, range(2, 10))
     assert torch.equal(second.model[4].weight, first.model[4].weight)
     tensors = [some.finalize()["4.weight"] for some in prepared]
-    assert torch.equal(tensors[0].dequantize(), tensors[1].dequantize())
+    assert torch.equal(tensors[0].symbols, tensors[1].symbols)
+    assert tensors[0].levels.numel() <= 4
     assert not tensors[0].symbols[network()[4].weight == 0].any()
+
+
+@pytest.mark.parametrize("scheme", ["shared", "narrow", "learned-step"])
+def test_a_run_that_is_over_gives_the_same_again(images, tmp_path, scheme):
+    recipe = SharingRecipe(scheme=scheme, bits=2, first_bits=4, training=TRAINING)
+    found = [
+        quantize_(network(), ("4.weight",), recipe, images, seed=0, checkpoint=tmp_path / "a.pt")
+        for _ in range(2)
+    ]
+    first, second = (tensors["4.weight"] for tensors in found)
+    assert torch.equal(first.symbols, second.symbols)
+    assert torch.equal(first.levels, second.levels)
+
+
+@pytest.mark.parametrize("scheme", ["learned-step", "ternary"])
+def test_a_scale_that_diverged_is_refused_by_name(scheme):
+    prepared = trained(scheme)
+    kind = prepared.model.parametrizations.weight[0]
+    (kind.step if scheme == "learned-step" else kind.positive).data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="'weight' holds NaN or infinity after"):
+        prepared.finalize()
 
 
 def test_a_layer_that_counts_nothing_has_values_of_least_error(images):

@@ -138,8 +138,12 @@ def check_detached(model: nn.Module) -> None:
         )
 
 
-def check_plain(model: nn.Module, names: Iterable[str]) -> None:
+def check_plain(
+    model: nn.Module, names: Iterable[str], *, advice: str = "or leave the tensor out"
+) -> None:
     """Raise ModelError where a parameter named has a parametrization that is none of flyweight's.
+
+    ``advice`` ends the sentence.
 
     Example:
         >>> model = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
@@ -160,8 +164,7 @@ def check_plain(model: nn.Module, names: Iterable[str]) -> None:
                 seen = name.rpartition(".original")[0].replace("parametrizations.", "") or name
                 raise ModelError(
                     f"tensor {seen!r} has a parametrization, {type(kind).__name__}, between it and "
-                    "its layer; take it off with torch.nn.utils.parametrize, or leave the tensor "
-                    "out if it holds no zeros"
+                    f"its layer; take it off with torch.nn.utils.parametrize, {advice}"
                 )
 
 

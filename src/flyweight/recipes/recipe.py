@@ -46,10 +46,10 @@ class PruningRecipe:
         unit: of the interval, "steps" or "epochs".
         recovery: pruned weights still learn, those of whole filters excepted, and may return until
             the ramp ends.
-        layers: globs over the names of weights of two and more dimensions.
-        keep: globs of those that are not pruned; zeros in them stay. They still take few values,
-            unless the sharing keeps them too.
-        types: classes of layers, such as "Conv2d"; none for all.
+        layers: globs over the names of weights of two and more dimensions that are pruned. All
+            others still take few values, unless the sharing keeps them, and their zeros stay.
+        keep: globs of those among them that are not pruned.
+        types: classes of layers that are pruned, such as "Conv2d"; none for all.
         overrides: sparsity by glob, for layers that differ from the others.
         calibration: training images that saliency is measured on.
         training: how the network retrains; with ``ema_decay`` the moving average of the weights,

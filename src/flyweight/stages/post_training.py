@@ -114,9 +114,11 @@ def quantize_post_training_(
 
     def at_price() -> dict[str, CompressedTensor]:
         steps = steps_at_price(sharp, price)
+        for name in correlations.keys() & steps.keys():
+            steps[name] = _short(_WIDER * steps[name])
         for name, weight in weights.items():
             codes = float(weight.detach().abs().max()) / steps[name]
-            if codes > LARGEST_CODE:
+            if round(codes) > LARGEST_CODE:
                 raise ModelError(
                     f"at a price of {price} tensor {name!r} needs {2 * codes + 1:.3g} levels, and "
                     f"{2 * LARGEST_CODE + 1} are the most; take a larger price"
@@ -193,7 +195,7 @@ def _rounded(
     """On a grid; a bit is worth so much squared error of a weight."""
     if correlation is None:
         return rate_distortion(weight, step=step, price=worth / 2)
-    step, worth = _short(_WIDER * step), worth / 4
+    worth = worth / 4
     tensor = rate_distortion(weight, step=step, price=worth)
     largest = int(torch.round(weight.detach() / step).abs().max()) + 1 if weight.numel() else 1
     mean = float(correlation.diagonal(dim1=-2, dim2=-1).mean())

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flyweight.batch_norm import check_unfolded
 from flyweight.data import Split
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.int8 import check_float
@@ -77,7 +76,6 @@ class Pruning:
         seed: int = 0,
     ) -> None:
         check_float(model)
-        check_unfolded(model)
         self.model = model
         self.recipe = recipe
         chosen = select_weights(model, layers=recipe.layers, keep=recipe.keep, types=recipe.types)
@@ -108,7 +106,10 @@ class Pruning:
         self.masks = {name: MaskedWeight(kept.clone()) for name, kept in self._chosen.items()}
         self._check_end()
         others = {n: w.detach() for n, w in select_weights(model).items() if n not in chosen}
-        self._held = {name: weight != 0 for name, weight in others.items() if not weight.all()}
+        kept = {name: weight != 0 for name, weight in others.items()}
+        # Nothing but zeros is what a weight begins with, and not what pruning leaves of it.
+        self._held = {n: mask for n, mask in kept.items() if bool(mask.any()) and not mask.all()}
+        check_plain(model, self._held, advice="since nothing keeps its zeros")
         held = {name: MaskedWeight(kept.clone()) for name, kept in self._held.items()}
         self._attached = {**self.masks, **held}
         attach_(model, self._attached)

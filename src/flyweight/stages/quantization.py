@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flyweight.batch_norm import check_unfolded
 from flyweight.compressed import CompressedTensor
 from flyweight.data import Split
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
@@ -65,8 +65,8 @@ class Quantization:
         seed: of k-means, where its start is drawn.
 
     Raises ModelError, which names the tensor, where a weight cannot be quantised so, the model
-    lacks it, or another stage is not over, where a glob of what the recipe keeps matches nothing,
-    and for folded batch normalisation, which cannot train.
+    lacks it, or another stage is not over, and where a glob of what the recipe keeps matches
+    nothing.
 
     Example:
         >>> model, steps = nn.Linear(30, 20), 4
@@ -93,7 +93,6 @@ class Quantization:
         self.steps = steps
         self._seed = seed
         check_float(model)
-        check_unfolded(model)
         weights = weights_named(model, names)
         check_plain(model, weights)
         self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
@@ -101,8 +100,8 @@ class Quantization:
         self._names = tuple(name for name, weight in weights.items() if weight not in left)
         self._bits = recipe.bits_of({name: weights[name].numel() for name in self._names})
         self._extra = recipe.extra_bits(0, steps)
-        self._importance = self._measured(batches) if recipe.importance == "fisher" else {}
-        self.quantized = {name: self._start(name) for name in self._names}
+        importance = self._measured(batches) if recipe.importance == "fisher" else {}
+        self.quantized = {name: self._start(name, importance.get(name)) for name in self._names}
         kept = [name for name in weights if name not in self.quantized]
         masked = {name: MaskedWeight(self._masks[name].clone()) for name in kept}
         self._attached = {**self.quantized, **masked}
@@ -117,13 +116,13 @@ class Quantization:
         """Bits of a tensor now."""
         return min(8, self._bits[name] + self._extra)
 
-    def _start(self, name: str) -> QuantizedWeight:
+    def _start(self, name: str, importance: Tensor | None) -> QuantizedWeight:
         weight, mask = dense_weight(self.model, name), self._masks[name].clone()
         scheme = self.recipe.scheme
         try:
             if scheme == "shared":
-                symbols = self._share(name, weight).symbols
-                return SharedWeight(symbols, 2 ** self.bits(name), self._importance.get(name))
+                symbols = self._share(name, weight, importance).symbols
+                return SharedWeight(symbols, 2 ** self.bits(name), importance)
             if scheme == "learned-step":
                 channels = self.recipe.per_channel
                 return LearnedStepWeight(weight, mask, bits=self.bits(name), per_channel=channels)
@@ -160,14 +159,13 @@ class Quantization:
             found[name] = of_first_process(ratio)
         return found
 
-    def _share(self, name: str, weight: Tensor) -> CompressedTensor:
-        importance = self._importance.get(name)
+    def _share(self, name: str, weight: Tensor, importance: Tensor | None) -> CompressedTensor:
         return share(
             weight,
             bits=self.bits(name),
             init=self.recipe.init,
             mask=self._masks[name].to(weight.device),
-            weights=importance if importance is None else importance.to(weight.device),
+            weights=importance,
             seed=self._seed,
         )
 
@@ -188,8 +186,8 @@ class Quantization:
                     quantized.reassign_(weight)
 
     def _share_anew_(self, quantized: SharedWeight, name: str, weight: Tensor) -> None:
-        self._check_finite(name, weight)
-        quantized.symbols.copy_(self._share(name, weight).symbols)
+        self._check_finite(name)
+        quantized.symbols.copy_(self._share(name, weight, quantized.importance).symbols)
 
     def resume(self, step: int) -> None:
         """Set the bits of a step before which `at` was called already."""
@@ -232,8 +230,9 @@ class Quantization:
                 "it belongs to"
             )
 
-    def _check_finite(self, name: str, weight: Tensor) -> None:
-        if not bool(torch.isfinite(weight).all()):
+    def _check_finite(self, name: str) -> None:
+        seen = operator.attrgetter(name)(self.model)
+        if not all(bool(torch.isfinite(w).all()) for w in (seen, dense_weight(self.model, name))):
             raise ModelError(
                 f"tensor {name!r} holds NaN or infinity after {self.recipe.scheme!r} training; go "
                 "back to a state from before, and train at a lower rate"
@@ -261,8 +260,8 @@ class Quantization:
             if not isinstance(module, SharedWeight):
                 module.mask.logical_and_(self._masks[name].to(module.mask.device))
         self.check()
-        for name, weight in self.weights.items():
-            self._check_finite(name, weight)
+        for name in self._names:
+            self._check_finite(name)
         if self._extra:
             warnings.warn(
                 f"the run ended {self._extra} bits above the {self.recipe.bits} that its recipe "
@@ -372,6 +371,7 @@ def quantize_(
         checkpoint=checkpoint,
         progress=prefixed(progress, "train the shared values"),
     )
+    quantization.resume(steps)  # also where all epochs were in the state that was found
     if result.averaged is not None:  # of the dense weights; its symbols are those of the last step
         model.load_state_dict(result.averaged.state_dict())
     return quantization.finish_()

@@ -73,6 +73,11 @@ class TrainingConfig:
             if not holds:
                 raise RecipeError(f"training.{name} = {getattr(self, name)!r} is out of range")
 
+    @property
+    def trains_batch_norm(self) -> bool:
+        """Whether batch normalisation uses, and gathers, the statistics of training batches."""
+        return self.epochs > 0 and not self.freeze_batch_norm
+
     def image_size(self, epoch: int) -> int:
         """Side of the training images, in pixels, in an epoch counted from 0."""
         boundary = 0.0

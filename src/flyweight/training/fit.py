@@ -105,7 +105,7 @@ def fit_(
             f"a distillation of {config.distillation:g} needs a teacher, which gives the soft "
             "labels; name one, or set it to 0"
         )
-    if config.epochs and not config.freeze_batch_norm:
+    if config.trains_batch_norm:
         check_unfolded(model)
     device = data.images.device
     model.to(device=device, memory_format=memory_format_for(model))  # type: ignore[call-overload]
