@@ -211,6 +211,22 @@ def test_lines_differ_without_colour():
     assert axes.get_yscale() == "log"
 
 
+@pytest.mark.parametrize(
+    "name", ["x{}", "asymmetric per channel {}", "{} with very many letters in it"]
+)
+def test_a_legend_has_room_above(name):
+    figure, (axes,) = sheet(1, 1, height=4)
+    for number, line in enumerate(LINES):
+        axes.plot([1, 2], [1, 2], label=name.format(number), **line)
+    legend_above(figure, axes)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert len(legend.get_texts()) == len(LINES)
+
+
 def test_files_are_small_and_say_the_same(tmp_path):
     figure, (axes,) = sheet(1, 1, height=3)
     axes.plot(torch.linspace(0, 1, 100).sin(), **LINES[0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,6 +49,7 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": "0.5", "linestyle": (0, (4, 3)), "marker": "P", "markerfacecolor": "white"},
 )
 WIDTH = 7.5
+_LETTERS, _LINE = 105, 9  # that the width has room for, and that a line in the legend takes
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -99,7 +102,15 @@ def label_axes(axes: Axes, title: str, x: str, y: str, *, log: bool = False) -> 
 def legend_above(figure: Figure, axes: Axes) -> None:
     """The lines of ``axes`` named once for the whole figure, above it."""
     lines, names = axes.get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside upper center", ncols=len(names), handlelength=4)
+    wide = [math.ceil(len(names) / rows) for rows in range(1, len(names) + 1)]
+    columns = next((some for some in wide if _letters(names, some) <= _LETTERS), 1)
+    figure.legend(lines, names, loc="outside upper center", ncols=columns, handlelength=4)
+
+
+def _letters(names: Sequence[str], columns: int) -> int:
+    """How wide a legend is, filled column after column; a line takes the room of some letters."""
+    places = np.array_split(np.arange(len(names)), columns)
+    return sum(_LINE + max(len(names[place]) for place in some) for some in places)
 
 
 def percent(axes: Axes) -> None:
