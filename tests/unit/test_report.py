@@ -30,6 +30,7 @@ from flyweight.report import (
     allocation_figure,
     error_figure,
     filters_figure,
+    in_style,
     label_axes,
     legend_above,
     quantized_figure,
@@ -214,6 +215,7 @@ def test_lines_differ_without_colour():
 @pytest.mark.parametrize(
     "name", ["x{}", "asymmetric per channel {}", "{} with very many letters in it"]
 )
+@in_style
 def test_a_legend_has_room_above(name):
     figure, (axes,) = sheet(1, 1, height=4)
     for number, line in enumerate(LINES):
