@@ -193,9 +193,10 @@ def reestimate_batch_norms_(
             then change by as much as the quantisation changes them on these batches, and by
             nothing that is of the choice of batches alone.
 
-    Raises DataError where there are no batches, ModelError for a batch normalisation that was
-    folded, as in a network read from a ``.fly`` file: its weights hold the statistics already; for
-    a new one that cannot be told from that; and for a drift of other layers.
+    Raises DataError where there are no batches, or one of a single example tells no variance,
+    ModelError for a batch normalisation that was folded, as in a network read from a ``.fly`` file:
+    its weights hold the statistics already; for a new one that cannot be told from that; and for a
+    drift of other layers.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -263,7 +264,8 @@ def _layers(model: nn.Module) -> dict[str, Any]:
 def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> Statistics:
     """Means and variances of what the batches reach; the model is left as it was.
 
-    Raises ModelError where they reach a layer that was folded.
+    Raises ModelError where they reach a layer that was folded, DataError where one example alone
+    tells no variance.
     """
     folded = folded_batch_norms(model)
     momenta = {name: layer.momentum for name, layer in layers.items()}
@@ -279,7 +281,16 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain mean over all batches
             for inputs in batches:
-                model(inputs)
+                try:
+                    model(inputs)
+                except ValueError as error:
+                    if len(inputs) > 1:
+                        raise
+                    raise DataError(
+                        "one example in a calibration batch tells batch normalisation no variance; "
+                        "give batches, and examples to choose the weights by, of two or more "
+                        f"({error})"
+                    ) from error
                 number += 1
         found = {
             name: (layer.running_mean.clone(), layer.running_var.clone())

@@ -141,8 +141,7 @@ def prepare(
     """
     if steps < 1:
         raise ModelError(f"a run has at least one step; found {steps}")
-    if not isinstance(recipe, PruningRecipe):
-        recipe = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).pruning
+    recipe = load_recipe(recipe).pruning
     check_model(model)
     check_unfolded(model)
     copied = copy.deepcopy(model)
@@ -241,10 +240,7 @@ def prepare_quantization(
     """
     if steps < 1:
         raise ModelError(f"a run has at least one step; found {steps}")
-    if isinstance(recipe, SharingRecipe):
-        recipe = Recipe(sharing=recipe)
-    elif not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe)
     check_model(model)
     check_unfolded(model)
     copied = copy.deepcopy(model)

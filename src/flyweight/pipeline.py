@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.batch_norm import (
+    batch_norm_drift,
     folded_batch_norms,
     reestimate_batch_norms_,
     unfold_batch_norms_,
@@ -30,7 +31,6 @@ from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe, load_recipe
 from flyweight.stages import (
     check_model,
     correct_biases_,
-    drift_measured,
     finish,
     prune_,
     quantize_,
@@ -69,7 +69,7 @@ def compress(
     Example:
         >>> compressed = compress("resnet20", "quick")  # doctest: +SKIP
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = load_recipe(recipe)
     metadata = {"recipe": recipe.name}
     if isinstance(model, str):
         metadata["architecture"] = model
@@ -104,10 +104,7 @@ def quantize(
         >>> recipe = SharingRecipe(scheme="learned-step", bits=3)
         >>> compressed = quantize("resnet20", recipe)  # doctest: +SKIP
     """
-    if isinstance(recipe, SharingRecipe):
-        recipe = Recipe(sharing=recipe)
-    elif not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe)
     metadata = {"recipe": recipe.name}
     if isinstance(model, str):
         metadata["architecture"] = model
@@ -175,7 +172,7 @@ def compress_post_training(
         parameter.requires_grad_(parameter.is_floating_point())
     names = select_weights(student, layers=layers)
     unfold_batch_norms_(student, batches)
-    drift = drift_measured(student, batches)
+    drift = batch_norm_drift(student, batches)
     found = quantize_post_training_(student, names, few, price=price)
     reestimate_batch_norms_(student, batches, drift=drift)
     correct_biases_(student, model, batches)
@@ -217,8 +214,7 @@ def prune(
     Example:
         >>> pruned = prune("resnet20", "quick")  # doctest: +SKIP
     """
-    if not isinstance(recipe, PruningRecipe):
-        recipe = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).pruning
+    recipe = load_recipe(recipe).pruning
     if isinstance(model, str):
         model = load_pretrained(model)
     check_model(model)

@@ -106,7 +106,7 @@ def compress_to_file(
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     path = Path(path)
     check_target(path)
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = load_recipe(recipe)
     original, named = _open_model(model, architecture)
     check_model(original)
     target = choose_device(device)

@@ -295,3 +295,10 @@ def test_a_tensor_with_a_quarter_of_the_weights_gets_one_bit_more():
     assert by_size == {"large": 3, "half": 3, "quarter": 4, "tiny": 8, "none": 8}
     assert set(SharingRecipe(bits=3).bits_of(sizes).values()) == {3}
     assert SharingRecipe(allocation="size").bits_of({}) == {}
+
+
+def test_a_recipe_or_a_part_of_one_is_taken_as_it_is():
+    whole = load_recipe("quick")
+    assert load_recipe(whole) is whole
+    assert load_recipe(whole.pruning) == Recipe(pruning=whole.pruning)
+    assert load_recipe(whole.sharing) == Recipe(sharing=whole.sharing)

@@ -47,7 +47,7 @@ class PruningRecipe:
         recovery: pruned weights still learn, those of whole filters excepted, and may return until
             the ramp ends.
         layers: globs over the names of weights of two and more dimensions that are pruned. All
-            others still take few values, unless the sharing keeps them, and their zeros stay.
+            others still take few values, unless the sharing keeps them, and zeros among them stay.
         keep: globs of those among them that are not pruned.
         types: classes of layers that are pruned, such as "Conv2d"; none for all.
         overrides: sparsity by glob, for layers that differ from the others.
@@ -327,15 +327,22 @@ class Recipe:
         return recipe
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path | Recipe | PruningRecipe | SharingRecipe) -> Recipe:
     """A recipe shipped with flyweight, by name, or one from a TOML file.
 
+    A recipe stays what it is, and a pruning or a sharing alone becomes the part of a whole one.
     Raises RecipeError where there is neither, or the file is no recipe.
 
     Example:
         >>> load_recipe("quick").name
         'quick'
     """
+    if isinstance(name, Recipe):
+        return name
+    if isinstance(name, PruningRecipe):
+        return Recipe(pruning=name)
+    if isinstance(name, SharingRecipe):
+        return Recipe(sharing=name)
     folder = resources.files("flyweight.recipes")
     shipped = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
     if str(name) in shipped:

@@ -2,7 +2,7 @@
 
 from flyweight.stages.bias_correction import correct_biases_
 from flyweight.stages.finishing import check_model, finish
-from flyweight.stages.post_training import drift_measured, quantize_post_training_
+from flyweight.stages.post_training import quantize_post_training_
 from flyweight.stages.pruning import Pruning, prune_
 from flyweight.stages.quantization import Quantization, quantize_
 
@@ -11,7 +11,6 @@ __all__ = [
     "Quantization",
     "check_model",
     "correct_biases_",
-    "drift_measured",
     "finish",
     "prune_",
     "quantize_",

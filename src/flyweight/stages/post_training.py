@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flyweight.batch_norm import Statistics, batch_norm_drift, reestimate_batch_norms_
+from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
 from flyweight.calibration import checked_batches
 from flyweight.compressed import CompressedTensor
-from flyweight.errors import DataError, ModelError
+from flyweight.errors import ModelError
 from flyweight.int8 import check_float
 from flyweight.modes import evaluating
 from flyweight.parametrizations import check_plain
@@ -27,7 +27,7 @@ from flyweight.quantization import (
     steps_at_price,
 )
 
-__all__ = ["drift_measured", "quantize_post_training_"]
+__all__ = ["quantize_post_training_"]
 
 # Of the largest sensitivity, what a layer that hardly matters is taken to have: by Fisher
 # information, and as measured.
@@ -114,7 +114,7 @@ def quantize_post_training_(
 
     def at_price() -> dict[str, CompressedTensor]:
         steps = steps_at_price(sharp, price)
-        for name in correlations.keys() & steps.keys():
+        for name in correlations:
             steps[name] = _short(_WIDER * steps[name])
         for name, weight in weights.items():
             codes = float(weight.detach().abs().max()) / steps[name]
@@ -140,25 +140,6 @@ def quantize_post_training_(
     for name, tensor in found.items():
         weights[name].data.copy_(tensor.dequantize())
     return found
-
-
-def drift_measured(model: nn.Module, batches: Sequence[Tensor]) -> Statistics:
-    """What `batch_norm_drift` finds; DataError where a batch of one example tells no variance.
-
-    Example:
-        >>> drift_measured(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), [torch.ones(1, 2)])
-        Traceback (most recent call last):
-        flyweight.errors.DataError: one example in a calibration batch tells batch ...
-    """
-    try:
-        return batch_norm_drift(model, batches)
-    except ValueError as error:
-        if min(len(batch) for batch in batches) > 1:
-            raise
-        raise DataError(
-            "one example in a calibration batch tells batch normalisation no variance; give "
-            f"batches, and examples to choose the weights by, of two or more ({error})"
-        ) from error
 
 
 def _logits(model: nn.Module, batch: Tensor) -> Tensor:
@@ -228,7 +209,7 @@ def _losses_alone(
     answers: Sequence[Tensor],
 ) -> dict[str, float]:
     """Mean Kullback-Leibler divergence of the answers where one weight alone is quantised."""
-    drift = drift_measured(model, inputs)
+    drift = batch_norm_drift(model, inputs)
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     losses = {}
     for name, tensor in found.items():

@@ -39,8 +39,9 @@ class Pruning:
     """The masks of a model in training; from the first step on its layers see the pruned weights.
 
     Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. Weights
-    that are zero stay so, whatever the recipe: no stage undoes one before. A weight that it does
-    not choose has a mask too where it holds zeros, which stays as it is and counts nowhere. `at`
+    that are zero stay so, whatever the recipe: no stage undoes one before. A tensor that it does
+    not choose has a mask too where it holds zeros, which stays as it is and counts nowhere; one of
+    nothing but zeros, as some layers begin with, has none and trains. `at`
     chooses the masks anew where the schedule says so; `finish_` takes the parametrizations off and
     leaves exact zeros. The masks are kept here too, since those in the model are a part of its
     state, which others load and average.
