@@ -55,6 +55,13 @@ def train(
     progressive: Annotated[
         bool, typer.Option("--progressive", help="Grow the training images from 16 to 32 pixels.")
     ] = False,
+    alternating: Annotated[
+        bool,
+        typer.Option(
+            "--alternating",
+            help="Crops of 24, 28 and 32 pixels, alternating flips, peak rate 0.1.",
+        ),
+    ] = False,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse operations (needs a C++ compiler); faster.")
     ] = False,
@@ -75,12 +82,22 @@ def train(
 
     keep_freed_memory()
     sizes = PROGRESSIVE_SIZES if progressive else ((32, 1.0),)
+    config = TrainingConfig(epochs=epochs, image_sizes=sizes, compile=compile_)
+    if alternating:
+        config = TrainingConfig(
+            epochs=epochs,
+            learning_rate=0.1,
+            warmup=0.05,
+            image_sizes=((24, 0.3), (28, 0.2), (32, 0.5)),
+            augmentation="alternating",
+            compile=compile_,
+        )
     folder = output or Path("runs") / f"{architecture}-seed{seed}"
     with progress_bar(quiet=quiet) as progress:
         card = run(
             architecture,
             folder,
-            config=TrainingConfig(epochs=epochs, image_sizes=sizes, compile=compile_),
+            config=config,
             split="train50k" if all_images else "train45k",
             data=data,
             device=device,

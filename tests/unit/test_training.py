@@ -17,7 +17,12 @@ from flyweight.data import Cifar10, Split
 from flyweight.errors import CheckpointError, RecipeError
 from flyweight.models import create_model
 from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, accuracy, fit_, predict, train
-from flyweight.training.batches import augment, normalize, training_batches
+from flyweight.training.batches import (
+    alternating_crops,
+    augment,
+    normalize,
+    training_batches,
+)
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.precision import choose_device
 
@@ -363,3 +368,17 @@ def test_memory_that_was_freed_is_used_again():
         return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
     assert faults("keep") < 0.2 * faults("let go")
+
+
+def test_alternating_crops_are_parts_of_the_image_and_flips_alternate():
+    image = torch.arange(32 * 32).view(1, 1, 32, 32).expand(2, 3, 32, 32)
+    flips = torch.tensor([False, True])
+    crop, mirrored = alternating_crops(image, flips, 24, torch.Generator().manual_seed(1))
+    top, left = divmod(int(crop[0, 0, 0]), 32)
+    assert 0 <= top <= 8
+    assert 0 <= left <= 8
+    assert torch.equal(crop[0], image[0, 0, top : top + 24, left : left + 24].float())
+    assert bool((mirrored.diff(dim=-1) == -1).all())
+    whole = alternating_crops(image, ~flips, 32, torch.Generator().manual_seed(2))
+    assert whole.shape == (2, 3, 32, 32)
+    assert set(whole[1].unique().tolist()) <= set(map(float, range(1024)))

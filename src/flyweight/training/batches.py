@@ -50,6 +50,33 @@ def augment(images: Tensor, generator: torch.Generator, part: slice = ALL) -> Te
     return picked.permute(0, 3, 1, 2)
 
 
+def alternating_crops(
+    images: Tensor, flip: Tensor, size: int, generator: torch.Generator, part: slice = ALL
+) -> Tensor:
+    """Random crops of ``size`` pixels at their own scale, after padding by reflection.
+
+    ``images``: uint8 N×3×H×H; ``flip``: bool N, which images are mirrored. Each of nine offsets in
+    either direction is as likely; they are drawn from ``generator`` on the CPU.
+
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", §3.6, for the flips.
+    """
+    offsets = 2 * PADDING + 1
+    top, left = torch.randint(0, offsets, (2, len(images)), generator=generator)
+    images, flip = images[part], flip[part]
+    count, _, height, _ = images.shape
+    device = images.device
+    pad = (size + 2 * PADDING - height) // 2
+    padded = F.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images.float()
+    pixels = torch.arange(size, device=device)
+    rows = top[part].to(device)[:, None] + pixels
+    columns = torch.where(flip.to(device)[:, None], size - 1 - pixels, pixels)
+    columns = left[part].to(device)[:, None] + columns
+    batch = torch.arange(count, device=device)
+    return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
+
+
 def training_batches(
     data: Split,
     batch_size: int,
@@ -57,18 +84,27 @@ def training_batches(
     generator: torch.Generator,
     *,
     part: slice = ALL,
+    flips: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented, normalised batches in random order; the last short batch is left out.
 
     A data set smaller than a batch gives one batch of all of it; of each batch, only ``part`` is
     made. Yields float32 N×3×S×S
-    (channels last) and int64 N, with S = ``image_size``.
+    (channels last) and int64 N, with S = ``image_size``. With ``flips``, bool, one for each image of
+    ``data``, they are `alternating_crops`.
     """
     count = len(data.labels)
     batch_size = min(batch_size, count)
     order = torch.randperm(count, generator=generator).to(data.images.device)
     for start in range(0, count - batch_size + 1, batch_size):
         index = order[start : start + batch_size]
+        if flips is not None:
+            crops = alternating_crops(
+                data.images[index], flips[index.cpu()], image_size, generator, part
+            )
+            images = normalize(crops)
+            yield images.contiguous(memory_format=torch.channels_last), data.labels[index[part]]
+            continue
         images = normalize(augment(data.images[index], generator, part))
         if image_size != images.shape[-1]:
             images = F.interpolate(

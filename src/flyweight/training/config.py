@@ -26,6 +26,9 @@ class TrainingConfig:
     loss, at ``temperature``. ``precision`` "auto" means bf16 autocast where the hardware has it.
     ``compile`` fuses the operations of the network that learns, not of a teacher: about a minute at
     the start, then faster epochs.
+    ``augmentation`` "standard" crops after padding with zeros and flips at random; smaller images are
+    scaled. "alternating" pads by reflection, crops smaller images at their own scale, and flips every
+    image in every other epoch, from a random start.
     ``freeze_batch_norm`` normalises by the running statistics there are, which stay; scale and bias
     learn on. A penalty then acts on what the network computes, and not on a scale of the weights
     that normalisation by the batch would take out again.
@@ -50,6 +53,7 @@ class TrainingConfig:
     temperature: float = 2.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
+    augmentation: Literal["standard", "alternating"] = "standard"
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +72,7 @@ class TrainingConfig:
             "distillation": 0 <= self.distillation <= 1,
             "temperature": self.temperature > 0,
             "precision": self.precision in ("auto", "fp32", "bf16"),
+            "augmentation": self.augmentation in ("standard", "alternating"),
         }
         for name, holds in checks.items():
             if not holds:

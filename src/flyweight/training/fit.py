@@ -135,7 +135,11 @@ def fit_(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         total = torch.zeros((), device=device)
         size = config.image_size(epoch)
-        batches = training_batches(data, config.batch_size, size, generator, part=part)
+        flips = None
+        if config.augmentation == "alternating":
+            start = torch.Generator().manual_seed(seed)
+            flips = torch.randint(0, 2, (len(data.labels),), generator=start) % 2 == epoch % 2
+        batches = training_batches(data, config.batch_size, size, generator, part=part, flips=flips)
         with _random_numbers_of(device, seed, epoch, accelerator.process_index):
             for index, (images, labels) in enumerate(batches):
                 step = epoch * per_epoch + index
