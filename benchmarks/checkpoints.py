@@ -33,8 +33,8 @@ import torch
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from flyweight.checkpoints import SafetensorsWriter
 from flyweight.coding.threads import cores
-from flyweight.proof import decompress_to_file
-from flyweight.shrink import shrink
+from flyweight.proof_old import decompress_to_file
+from flyweight.checkpoints import compress_checkpoint
 from flyweight.training import keep_freed_memory
 
 VOCABULARY, WIDTH, INNER = 32_000, 1536, 4096
@@ -101,7 +101,7 @@ def work(source: str, target: str, way: str) -> None:
         decompress_to_file(source, target)
     else:
         _, bits, effort = WAYS[int(way)]
-        shrink(source, target, bits=bits, effort=effort)
+        compress_checkpoint(source, target, bits=bits, effort=effort)
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "imported": imported, "peak": _peak_megabytes()}))
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, append_rows, markdown, put_table, read_rows
-from flyweight.models import pretrained_card
-from flyweight.proof import compress_to_file
-from flyweight.provenance import source_commit
+from flyweight.cifar import pretrained_card
+from flyweight.proof_old import compress_to_file
+from flyweight._provenance import source_commit
 from flyweight.training import keep_freed_memory
 
 ARCHITECTURE = "resnet20"

@@ -20,15 +20,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
-from flyweight import PruningRecipe, load_cifar10, prepare
-from flyweight.models import create_model
+from flyweight import PruningConfig, load_cifar10, prepare
+from flyweight.cifar import create_model
 from flyweight.training import (
     choose_device,
     describe_device,
     keep_freed_memory,
     memory_format_for,
-    normalize,
 )
+from flyweight.cifar import normalize
 
 BATCH_SIZE = 128
 EVERY = 20
@@ -58,7 +58,7 @@ def loop(
     return run
 
 
-def masked(recipe: PruningRecipe, device: torch.device) -> Callable[[int], None]:
+def masked(recipe: PruningConfig, device: torch.device) -> Callable[[int], None]:
     """The same with masks; no run is as long as their schedule."""
     prepared = prepare(create_model("resnet20"), recipe, steps=10**6)
     return loop(prepared.model, prepared.step, device)
@@ -105,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()
     device = choose_device(options.device)
-    once = PruningRecipe(sparsity=0.8, schedule="one-shot", recovery=False)
-    grown = PruningRecipe(sparsity=0.8, ramp=1.0, interval=EVERY)
+    once = PruningConfig(sparsity=0.8, schedule="one-shot", recovery=False)
+    grown = PruningConfig(sparsity=0.8, ramp=1.0, interval=EVERY)
     loops = {
         "dense": loop(create_model("resnet20"), lambda: None, device),
         "masks": masked(once, device),

@@ -24,14 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
-from flyweight.coding import code_shared, decode_shared
+from flyweight.coding import code_shared, DEcode_shared
 from flyweight.coding.symbols import Coder
-from flyweight.container import write
-from flyweight.files import skeleton
-from flyweight.models import load_pretrained
-from flyweight.quantization import share
+from flyweight.format import write
+from flyweight.io import skeleton
+from flyweight.cifar import load_pretrained
+from flyweight.quantization import quantize_kmeans
 from flyweight.recipes import load_recipe
-from flyweight.stages import finish
+from flyweight.compressed import finish
 
 CODERS: tuple[Coder | None, ...] = (None, "plain", "interleaved", "rans", "context")
 PROGRAM = """
@@ -52,7 +52,7 @@ def write_file(path: Path, coder: Coder | None) -> int:
     """The shipped network in few values, its layers by one coder; returns the bytes."""
     model = load_pretrained("resnet20")
     shared = {
-        name: share(weight, bits=5) for name, weight in model.named_parameters() if weight.ndim > 1
+        name: quantize_kmeans(weight, bits=5) for name, weight in model.named_parameters() if weight.ndim > 1
     }
     metadata = {"architecture": "resnet20"}
     container = finish(model, shared, load_recipe("quick"), metadata=metadata).to_container()
@@ -60,7 +60,7 @@ def write_file(path: Path, coder: Coder | None) -> int:
     tensors = {tensor.name: tensor for tensor in container.tensors}
     for name, tensor in tensors.items():
         if coder is not None and tensor.encoding == "shared":
-            symbols, levels = decode_shared(tensor)
+            symbols, levels = DEcode_shared(tensor)
             tensors[name] = code_shared(
                 name, symbols, levels=levels, dtype=tensor.dtype, coder=coder
             )

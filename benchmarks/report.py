@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flyweight.coding.threads import cores
-from flyweight.provenance import source_commit
+from flyweight._provenance import source_commit
 from flyweight.training.precision import describe_device
 
 RESULTS = Path(__file__).parent / "results"

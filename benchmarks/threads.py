@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.codecs import Codec, measure
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from benchmarks.weights import SYNTHETIC, Layer, layers_of
-from flyweight.coding.context import decode_context, encode_context
+from flyweight.coding.context.stream import decode_context, encode_context
 from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
-from flyweight.coding.rans import decode_rans, encode_rans
+from flyweight.coding.rans.stream import decode_rans, encode_rans
 from flyweight.training import keep_freed_memory
 
 

@@ -4,7 +4,7 @@
 
 The plain loop is what a tutorial shows: a Dataset that crops, flips and normalises one image at a
 time, a DataLoader, fp32, the default memory order. It runs with the number of loader workers that
-turned out fastest here. Ours is :func:`flyweight.training.fit_` without a moving average, which the
+turned out fastest here. Ours is :func:`flyweight.training.train_` without a moving average, which the
 plain loop has not either: once on images of full size, so that network and arithmetic are the same,
 and once with the images that grow over the epochs, as ``flyweight train`` can do it. Repeats of all
 alternate, after a warm-up of each; the median counts. Rows are added to
@@ -27,10 +27,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.report import append_rows
-from flyweight.data import CIFAR10_MEAN, CIFAR10_STD, Split, load_cifar10
-from flyweight.models import create_model
-from flyweight.provenance import source_commit
-from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, fit_
+from flyweight.cifar import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Split,
+    load_cifar10,
+)
+from flyweight.cifar import create_model
+from flyweight._provenance import source_commit
+from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, train_
 from flyweight.training.precision import choose_device, describe_device
 
 ARCHITECTURE = "resnet20"
@@ -100,7 +105,7 @@ def our_loop(name: str, data: Split, config: TrainingConfig) -> Loop:
     """Build ours; ``data`` lies on the device already, where it stays for the whole training."""
     model: nn.Module = create_model(ARCHITECTURE, seed=0)
     images = len(data) // BATCH_SIZE * BATCH_SIZE * config.epochs
-    return Loop(name, 0, images, lambda: fit_(model, data, config))
+    return Loop(name, 0, images, lambda: train_(model, data, config))
 
 
 def images_per_second(loop: Loop, device: torch.device) -> float:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flyweight.coding.context import signed_values
-from flyweight.models import load_pretrained
+from flyweight.coding.context.signed import signed_values
+from flyweight.cifar import load_pretrained
 from flyweight.pruning import global_magnitude_masks
-from flyweight.quantization import kmeans_1d, share
+from flyweight.quantization import kmeans_1d, quantize_kmeans
 
 SYNTHETIC = ("a", "b")
 REAL = ("resnet20", "resnet20-sparse", "minilm", "minilm-sparse")
@@ -79,7 +79,7 @@ def shared(network: str, sparsity: float) -> list[Layer] | None:
         weights = {name: weight * masks[name] for name, weight in weights.items()}
     layers = []
     for weight in weights.values():
-        tensor = share(weight, bits=4 if sparsity else 5)
+        tensor = quantize_kmeans(weight, bits=4 if sparsity else 5)
         levels = tensor.levels.numel()
         negatives = int((tensor.levels < 0).sum())
         layers.append(Layer(tensor.symbols.numpy().astype(np.uint8), levels + 1, negatives))

@@ -58,7 +58,7 @@ def main(steps=200):
     torch.manual_seed(0)
     bits = torch.randint(0, 2, (1024, 8)).float()
     rows = [{"inputs": row, "labels": int(row.sum()) % 2} for row in bits]
-    recipe = flyweight.PruningRecipe(sparsity=0.5, interval=5)
+    recipe = flyweight.PruningConfig(sparsity=0.5, interval=5)
     prepared = flyweight.prepare(Parity(), recipe, steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -79,4 +79,4 @@ def main(steps=200):
 
 
 if __name__ == "__main__":
-    print(flyweight.summary(main()))
+    print(flyweight.pruning.summarize_sparsity(main()))

@@ -54,7 +54,7 @@ def main(epochs=10):
     data = torch.utils.data.TensorDataset(bits, bits.sum(1).long() % 2)
     loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
     network = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
-    recipe = flyweight.PruningRecipe(sparsity=0.5, interval=5)
+    recipe = flyweight.PruningConfig(sparsity=0.5, interval=5)
     prepared = flyweight.prepare(network, recipe, steps=epochs * len(loader))
     trainer = lightning.Trainer(
         max_epochs=epochs,
@@ -70,4 +70,4 @@ def main(epochs=10):
 
 
 if __name__ == "__main__":
-    print(flyweight.summary(main()))
+    print(flyweight.pruning.summarize_sparsity(main()))

@@ -15,7 +15,7 @@ points = torch.randn(2000, 2, generator=generator)
 labels = (points.norm(dim=1) > 1.2).long()
 
 model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-recipe = flyweight.PruningRecipe(sparsity=0.9, ramp=0.5, interval=5)
+recipe = flyweight.PruningConfig(sparsity=0.9, ramp=0.5, interval=5)
 epochs, batch = 10, 50
 prepared = flyweight.prepare(model, recipe, steps=epochs * len(points) // batch)
 optimizer = torch.optim.AdamW(prepared.model.parameters(), 0.01, weight_decay=0.01)
@@ -32,4 +32,4 @@ for epoch in range(epochs):
     print(f"epoch {epoch + 1}: sparsity {prepared.sparsity:.3f}, accuracy {hits:.3f}")
 
 pruned = prepared.finalize()
-print(flyweight.summary(pruned))
+print(flyweight.pruning.summarize_sparsity(pruned))

@@ -21,19 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import load_cifar10, load_pretrained, summary
-from flyweight.console import progress_bar
-from flyweight.data import Cifar10, Split
+from flyweight import load_cifar10, load_pretrained, summarize_sparsity
+from flyweight.cli.console import progress_bar
+from flyweight.cifar import Cifar10, Split
 from flyweight.pruning import (
     SensitivityPoint,
     allocate,
-    apply_masks_,
     choose_masks,
     filter_mask,
     filter_sums,
-    select_weights,
     sensitivity,
 )
+from flyweight.modules import apply_masks_, select_weights
 from flyweight.report import (
     allocation_figure,
     filters_figure,
@@ -121,7 +120,7 @@ def compared(networks: Mapping[str, nn.Module], data: Cifar10, device: str) -> l
     return [
         {
             "way": way,
-            "sparsity": summary(network).sparsity,
+            "sparsity": summarize_sparsity(network).sparsity,
             "accuracy": accuracy(copy.deepcopy(network).to(target), test),
             **where(target),
         }
@@ -133,7 +132,7 @@ def figures(model: nn.Module, rows: Sequence[Row]) -> dict[str, Figure]:
     """All figures, by the name of their file."""
     networks = ways(model, rows)
     given = {
-        way: {layer.name: layer.sparsity for layer in summary(network).layers}
+        way: {layer.name: layer.sparsity for layer in summarize_sparsity(network).layers}
         for way, network in networks.items()
     }
     single = networks["one threshold"]
@@ -141,7 +140,7 @@ def figures(model: nn.Module, rows: Sequence[Row]) -> dict[str, Figure]:
     whole = masked(model, {name: filter_mask(weight, 0.5) for name, weight in inner.items()})
     told = f"accuracy, fraction of {int(rows[0]['images']):,} validation images"
     return {
-        "layers": sparsity_figure(summary(single)),
+        "layers": sparsity_figure(summarize_sparsity(single)),
         "filters-single": filters_figure(sums_of(single)),
         "filters-whole": filters_figure(sums_of(whole)),
         "sensitivity": sensitivity_figure(

@@ -1,6 +1,6 @@
 """The names that a course notebook uses, over flyweight: they change the network given.
 
-    from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summary
+    from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summarize_sparsity
     from labs.course import FP_Conv, FP_Linear, STE, quantize_whole_model, huffman_coding
 
 ``q`` is in per cent, as in the course. Zeros stay zeros in `finetune_after_prune`. In a loop of
@@ -20,18 +20,18 @@ from torch.nn import functional as F
 
 from flyweight import CompressedTensor, load_cifar10
 from flyweight.coding import canonical_codewords, code_lengths
-from flyweight.parametrizations import MaskedWeight, attach_, detach_
+from flyweight.pruning import MaskedWeight
+from flyweight.modules import attach_, detach_
 from flyweight.pruning import (
     Summary,
-    apply_masks_,
     global_magnitude_masks,
     percentile_mask,
-    select_weights,
     std_mask,
 )
-from flyweight.pruning import summary as counted
-from flyweight.quantization import FixedPoint, Initialization, share
-from flyweight.training import TrainingConfig, fit_
+from flyweight.modules import apply_masks_, select_weights
+from flyweight.pruning import summarize_sparsity as counted
+from flyweight.quantization import FixedPoint, Initialization, quantize_kmeans
+from flyweight.training import TrainingConfig, train_
 
 __all__ = [
     "STE",
@@ -44,7 +44,7 @@ __all__ = [
     "prune_by_percentage",
     "prune_by_std",
     "quantize_whole_model",
-    "summary",
+    "summarize_sparsity",
 ]
 
 
@@ -152,7 +152,7 @@ def finetune_after_prune(
                 ema_decay=0.0,
             )
             images = load_cifar10().split("train45k").to(next(net.parameters()).device)
-            fit_(net, images, config, seed=seed)
+            train_(net, images, config, seed=seed)
         else:
             if optimizer is None:
                 optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=reg)
@@ -183,7 +183,7 @@ def _check_ours(criterion: Any, optimizer: torch.optim.Optimizer | None) -> None
         )
 
 
-def summary(net: nn.Module) -> Summary:
+def summarize_sparsity(net: nn.Module) -> Summary:
     """Print layer, type, parameters, non-zeros and sparsity of each layer, and the totals."""
     found = counted(net)
     print(found)
@@ -194,7 +194,7 @@ class STE(torch.autograd.Function):
     """Fixed point with dynamic scaling of the non-zero weights; the gradient goes straight through.
 
     ``STE.apply(weight, bits)``; symmetric with ``STE.apply(weight, bits, True)``, which has a level
-    at zero and 2^(bits-1) - 1 on either side, or with "mid-rise" in place of True, 2^bits levels
+    at zero and 2^(bits-1) - 1 on either side, or with "symmetric-no-zero" in place of True, 2^bits levels
     and none at zero. Zeros stay zeros and get no gradient. None for the bits, or 32 and more,
     leaves the weight as it is.
 
@@ -212,7 +212,7 @@ class STE(torch.autograd.Function):
         ctx.save_for_backward(mask)
         if bit is None or bit >= 32:
             return w.clone()
-        scheme = ("narrow" if symmetric else "asymmetric") if symmetric in (0, 1) else symmetric
+        scheme = ("symmetric" if symmetric else "uniform") if symmetric in (0, 1) else symmetric
         return FixedPoint(bit, scheme).quantize(w, mask)
 
     @staticmethod
@@ -290,7 +290,7 @@ def quantize_whole_model(
     """
     centers = []
     for weight in select_weights(net).values():
-        shared = share(weight, bits=bits, init=init, seed=seed)
+        shared = quantize_kmeans(weight, bits=bits, init=init, seed=seed)
         weight.data.copy_(shared.dequantize())
         centers.append(shared.levels)
     return centers

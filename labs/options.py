@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from flyweight.provenance import source_commit
+from flyweight._provenance import source_commit
 from flyweight.training import keep_freed_memory
 
 __all__ = ["lab_parser", "read_options"]

@@ -34,11 +34,19 @@ from benchmarks.peers import nncodec_files
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import compress_post_training, load, load_cifar10, load_pretrained, save
 from flyweight.batch_norm import fold_batch_norms_
-from flyweight.data import Cifar10
-from flyweight.models import add_network_, pretrained_card
-from flyweight.report import LINES, in_style, label_axes, legend_above, save_figure, sheet
+from flyweight.cifar import Cifar10
+from flyweight.modules import add_network_
+from flyweight.cifar import pretrained_card
+from flyweight.report import (
+    LINES,
+    in_style,
+    label_axes,
+    legend_above,
+    save_figure,
+    sheet,
+)
 from flyweight.training import accuracy, choose_device
-from flyweight.training.batches import training_batches
+from flyweight.cifar.augmentation import training_batches
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, wanted
 

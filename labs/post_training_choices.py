@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import Recipe, load, load_cifar10, load_pretrained, save
 from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
-from flyweight.data import Cifar10, Split
-from flyweight.pruning import select_weights
-from flyweight.stages import correct_biases_, finish, quantize_post_training_
+from flyweight.cifar import Cifar10, Split
+from flyweight.modules import select_weights
+from flyweight.quantization import correct_biases_, quantize_post_training_
+from flyweight.compressed import finish
 from flyweight.training import choose_device, predict
 from labs.options import lab_parser, read_options
 from labs.post_training import (

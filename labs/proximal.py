@@ -29,27 +29,38 @@ from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import (
-    PruningRecipe,
+    PruningConfig,
     Recipe,
     compress,
     load,
     load_cifar10,
     load_pretrained,
     save,
-    summary,
+    summarize_sparsity,
 )
-from flyweight.console import progress_bar
-from flyweight.data import Cifar10
-from flyweight.models import pretrained_card
-from flyweight.proximal import Penalty, ProximalSteps, attach_proximal_, group_soft_threshold
-from flyweight.pruning import select_weights
-from flyweight.recipes import SharingRecipe
-from flyweight.report import LINES, in_style, label_axes, save_figure, sheet
+from flyweight.cli.console import progress_bar
+from flyweight.cifar import Cifar10
+from flyweight.cifar import pretrained_card
+from flyweight.proximal import (
+    Penalty,
+    ProximalSteps,
+    attach_proximal_,
+    group_soft_threshold,
+)
+from flyweight.modules import select_weights
+from flyweight.recipes import QuantizationConfig
+from flyweight.report import (
+    LINES,
+    in_style,
+    label_axes,
+    save_figure,
+    sheet,
+)
 from flyweight.training import (
     TrainingConfig,
     accuracy,
     choose_device,
-    fit_,
+    train_,
     prefixed,
 )
 from labs.options import lab_parser, read_options
@@ -62,8 +73,8 @@ Attach = Callable[[torch.optim.Optimizer], object]
 _NONE = TrainingConfig(epochs=0, ema_decay=0.0)
 AS_IT_IS = Recipe(
     name="zeros as they are",
-    pruning=PruningRecipe(sparsity=0.0, schedule="one-shot", training=_NONE),
-    sharing=SharingRecipe(bits=5, init="density", training=_NONE),
+    pruning=PruningConfig(sparsity=0.0, schedule="one-shot", training=_NONE),
+    sharing=QuantizationConfig(bits=5, init="density", training=_NONE),
 )
 
 
@@ -110,7 +121,7 @@ def train(
 
     model = load_pretrained("resnet20").to(choose_device(device))
     with states("proximal", name) as folder, progress_bar(quiet=False) as progress:
-        fit_(
+        train_(
             model,
             data.split("train45k").to(choose_device(device)),
             config,
@@ -127,7 +138,7 @@ def train(
 
 def row_of(name: str, model: nn.Module, data: Cifar10, device: str) -> Row:
     """What there is of zeros, and what a file of it holds."""
-    counted = summary(model)
+    counted = summarize_sparsity(model)
     convolutions = [layer for layer in counted.layers if layer.type == "Conv2d"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.fly"
@@ -140,7 +151,7 @@ def row_of(name: str, model: nn.Module, data: Cifar10, device: str) -> Row:
         "zeros": counted.parameters - counted.nonzeros,
         "filters": sum(layer.filters for layer in convolutions),
         "zero_filters": sum(layer.zero_filters for layer in convolutions),
-        "zeros_in_file": counted.parameters - summary(loaded).nonzeros,
+        "zeros_in_file": counted.parameters - summarize_sparsity(loaded).nonzeros,
         "file_bytes": size,
         "accuracy": accuracy(model.to(target), data.split("test").to(target)),
         "accuracy_of_file": accuracy(loaded.to(target), data.split("test").to(target)),
@@ -174,7 +185,7 @@ def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
         for line, (name, values) in zip(LINES, found.items(), strict=False):
             sizes = values[kind].clip(min=edge)
             share = np.linspace(0, 100, len(sizes))
-            each.plot(sizes, share, label=name, markevery=0.1, **line)
+            each.plot(sizes, quantize_kmeans, label=name, markevery=0.1, **line)
         each.set_xscale("log")
         each.set_xlim(left=edge)
         each.set_ylim(0, 100)

@@ -26,18 +26,20 @@ from torch import nn
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight import (
     CompressedModel,
-    PruningRecipe,
+    PruningConfig,
     load_cifar10,
     load_pretrained,
     prune,
     save,
 )
-from flyweight.console import progress_bar
-from flyweight.container import read
-from flyweight.data import Cifar10
-from flyweight.models import add_network_, pretrained_card
-from flyweight.provenance import source_commit
-from flyweight.pruning import apply_masks_, select_weights, std_mask, summary
+from flyweight.cli.console import progress_bar
+from flyweight.format import read
+from flyweight.cifar import Cifar10
+from flyweight.modules import add_network_
+from flyweight.cifar import pretrained_card
+from flyweight._provenance import source_commit
+from flyweight.modules import apply_masks_, select_weights
+from flyweight.pruning import std_mask, summarize_sparsity
 from flyweight.training import TrainingConfig, accuracy, choose_device
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, STATES, fill, is_begun, origin, states, wanted, where
@@ -62,7 +64,7 @@ class Exercise:
     """A row: what is pruned before, and the recipe that goes on from there."""
 
     name: str
-    recipe: PruningRecipe
+    recipe: PruningConfig
     deviations: float | None = None
 
     def epochs(self, full: int, short: int) -> int:
@@ -84,7 +86,7 @@ class Exercise:
 def exercises(compiled: bool = False) -> list[Exercise]:
     """All rows, in the order of the tables, to be retrained by compiled code or not."""
     retraining = dataclasses.replace(RETRAINING, compile=compiled)
-    once = PruningRecipe(
+    once = PruningConfig(
         schedule="one-shot", scope="layer", recovery=False, training=retraining, sparsity=0.0
     )
     rows = [Exercise(f"std {s}", once, s) for s in (0.0, 0.25, 0.5, 1.0)]
@@ -104,7 +106,7 @@ def exercises(compiled: bool = False) -> list[Exercise]:
         Exercise("ways global iterative", dataclasses.replace(grown, scope="global")),
         Exercise(
             "ways global with recovery",
-            PruningRecipe(sparsity=0.8, ramp=0.5, training=retraining),
+            PruningConfig(sparsity=0.8, ramp=0.5, training=retraining),
         ),
     ]
     return rows
@@ -166,7 +168,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     row: dict[str, Any] = {
         "row": exercise.name,
         "epochs": epochs,
-        "sparsity": summary(pruned).sparsity,
+        "sparsity": summarize_sparsity(pruned).sparsity,
         "dense": pretrained_card("resnet20")["test_accuracy"],
         "pruned": accuracy(pruned.to(target), test),
         "retrained": "",
@@ -176,7 +178,7 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     begun = is_begun("pruning", exercise.name)
     begun = begun or kept_at(exercise, epochs, device, seed).exists()
     network, commit = retrained(exercise, epochs, data, device, seed)
-    reached = summary(network).sparsity
+    reached = summarize_sparsity(network).sparsity
     if abs(reached - row["sparsity"]) > 1e-3:
         raise AssertionError(f"{exercise.name}: {reached} of the weights are zero afterwards")
     row["retrained"] = accuracy(network.to(target), test)
@@ -197,7 +199,7 @@ def put_layers(name: str, network: nn.Module, told: Row) -> None:
             "zeros": layer.parameters - layer.nonzeros,
             **told,
         }
-        for layer in summary(network).layers
+        for layer in summarize_sparsity(network).layers
     ]
     write_rows(LAYERS, [*others, *found], RESULTS)
 

@@ -36,11 +36,11 @@ from flyweight import (
     save,
 )
 from flyweight.coding import code_lengths
-from flyweight.console import progress_bar
-from flyweight.data import Cifar10
-from flyweight.models import pretrained_card
-from flyweight.pruning import select_weights
-from flyweight.recipes import SharingRecipe
+from flyweight.cli.console import progress_bar
+from flyweight.cifar import Cifar10
+from flyweight.cifar import pretrained_card
+from flyweight.modules import select_weights
+from flyweight.recipes import QuantizationConfig
 from flyweight.training import TrainingConfig, accuracy, choose_device
 from labs import pruning
 from labs.options import lab_parser, read_options
@@ -62,7 +62,7 @@ class Exercise:
     """A row: how the weights take few values, and whether 80 % of them are zero before."""
 
     name: str
-    sharing: SharingRecipe = dataclasses.field(default_factory=SharingRecipe)
+    sharing: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
 
     @property
     def is_sparse(self) -> bool:
@@ -79,21 +79,21 @@ def exercises(compiled: bool = False) -> list[Exercise]:
     """All rows, in the order of the tables, to be trained by compiled code or not."""
     training = dataclasses.replace(TRAINING, compile=compiled)
     rows = [
-        Exercise(f"kmeans {bits} {init}", SharingRecipe(bits=bits, init=init, training=training))
+        Exercise(f"kmeans {bits} {init}", QuantizationConfig(bits=bits, init=init, training=training))
         for bits in (2, 3, 4, 5, 6)
         for init in ("linear", "random", "k-means++", "density", "optimal")
     ]
     for bits in (2, 3, 4, 5):
-        fisher = SharingRecipe(bits=bits, init="optimal", importance="fisher", training=training)
+        fisher = QuantizationConfig(bits=bits, init="optimal", importance="fisher", training=training)
         rows.append(Exercise(f"kmeans {bits} optimal, by Fisher information", fisher))
-    rare = SharingRecipe(bits=3, init="optimal", interval=20, training=training)
+    rare = QuantizationConfig(bits=3, init="optimal", interval=20, training=training)
     rows.append(Exercise("kmeans 3 optimal, joined every 20 steps", rare))
     for kind, schemes in (
-        ("fixed", ("asymmetric", "narrow", "mid-rise", "learned-step")),
-        ("sparse", ("shared", "asymmetric", "narrow", "mid-rise", "learned-step")),
+        ("fixed", ("uniform", "symmetric", "symmetric-no-zero", "learned-step")),
+        ("sparse", ("shared", "uniform", "symmetric", "symmetric-no-zero", "learned-step")),
     ):
         for scheme, bits in itertools.product(schemes, (6, 5, 4, 3, 2)):
-            recipe = SharingRecipe(
+            recipe = QuantizationConfig(
                 scheme=scheme, bits=bits, init="optimal", keep=OUTER, training=training
             )
             rows.append(Exercise(f"{kind} {scheme} {bits}", recipe))
@@ -101,7 +101,7 @@ def exercises(compiled: bool = False) -> list[Exercise]:
                 channels = dataclasses.replace(recipe, per_channel=True)
                 rows.append(Exercise(f"{kind} {scheme} {bits} per channel", channels))
         for scheme in ("ternary", "binary"):
-            recipe = SharingRecipe(scheme=scheme, keep=OUTER, training=training)
+            recipe = QuantizationConfig(scheme=scheme, keep=OUTER, training=training)
             rows.append(Exercise(f"{kind} {scheme}", recipe))
     return rows
 

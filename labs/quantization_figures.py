@@ -23,8 +23,9 @@ from torch import nn
 
 from benchmarks.report import Row, read_rows, write_rows
 from flyweight import load_pretrained
-from flyweight.pruning import global_magnitude_masks, select_weights
-from flyweight.quantization import SchemeError, compare_schemes, share
+from flyweight.pruning import global_magnitude_masks
+from flyweight.modules import select_weights
+from flyweight.quantization import SchemeError, compare_schemes, quantize_kmeans
 from flyweight.report import (
     QuantizedPoint,
     error_figure,
@@ -63,7 +64,7 @@ def values(model: nn.Module) -> Figure:
     weights = select_weights(model)
     masks = global_magnitude_masks(weights, SPARSITY)
     after = {
-        name: share(weight, bits=BITS, init="optimal", mask=masks[name]).dequantize()
+        name: quantize_kmeans(weight, bits=BITS, init="optimal", mask=masks[name]).dequantize()
         for name, weight in weights.items()
     }
     return values_figure(weights, after)

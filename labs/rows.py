@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from benchmarks.report import Row, put_table, read_rows, write_rows
-from flyweight.provenance import source_commit
+from flyweight._provenance import source_commit
 from flyweight.training import describe_device
 
 RESULTS = Path(__file__).parent / "results"

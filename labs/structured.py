@@ -30,21 +30,28 @@ from torch import Tensor, nn
 from benchmarks.report import Row, markdown, put_table, write_rows
 from flyweight import (
     CompressedModel,
-    PruningRecipe,
+    PruningConfig,
     decompress,
     load_cifar10,
     load_pretrained,
     prune,
     save,
-    summary,
+    summarize_sparsity,
 )
-from flyweight.console import progress_bar
-from flyweight.data import Cifar10
+from flyweight.cli.console import progress_bar
+from flyweight.cifar import Cifar10
 from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
-from flyweight.pruning import select_weights, zero_filters
-from flyweight.quantization import share
+from flyweight.modules import select_weights
+from flyweight.pruning import zero_filters
+from flyweight.quantization import quantize_kmeans
 from flyweight.structured import remove_filters
-from flyweight.training import TrainingConfig, accuracy, choose_device, fit_, prefixed
+from flyweight.training import (
+    TrainingConfig,
+    accuracy,
+    choose_device,
+    train_,
+    prefixed,
+)
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, states, where
 from labs.teacher import dense_teacher
@@ -74,7 +81,7 @@ def milliseconds(models: Mapping[str, nn.Module], images: Tensor, repeats: int) 
 def through_a_file(model: nn.Module) -> tuple[int, nn.Module]:
     """Bytes of a file in which a layer has 32 values at most, and the network that is in it."""
     tensors = {
-        name: share(value, bits=5) if value.ndim > 1 else value
+        name: quantize_kmeans(value, bits=5) if value.ndim > 1 else value
         for name, value in model.state_dict().items()
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +99,7 @@ def by_group_lasso(
     penalty = Penalty(STRENGTH, operator=group_soft_threshold, layers=INNER)
     driven = copy.deepcopy(model).to(choose_device(device))
     with progress_bar(quiet=False) as progress:
-        fit_(
+        train_(
             driven,
             data.split("train45k").to(choose_device(device)),
             dataclasses.replace(config, distillation=0.0),
@@ -126,7 +133,7 @@ def networks(
     )
     none = dataclasses.replace(whole, epochs=0)
 
-    def go_on(model: nn.Module, recipe: PruningRecipe, seed: int, what: str) -> nn.Module:
+    def go_on(model: nn.Module, recipe: PruningConfig, seed: int, what: str) -> nn.Module:
         with progress_bar(quiet=False) as progress:
             return prune(
                 model,
@@ -139,7 +146,7 @@ def networks(
                 progress=prefixed(progress, what),
             )
 
-    half = PruningRecipe(
+    half = PruningConfig(
         sparsity=0.5, pattern="filters", schedule="linear", layers=INNER, training=before
     )
     at_once = dataclasses.replace(half, schedule="one-shot", training=none)
@@ -151,13 +158,13 @@ def networks(
     }
     zeros[BY_NORM] = zeros_of(pruned[BY_NORM])
     # What is lost with the constants of dead filters comes back in the second half.
-    rest = PruningRecipe(sparsity=0.0, schedule="one-shot", training=after)
+    rest = PruningConfig(sparsity=0.0, schedule="one-shot", training=after)
     smaller = {
         name: go_on(remove_filters(model, torch.zeros(1, 3, 32, 32)), rest, seed + 1, name)
         for name, model in pruned.items()
     }
-    sparsity = 1 - summary(smaller[BY_NORM]).parameters / summary(dense).parameters
-    single = PruningRecipe(sparsity=sparsity, ramp=0.5, training=whole)
+    sparsity = 1 - summarize_sparsity(smaller[BY_NORM]).parameters / summarize_sparsity(dense).parameters
+    single = PruningConfig(sparsity=sparsity, ramp=0.5, training=whole)
     found = {"dense": dense, SINGLE: go_on(dense, single, seed, SINGLE), **smaller}
     return found, zeros
 
@@ -177,7 +184,7 @@ def rows_of(
     loaded = {n: m.to(target, memory_format=order).eval() for n, (_, m) in files.items()}
     images = torch.randn(max(BATCHES), 3, 32, 32, device=target).to(memory_format=order)
     taken = {size: milliseconds(loaded, images[:size], 30) for size in BATCHES}
-    counted = {name: summary(model) for name, model in loaded.items()}
+    counted = {name: summarize_sparsity(model) for name, model in loaded.items()}
     return [
         {
             "network": name,

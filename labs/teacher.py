@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight import load_pretrained
-from flyweight.models import add_network_
+from flyweight.modules import add_network_
 from flyweight.training import describe_device
 from labs.rows import STATES
 

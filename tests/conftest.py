@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flyweight.data import Cifar10, load_cifar10
+from flyweight.cifar import Cifar10, load_cifar10
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flyweight.report import LINES, in_style, label_axes, legend_above, save_figure, sheet
+from flyweight.report import (
+    LINES,
+    in_style,
+    label_axes,
+    legend_above,
+    save_figure,
+    sheet,
+)
 from flyweight.sparse_regression import History
 from labs.sparse_regression.cases import (
     L1_STRENGTHS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import DataError, ModelError
-from flyweight.modes import evaluating
+from flyweight.batches import evaluating
 
 __all__ = [
     "batch_norm_drift",

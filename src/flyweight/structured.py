@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import ModelError
-from flyweight.modes import evaluating
-from flyweight.parametrizations import check_detached
+from flyweight.batches import evaluating
+from flyweight.modules import check_detached
 from flyweight.pruning import zero_filters
 
 __all__ = ["feeding_layers", "remove_filters", "silence_filters_"]

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flyweight.cli import main
-from flyweight.data import Cifar10, Split, load_cifar10
-from flyweight.files import save
-from flyweight.pipeline import compress
+from flyweight.cifar import Cifar10, Split, load_cifar10
+from flyweight.io import save
+from flyweight.compression import compress
 from flyweight.recipes import Recipe
 
 NETWORKS = """\
@@ -101,8 +101,8 @@ def folder(tmp_path, monkeypatch, tiny_data, tiny_fly):
     def load(path=None, *, progress=None):
         return tiny_data if path is None else load_cifar10(path, progress=progress)
 
-    monkeypatch.setattr("flyweight.proof.load_cifar10", load)
-    monkeypatch.setattr("flyweight.training.run.load_cifar10", load)
+    monkeypatch.setattr("flyweight.proof_old.load_cifar10", load)
+    monkeypatch.setattr("flyweight.cifar.train.load_cifar10", load)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != ""])
     monkeypatch.delitem(sys.modules, "networks", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flyweight.data import Cifar10, Split
-from flyweight.files import decompress
-from flyweight.models import create_model
+from flyweight.cifar import Cifar10, Split
+from flyweight.io import decompress
+from flyweight.cifar import create_model
 from flyweight.training import fit
 
 TINY = ("--architecture", "networks:tiny")
@@ -69,7 +69,7 @@ def test_a_network_by_name_is_named_in_the_file_and_needs_no_architecture(
 ):
     test = Split(tiny_data.test.images[:10], tiny_data.test.labels[:10])
     monkeypatch.setattr(
-        "flyweight.proof.load_cifar10",
+        "flyweight.proof_old.load_cifar10",
         lambda path, *, progress: Cifar10(tiny_data.train, test),
     )
     state = create_model("resnet20", seed=3).state_dict()
@@ -129,7 +129,7 @@ def test_train_prints_its_card_and_does_not_write_over_a_run(folder, cli, monkey
     networks: dict = {}
     exec((folder / "networks.py").read_text(), networks)
     monkeypatch.setattr(
-        "flyweight.training.run.create_model", lambda name, seed: networks["tiny"]()
+        "flyweight.cifar.train.create_model", lambda name, seed: networks["tiny"]()
     )
     arguments = ("train", "resnet20", "-o", "run", "--epochs", "1", "--device", "cpu")
     card = cli(*arguments, "--seed", "5", "--json").json()

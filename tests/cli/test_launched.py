@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flyweight.files import decompress
+from flyweight.io import decompress
 
 SCRIPT = Path(__file__).parent / "launched.py"
 TRAINED = """\

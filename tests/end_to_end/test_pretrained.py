@@ -2,8 +2,8 @@
 
 import pytest
 
-from flyweight.data import Split
-from flyweight.models import load_pretrained, pretrained_card
+from flyweight.cifar import Split
+from flyweight.cifar import load_pretrained, pretrained_card
 from flyweight.training import accuracy
 
 

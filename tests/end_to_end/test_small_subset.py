@@ -7,14 +7,19 @@ import pytest
 import torch
 
 from flyweight.compressed import CompressedTensor
-from flyweight.data import Cifar10, Split
-from flyweight.files import load, save
-from flyweight.ledger import ledger
-from flyweight.models import create_model, load_pretrained
-from flyweight.pipeline import compress
-from flyweight.proof import course_ratio
-from flyweight.recipes import PruningRecipe, Recipe, SharingRecipe
-from flyweight.training import TrainingConfig, accuracy, fit_, predict
+from flyweight.cifar import Cifar10, Split
+from flyweight.io import load, save
+from flyweight.size_report import inspect
+from flyweight.cifar import create_model, load_pretrained
+from flyweight.compression import compress
+from flyweight.proof_old import course_ratio
+from flyweight.recipes import PruningConfig, Recipe, QuantizationConfig
+from flyweight.training import (
+    TrainingConfig,
+    accuracy,
+    train_,
+    predict,
+)
 
 EPOCH = TrainingConfig(epochs=1, batch_size=50, learning_rate=0.05, ema_decay=0.0)
 PRETRAINED = resources.files("flyweight.models") / "pretrained" / "resnet20.safetensors"
@@ -33,19 +38,19 @@ def test_a_resnet_becomes_a_small_file_that_loads_back_identical(tmp_path, subse
     training = subset.split("train45k")
     assert len(training) == 1000
     model = create_model("resnet20")
-    losses = fit_(model, training, dataclasses.replace(EPOCH, epochs=2)).losses
+    losses = train_(model, training, dataclasses.replace(EPOCH, epochs=2)).losses
     assert losses[1] < losses[0]
 
     recipe = Recipe(
-        pruning=PruningRecipe(sparsity=0.8, interval=2, training=EPOCH),
-        sharing=SharingRecipe(bits=3, training=dataclasses.replace(EPOCH, learning_rate=0.002)),
+        pruning=PruningConfig(sparsity=0.8, interval=2, training=EPOCH),
+        sharing=QuantizationConfig(bits=3, training=dataclasses.replace(EPOCH, learning_rate=0.002)),
     )
     compressed = compress(model, recipe, data=subset, device="cpu")
     path = tmp_path / "resnet20.fly"
     size = save(compressed, path)
 
     dense = 4 * 269_722
-    assert size == path.stat().st_size == ledger(path).total_bytes
+    assert size == path.stat().st_size == inspect(path).total_bytes
     assert dense / size > 20
     assert course_ratio(compressed) > dense / size
 
@@ -70,8 +75,8 @@ def test_a_resnet_becomes_a_small_file_that_loads_back_identical(tmp_path, subse
 def test_the_shipped_weights_survive_a_light_compression(tmp_path, cifar10, subset):
     once = dataclasses.replace(EPOCH, epochs=0)
     recipe = Recipe(
-        pruning=PruningRecipe(sparsity=0.3, training=once),
-        sharing=SharingRecipe(bits=5, training=once),
+        pruning=PruningConfig(sparsity=0.3, training=once),
+        sharing=QuantizationConfig(bits=5, training=once),
     )
     compressed = compress("resnet20", recipe, data=subset, device="cpu")
     size = save(compressed, tmp_path / "resnet20.fly")

@@ -18,10 +18,10 @@ from flyweight.coding import (
     code_lossless,
     code_shared,
     decode_channels,
-    decode_shared,
+    DEcode_shared,
     join,
 )
-from flyweight.container import Container, dumps
+from flyweight.format import Container, dumps
 
 FOLDER = Path(__file__).parent
 
@@ -233,7 +233,7 @@ def scaled_values():
     """Return what they decode to, name -> (dtype, array, coder), computed by single steps."""
     table = {}
     for tensor in scaled_tensors():
-        symbols, levels = decode_shared(tensor)
+        symbols, levels = DEcode_shared(tensor)
         tables = [levels, *(one for one in decode_channels(tensor) if one is not None)]
         if tensor.dtype == "bfloat16":
             tables = [(one.astype("u4") << 16).view("f4") for one in tables]
@@ -253,7 +253,7 @@ def scaled_values():
 
 
 def joined_container():
-    """Return the content of ``v1-joined.fly``."""
+    """Return the content of ``v1-groups.fly``."""
     tensors = coded(joined_arrays())
     for coder in ("plain", "interleaved", "rans", "context"):
         names = [f"{coder}.{number}.weight" for number in range(3)]
@@ -288,7 +288,7 @@ def make():
     return {
         "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
         "v1-coders": (dumps(coded_container()), coded),
-        "v1-joined": (dumps(joined_container()), expected(joined_arrays())),
+        "v1-groups": (dumps(joined_container()), expected(joined_arrays())),
         "v1-scaled": (dumps(scaled_container()), scaled),
         "v1-bare": (dumps(coded_container(), bare=True), coded),
     }

@@ -12,7 +12,7 @@ import torch
 
 from flyweight.coding import carrier, decode_tensor
 from flyweight.compressed import CompressedModel
-from flyweight.container import dumps, read
+from flyweight.format import dumps, read
 
 FOLDER = Path(__file__).parent
 MAKER = runpy.run_path(str(FOLDER / "make_golden.py"))

@@ -11,8 +11,13 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from flyweight.coding import code_lossless, code_shared, decode_tensor, join
-from flyweight.container import Container, dumps, loads
+from flyweight.coding import (
+    code_lossless,
+    code_shared,
+    decode_tensor,
+    join,
+)
+from flyweight.format import Container, dumps, loads
 from flyweight.errors import FormatError
 
 FOLDER = Path(__file__).parent

@@ -31,9 +31,10 @@ from flyweight.coding import (
     encode_symbols,
 )
 from flyweight.coding.forms import OWN_PARTS
-from flyweight.coding.header import Shapes, pack_header
+from flyweight.coding.header.outline import Shapes
+from flyweight.coding.header.pack import pack_header
 from flyweight.coding.varint import varint
-from flyweight.container import Container, dumps
+from flyweight.format import Container, dumps
 
 __all__ = ["KINDS", "Case", "case"]
 

@@ -24,8 +24,8 @@ from flyweight.coding import (
     join,
 )
 from flyweight.coding.channels import SCALED_DTYPES
-from flyweight.coding.context import encode_context
-from flyweight.container import Container
+from flyweight.coding.context.stream import encode_context
+from flyweight.format import Container
 
 __all__ = [
     "CODERS",

@@ -31,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from flyweight.coding.threads import cores
-from flyweight.provenance import source_commit
+from flyweight._provenance import source_commit
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"

@@ -28,21 +28,27 @@ from corpus import checkpoint, coded_arrays, joined, seeds
 from sealing import sealed
 
 from flyweight.checkpoints import open_checkpoint, read_values
-from flyweight.coding import DTYPES, CodedTensor, carrier, decode, decode_tensor
-from flyweight.coding.context import decode_context
+from flyweight.coding import (
+    DTYPES,
+    CodedTensor,
+    carrier,
+    decode,
+    decode_tensor,
+)
+from flyweight.coding.context.stream import decode_context
 from flyweight.coding.interleaved import decode_interleaved
 from flyweight.coding.planes import decode_planes
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans import decode_rans
+from flyweight.coding.rans.stream import decode_rans
 from flyweight.coding.varint import ByteReader
-from flyweight.container import Reader, loads
+from flyweight.format import Reader, loads
 from flyweight.errors import CheckpointError, FormatError
-from flyweight.ledger import ledger
+from flyweight.size_report import inspect
 
 __all__ = ["DECODERS", "MOST_SECONDS", "Judge", "Tally"]
 
 DECODERS = (
-    *("file", "reader", "ledger", "huffman", "positions", "interleaved", "rans"),
+    *("file", "reader", "inspect", "huffman", "positions", "interleaved", "rans"),
     *("context of kernels", "context of energies", "planes", "dense", "constant", "joined"),
     "scaled",
     *("array of planes", "array of interleaved", "array of rans", "array of context"),
@@ -166,7 +172,7 @@ class Judge:
                 self._tensor(tensor)
         if self.number % 32 == 0:
             size += sum(_declared(tensor) for tensor in tensors)
-            self._attempt("ledger", size, lambda: ledger(data, skeleton=lambda _: case.shapes))
+            self._attempt("inspect", size, lambda: inspect(data, skeleton=lambda _: case.shapes))
 
     def _tensor(self, tensor: CodedTensor) -> None:
         """Decode a tensor as it comes, and by both engines of its coder."""

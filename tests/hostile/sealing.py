@@ -7,8 +7,13 @@ from contextlib import ExitStack
 from types import ModuleType
 
 from flyweight.coding import CodedTensor
-from flyweight.coding.header import Outline, outline_of
-from flyweight.container import Container, dumps, layout, writer
+from flyweight.coding.header.outline import Outline, outline_of
+from flyweight.format import (
+    Container,
+    dumps,
+    layout,
+    writer,
+)
 from flyweight.errors import FormatError
 
 __all__ = ["outlines", "resealed", "sealed"]

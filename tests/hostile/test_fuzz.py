@@ -13,7 +13,7 @@ from fuzz import run_cases
 from judge import DECODERS, Judge
 from sealing import sealed
 
-from flyweight.container import loads
+from flyweight.format import loads
 
 NEVER_REFUSED = ("dense", "constant")  # but for booleans, which are few
 

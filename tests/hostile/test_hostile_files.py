@@ -19,18 +19,20 @@ from flyweight.coding import (
     code_shared,
     decode,
     decode_positions,
-    decode_shared,
+    DEcode_shared,
     decode_symbols,
     decode_tensor,
     encode_positions,
     encode_symbols,
 )
-from flyweight.coding.header import outline_of, pack_header, unpack_header
-from flyweight.coding.rans import decode_rans
+from flyweight.coding.header.outline import outline_of
+from flyweight.coding.header.pack import pack_header
+from flyweight.coding.header.unpack import unpack_header
+from flyweight.coding.rans.stream import decode_rans
 from flyweight.coding.varint import varint
-from flyweight.container import Container, dumps, loads
+from flyweight.format import Container, dumps, loads
 from flyweight.errors import FormatError
-from flyweight.ledger import ledger
+from flyweight.size_report import inspect
 
 GOLDEN = (Path(__file__).parents[1] / "golden" / "v1.fly").read_bytes()
 
@@ -172,7 +174,7 @@ def test_any_damage_to_a_part_under_right_checksums():
                     damaged = part[:place] + piece + part[place + 1 :]
                     parts = dict(tensor.parts) | {kind: damaged}
                     try:
-                        got, _ = decode_shared(dataclasses.replace(tensor, parts=parts))
+                        got, _ = DEcode_shared(dataclasses.replace(tensor, parts=parts))
                     except FormatError:
                         refused += 1
                     else:
@@ -352,7 +354,7 @@ def test_the_defect_is_named(data, message):
     with pytest.raises(FormatError, match=message):
         open_all(data)
     with pytest.raises(FormatError, match=message):
-        ledger(data)
+        inspect(data)
 
 
 def test_a_file_spliced_of_two_is_refused():

@@ -16,9 +16,14 @@ from flyweight.coding.huffman import (
     decode_symbols,
     encode_symbols,
 )
-from flyweight.coding.join import join
+from flyweight.coding.groups import join
 from flyweight.coding.positions import decode_positions, encode_positions
-from flyweight.coding.scalars import DTYPES, carrier, pack_scalars, unpack_scalars
+from flyweight.coding.scalars import (
+    DTYPES,
+    carrier,
+    pack_scalars,
+    unpack_scalars,
+)
 from flyweight.coding.symbols import PartKind
 from flyweight.coding.tensors import (
     code_alias,
@@ -28,7 +33,7 @@ from flyweight.coding.tensors import (
     code_shared,
     decode_channels,
     decode_dense,
-    decode_shared,
+    DEcode_shared,
     decode_tensor,
 )
 
@@ -51,7 +56,7 @@ __all__ = [
     "decode_channels",
     "decode_dense",
     "decode_positions",
-    "decode_shared",
+    "DEcode_shared",
     "decode_symbols",
     "decode_tensor",
     "encode",

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES
-from flyweight.coding.context import signed_values, symbols_of
+from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.planes import decode_planes
 from flyweight.coding.scalars import DTYPES, carrier, may_store
 from flyweight.coding.symbols import Coder, PartKind, unpack_symbols

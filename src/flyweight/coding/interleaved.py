@@ -42,7 +42,7 @@ from flyweight.coding.huffman import (
     pack_lengths,
     unpack_lengths,
 )
-from flyweight.coding.loops import loops_for
+from flyweight.coding.numba_choice import loops_for
 from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import LONGEST_VARINT, ByteReader, varint
 from flyweight.errors import FormatError

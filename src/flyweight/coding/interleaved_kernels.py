@@ -18,7 +18,7 @@ from numba.extending import (  # type: ignore[import-untyped, import-not-found, 
 )
 from numpy.typing import NDArray
 
-from flyweight.coding.compiling import kernel
+from flyweight.coding.numba_compiler import kernel
 
 __all__ = [
     "build_tables",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flyweight.coding.compiling import kernel
+from flyweight.coding.numba_compiler import kernel
 
 __all__ = ["join_eight", "join_four", "join_two", "split_eight", "split_four", "split_two"]
 

@@ -27,7 +27,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flyweight.coding.huffman import code_lengths, decode_symbols, encode_symbols, pack_lengths
+from flyweight.coding.huffman import (
+    code_lengths,
+    decode_symbols,
+    encode_symbols,
+    pack_lengths,
+)
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 

@@ -15,7 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flyweight.coding.coders import Effort, SymbolCoder, coders_to_try, decode_stream, encode_stream
+from flyweight.coding.coders import (
+    Effort,
+    SymbolCoder,
+    coders_to_try,
+    decode_stream,
+    encode_stream,
+)
 from flyweight.coding.huffman import decode_symbols, encode_symbols
 from flyweight.coding.positions import decode_positions, encode_positions
 from flyweight.coding.varint import ByteReader, varint

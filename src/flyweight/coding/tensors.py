@@ -13,10 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES, all_finite, scaled_values
 from flyweight.coding.coders import Effort
-from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding, defect
+from flyweight.coding.forms import (
+    MAX_LEVELS,
+    OWN_PARTS,
+    CodedTensor,
+    Encoding,
+    defect,
+)
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.scalars import carrier, pack_scalars, unpack_scalars
-from flyweight.coding.symbols import Coder, PartKind, pack_symbols, unpack_symbols
+from flyweight.coding.symbols import (
+    Coder,
+    PartKind,
+    pack_symbols,
+    unpack_symbols,
+)
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
@@ -27,7 +38,7 @@ __all__ = [
     "code_shared",
     "decode_channels",
     "decode_dense",
-    "decode_shared",
+    "DEcode_shared",
     "decode_tensor",
     "negative_levels",
 ]
@@ -63,7 +74,7 @@ def code_shared(
         coder: takes this one, "plain", "interleaved", "rans" or "context", whatever its bytes.
 
     >>> tensor = code_shared("w", [[0, 1], [2, 0]], levels=np.float32([-0.5, 0.5]))
-    >>> decode_shared(tensor)[0].tolist()
+    >>> DEcode_shared(tensor)[0].tolist()
     [[0, 1], [2, 0]]
     """
     symbols = np.asarray(symbols)
@@ -126,7 +137,7 @@ def negative_levels(levels: NDArray[Any], dtype: str) -> int:
     return 0 if levels.dtype.kind == "c" else int(np.count_nonzero(levels < 0))
 
 
-def decode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]]:
+def DEcode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]]:
     """Return (symbols, levels) of a shared tensor; symbols have the shape of the tensor.
 
     Raises `FormatError` naming the tensor if a part is damaged.
@@ -275,7 +286,7 @@ def decode_tensor(tensor: CodedTensor) -> NDArray[Any]:
     """Return the values of any tensor that is no alias, as an array of the carrier of its dtype."""
     if tensor.encoding != "shared":
         return decode_dense(tensor)
-    symbols, levels = decode_shared(tensor)
+    symbols, levels = DEcode_shared(tensor)
     values = np.concatenate([np.zeros(1, dtype=levels.dtype), levels])[symbols]
     scales, offsets = decode_channels(tensor)
     if scales is None:

@@ -10,7 +10,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from flyweight.container import check_target, replacing
+from flyweight.format import check_target, replacing
 from flyweight.errors import ModelError
 from flyweight.int8.constants import store_integers_
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flyweight.calibration import check_inputs
+from flyweight.batches import check_inputs
 from flyweight.errors import ModelError
-from flyweight.parametrizations import check_detached, check_plain
+from flyweight.modules import check_detached, check_plain
 from flyweight.structured import feeding_layers
 
 __all__ = ["added_to", "fold_into_convolutions"]

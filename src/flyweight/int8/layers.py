@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flyweight.calibration import checked_batches
+from flyweight.batches import checked_batches
 from flyweight.errors import DataError, ModelError
 from flyweight.int8.folding import added_to, fold_into_convolutions
 from flyweight.int8.observer import Observer
-from flyweight.parametrizations import check_detached
+from flyweight.modules import check_detached
 
 __all__ = ["Int8Layer", "check_float", "prepare_int8"]
 
@@ -20,7 +20,7 @@ _LEAST_SHARE = 2.0**-16  # of the largest scale of a layer
 _LARGEST_BIAS = 2.0**30  # in levels
 
 
-class Int8Layer(nn.Module):
+class Int8Layer(IntegerLayer):
     """A linear layer or convolution with int8 weights, inputs and outputs, in simulation.
 
     Weights are symmetric, −63 to 63 times a scale for each output, or −127 to 127 without
@@ -98,20 +98,6 @@ class Int8Layer(nn.Module):
             found = self.layer._conv_forward(inputs, weight, bias)
         rounded: Tensor = self.outputs(found)
         return rounded
-
-
-def check_float(model: nn.Module) -> None:
-    """Raise ModelError where another stage works on the weights, or layers compute in 8 bits.
-
-    Example:
-        >>> check_float(nn.Linear(2, 2))
-    """
-    check_detached(model)
-    for name, module in model.named_modules():
-        if isinstance(module, Int8Layer):
-            raise ModelError(
-                f"layer {name!r} computes in 8 bits already; take the model that it was made from"
-            )
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

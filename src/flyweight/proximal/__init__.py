@@ -1,7 +1,12 @@
 """Proximal operators: the small step that makes exact zeros, alone or after any optimiser."""
 
 from flyweight.proximal.groups import group_soft_threshold
-from flyweight.proximal.optimizer import Operator, Penalty, ProximalSteps, attach_proximal_
+from flyweight.proximal.optimizer import (
+    Operator,
+    Penalty,
+    ProximalSteps,
+    attach_proximal_,
+)
 from flyweight.proximal.penalties import (
     elastic_net,
     hard_threshold,

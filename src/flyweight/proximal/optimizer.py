@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flyweight.errors import ModelError, RecipeError
 from flyweight.proximal.checks import Step
 from flyweight.proximal.penalties import soft_threshold
-from flyweight.pruning import matching, overrides_by_name, select_weights
+from flyweight.modules import matching, overrides_by_name, select_weights
 
 __all__ = ["Operator", "Penalty", "ProximalSteps", "attach_proximal_"]
 

@@ -24,7 +24,12 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
-from flyweight.proximal.checks import Step, check_penalty, kept, threshold_of
+from flyweight.proximal.checks import (
+    Step,
+    check_penalty,
+    kept,
+    threshold_of,
+)
 from flyweight.pruning.ranking import check_finite, keep_highest
 
 __all__ = ["elastic_net", "hard_threshold", "mcp", "scad", "soft_threshold", "trimmed_l1"]

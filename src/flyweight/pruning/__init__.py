@@ -1,33 +1,55 @@
-"""Which weights go: masks by many criteria, and how sparsity grows over a run."""
+"""Prune weights: criteria, masks, schedules and the `Pruner`."""
 
-from flyweight.pruning.allocation import allocate
+from flyweight.pruning.allocation import (
+    allocate,
+)
 from flyweight.pruning.analysis import (
     LayerSummary,
     SensitivityPoint,
     Summary,
     filter_sums,
     sensitivity,
-    summary,
+    summarize_sparsity,
     zero_filters,
 )
-from flyweight.pruning.choice import Pattern, choose_masks
+from flyweight.pruning.choice import (
+    Pattern,
+    choose_masks,
+)
 from flyweight.pruning.criteria import (
     global_magnitude_masks,
     percentile_mask,
     random_mask,
     std_mask,
 )
-from flyweight.pruning.layers import (
-    apply_masks_,
-    matching,
-    matching_parameters,
-    overrides_by_name,
-    select_weights,
-    weights_named,
+from flyweight.pruning.masked_weight import (
+    MaskedWeight,
 )
-from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
-from flyweight.pruning.ranking import masks_by_score
-from flyweight.pruning.saliency import fisher_information, reached_weights, saliency_scores
+from flyweight.pruning.patterns import (
+    block_extents,
+    block_mask,
+    channel_mask,
+    filter_mask,
+    from_blocks,
+    n_of_m_mask,
+    to_blocks,
+)
+from flyweight.pruning.pruner import (
+    Pruning,
+    prune_,
+)
+from flyweight.pruning.ranking import (
+    check_finite,
+    check_fraction,
+    keep_highest,
+    masks_by_score,
+)
+from flyweight.pruning.saliency import (
+    Loss,
+    fisher_information,
+    reached_weights,
+    saliency_scores,
+)
 from flyweight.pruning.schedules import (
     SCHEDULES,
     Unit,
@@ -38,38 +60,42 @@ from flyweight.pruning.schedules import (
 )
 
 __all__ = [
-    "SCHEDULES",
     "LayerSummary",
+    "Loss",
+    "MaskedWeight",
     "Pattern",
+    "Pruning",
+    "SCHEDULES",
     "SensitivityPoint",
     "Summary",
     "Unit",
     "allocate",
-    "apply_masks_",
+    "block_extents",
     "block_mask",
     "channel_mask",
+    "check_finite",
+    "check_fraction",
     "choose_masks",
     "cubic_sparsity",
     "filter_mask",
     "filter_sums",
     "fisher_information",
+    "from_blocks",
     "global_magnitude_masks",
+    "keep_highest",
     "linear_sparsity",
     "masks_by_score",
-    "matching",
-    "matching_parameters",
     "n_of_m_mask",
-    "overrides_by_name",
     "percentile_mask",
+    "prune_",
     "prunings",
     "random_mask",
     "reached_weights",
     "saliency_scores",
-    "select_weights",
     "sensitivity",
     "sparsity_at",
     "std_mask",
-    "summary",
-    "weights_named",
+    "summarize_sparsity",
+    "to_blocks",
     "zero_filters",
 ]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flyweight.errors import ModelError
-from flyweight.modes import evaluating
+from flyweight.batches import evaluating
 from flyweight.pruning.choice import Pattern
-from flyweight.pruning.layers import select_weights
+from flyweight.modules.selection import select_weights
 from flyweight.pruning.patterns import block_extents
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "Summary",
     "filter_sums",
     "sensitivity",
-    "summary",
+    "summarize_sparsity",
     "zero_filters",
 ]
 
@@ -104,7 +104,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def summary(model: nn.Module) -> Summary:
+def summarize_sparsity(model: nn.Module) -> Summary:
     """Count the non-zero weights of every layer, as the layer sees them.
 
     Raises ModelError for a model without weights of two and more dimensions.
@@ -112,11 +112,11 @@ def summary(model: nn.Module) -> Summary:
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 2))
         >>> _ = model[0].weight.data.copy_(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0, 0, 0, 0]]))
-        >>> print(summary(model))
+        >>> print(summarize_sparsity(model))
         layer     type     parameters    non-zeros  sparsity
         0.weight  Linear            8            3    0.6250
         total                       8            3    0.6250
-        >>> summary(model).layers[0].zero_filters
+        >>> summarize_sparsity(model).layers[0].zero_filters
         1
     """
     with torch.no_grad(), evaluating(model):  # spectral_norm of torch counts each look in training

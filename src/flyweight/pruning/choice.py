@@ -12,8 +12,13 @@ from typing import Literal
 from torch import Tensor
 
 from flyweight.errors import ModelError, RecipeError
-from flyweight.pruning.layers import matching
-from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
+from flyweight.modules.selection import matching
+from flyweight.pruning.patterns import (
+    block_mask,
+    channel_mask,
+    filter_mask,
+    n_of_m_mask,
+)
 from flyweight.pruning.ranking import masks_by_score
 
 __all__ = ["Pattern", "choose_masks"]

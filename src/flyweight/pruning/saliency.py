@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flyweight.errors import DataError, ModelError
-from flyweight.modes import evaluating
+from flyweight.batches import evaluating
 
 __all__ = ["Loss", "fisher_information", "reached_weights", "saliency_scores"]
 

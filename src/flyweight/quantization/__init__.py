@@ -1,40 +1,95 @@
-"""Few values for many weights, by k-means or on a grid, with zeros kept."""
+"""Quantize weights: k-means, fixed point, learned steps, GPTQ, post-training, the `Quantizer`."""
 
-from flyweight.quantization.comparison import SchemeError, compare_schemes
-from flyweight.quantization.fixed_point import SCHEMES, FixedPoint, Grid, Scheme, fixed_point
-from flyweight.quantization.kept import kept_weights
-from flyweight.quantization.kmeans import kmeans_1d
-from flyweight.quantization.optimum import optimal_edges
+from flyweight.quantization.bias_correction import (
+    correct_biases_,
+)
+from flyweight.quantization.comparison import (
+    SchemeError,
+    compare_schemes,
+)
+from flyweight.quantization.exact_kmeans import (
+    LEAST_SHARE,
+    exact_kmeans_edges,
+)
+from flyweight.quantization.fixed_point import (
+    FixedPoint,
+    Grid,
+    SCHEMES,
+    Scheme,
+    quantize_fixed_point,
+)
+from flyweight.quantization.fixed_point_weight import (
+    BinaryWeight,
+    FixedPointWeight,
+)
+from flyweight.quantization.gptq_rounding import (
+    input_correlations,
+    gptq,
+)
+from flyweight.quantization.kmeans import (
+    kmeans_1d,
+    nearest,
+)
+from flyweight.quantization.kmeans_initialization import (
+    INITIALIZATIONS,
+    Initialization,
+    initial_centroids,
+)
+from flyweight.quantization.kmeans_weight import (
+    KMeansWeight,
+)
+from flyweight.quantization.learned_step_weight import (
+    LearnedStepWeight,
+    TernaryWeight,
+)
+from flyweight.quantization.post_training import (
+    quantize_post_training_,
+)
+from flyweight.quantization.quantizer import (
+    Quantization,
+    quantize_,
+)
 from flyweight.quantization.rate_distortion import (
     LARGEST_CODE,
-    check_price,
+    check_loss_per_bit,
     code_bits,
-    rate_distortion,
-    steps_at_price,
+    rdoq,
+    steps_at_loss_per_bit,
 )
-from flyweight.quantization.second_order import input_correlations, round_second_order
-from flyweight.quantization.sharing import share
-from flyweight.quantization.starts import INITIALIZATIONS, Initialization
+from flyweight.quantization.weight_sharing import (
+    quantize_kmeans,
+)
 
 __all__ = [
-    "INITIALIZATIONS",
-    "LARGEST_CODE",
-    "SCHEMES",
+    "BinaryWeight",
     "FixedPoint",
+    "FixedPointWeight",
     "Grid",
+    "INITIALIZATIONS",
     "Initialization",
+    "LARGEST_CODE",
+    "LEAST_SHARE",
+    "LearnedStepWeight",
+    "Quantization",
+    "SCHEMES",
     "Scheme",
     "SchemeError",
-    "check_price",
+    "KMeansWeight",
+    "TernaryWeight",
+    "check_loss_per_bit",
     "code_bits",
     "compare_schemes",
-    "fixed_point",
+    "correct_biases_",
+    "initial_centroids",
+    "quantize_fixed_point",
     "input_correlations",
-    "kept_weights",
     "kmeans_1d",
-    "optimal_edges",
-    "rate_distortion",
-    "round_second_order",
-    "share",
-    "steps_at_price",
+    "nearest",
+    "exact_kmeans_edges",
+    "quantize_",
+    "quantize_post_training_",
+    "rdoq",
+    "gptq",
+    "quantize_kmeans",
+    "steps_at_loss_per_bit",
 ]

@@ -13,9 +13,9 @@ from torch import Tensor
 from flyweight.coding import entropy
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.quantization.fixed_point import SCHEMES, Scheme, fixed_point
-from flyweight.quantization.rate_distortion import rate_distortion
-from flyweight.quantization.sharing import share
+from flyweight.quantization.fixed_point import SCHEMES, Scheme, quantize_fixed_point
+from flyweight.quantization.rate_distortion import rdoq
+from flyweight.quantization.weight_sharing import quantize_kmeans
 
 __all__ = ["SchemeError", "compare_schemes"]
 
@@ -69,15 +69,15 @@ def compare_schemes(
 
 def _quantized(scheme: str, weight: Tensor, bits: int) -> CompressedTensor:
     if scheme == "k-means":
-        return share(weight, bits=bits, init="optimal")
+        return quantize_kmeans(weight, bits=bits, init="optimal")
     if scheme == "rate and distortion":
         size = float(weight.detach().double().square().mean().sqrt())
         step = _COARSEST * 2.0**-bits * max(size, 1e-30)
-        # The price at which steps_at_price takes this step, of weights that count once.
-        return rate_distortion(weight, step=step, price=step**2 * math.log(2) / 6)
+        # The price at which steps_at_loss_per_bit takes this step, of weights that count once.
+        return rdoq(weight, step=step, price=step**2 * math.log(2) / 6)
     per_channel = scheme.endswith(_PER_CHANNEL) and weight.ndim > 1
     scheme = scheme.removesuffix(_PER_CHANNEL)
-    return fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme), per_channel=per_channel)
+    return quantize_fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme), per_channel=per_channel)
 
 
 def _measured(scheme: str, bits: int, weights: Mapping[str, Tensor]) -> SchemeError:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from flyweight.compressed import CompressedTensor, by_channel
 from flyweight.errors import ModelError
-from flyweight.quantization.kept import kept_weights
+from flyweight.modules.selection import nonzero_mask
 
-__all__ = ["SCHEMES", "FixedPoint", "Grid", "Scheme", "fixed_point"]
+__all__ = ["SCHEMES", "FixedPoint", "Grid", "Scheme", "quantize_fixed_point"]
 
-Scheme = Literal["asymmetric", "narrow", "mid-rise"]
+Scheme = Literal["uniform", "symmetric", "symmetric-no-zero"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 
@@ -74,14 +74,14 @@ class FixedPoint:
     """How weights become fixed point; the range is taken from the weights each time.
 
     Attributes:
-        bits: 1 to 8; 2 and more for "narrow".
-        scheme: "asymmetric" has 2^bits levels from the least to the largest weight that is kept;
-            "mid-rise" has as many from −m to m, m being the largest magnitude, and none at zero;
-            "narrow" has 2^(bits−1) − 1 on either side of a level at zero.
+        bits: 1 to 8; 2 and more for "symmetric".
+        scheme: "uniform" has 2^bits levels from the least to the largest weight that is kept;
+            "symmetric-no-zero" has as many from −m to m, m being the largest magnitude, and none at zero;
+            "symmetric" has 2^(bits−1) − 1 on either side of a level at zero.
         per_channel: a range for each place along the first dimension: an output of a linear layer
             or a convolution, an input of a transposed one, a row of an embedding.
         power_of_two: the distance of levels is the next power of two.
-        zero_level: "asymmetric" with zero among the 2^bits levels, at a whole code; the range then
+        zero_level: "uniform" with zero among the 2^bits levels, at a whole code; the range then
             takes it in.
 
     Raises ModelError for what cannot be.
@@ -89,18 +89,18 @@ class FixedPoint:
     Example:
         >>> weight = torch.tensor([-1.0, 0.1, 0.8, 3.0])
         >>> kept = torch.tensor([True, True, True, False])
-        >>> FixedPoint(3, "narrow", power_of_two=True).quantize(weight, kept).tolist()
+        >>> FixedPoint(3, "symmetric", power_of_two=True).quantize(weight, kept).tolist()
         [-1.0, 0.0, 1.0, 0.0]
     """
 
     bits: int
-    scheme: Scheme = "asymmetric"
+    scheme: Scheme = "uniform"
     per_channel: bool = False
     power_of_two: bool = False
     zero_level: bool = False
 
     def __post_init__(self) -> None:
-        least = 2 if self.scheme == "narrow" else 1
+        least = 2 if self.scheme == "symmetric" else 1
         if self.scheme not in SCHEMES:
             raise ModelError(
                 f"scheme {self.scheme!r} is unknown; choose one of {', '.join(SCHEMES)}"
@@ -109,7 +109,7 @@ class FixedPoint:
             raise ModelError(
                 f"fixed point, {self.scheme}, takes {least} to 8 bits; {self.bits} were asked for"
             )
-        if self.zero_level and self.scheme != "asymmetric":
+        if self.zero_level and self.scheme != "uniform":
             raise ModelError(f"zero_level is of the asymmetric scheme; {self.scheme!r} has its own")
 
     @torch.no_grad()
@@ -117,9 +117,9 @@ class FixedPoint:
         """The levels for the weights of a tensor where ``kept``, a bool mask, is True."""
         steps = 2**self.bits - 1
         low, high = _range(weight, kept, per_channel=self.per_channel)
-        if self.scheme == "narrow" or self.zero_level:
+        if self.scheme == "symmetric" or self.zero_level:
             side = 2 ** (self.bits - 1) - 1
-            if self.scheme == "narrow":
+            if self.scheme == "symmetric":
                 low, high = 0 * high, torch.maximum(high, -low)
                 lowest, highest, steps = -side, side, side
             else:
@@ -127,13 +127,13 @@ class FixedPoint:
                 lowest, highest = 0, steps
             scale = self._distance((high - low) / steps)
             return Grid(scale, torch.round(-low / scale), lowest, highest, True)
-        if self.scheme == "mid-rise":
+        if self.scheme == "symmetric-no-zero":
             high = torch.maximum(high, -low)
             low = -high
         span = high - low
         if self.power_of_two:
             span = self._distance(span / steps) * steps
-            low = -span / 2 if self.scheme == "mid-rise" else low
+            low = -span / 2 if self.scheme == "symmetric-no-zero" else low
         return Grid(span, low, 0, steps, False)
 
     def _distance(self, distance: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class FixedPoint:
 
         Raises ModelError for weights not finite, or with a range too wide for their dtype.
         """
-        kept_weights(weight, kept)  # refuses weights that are not finite themselves
+        nonzero_mask(weight, kept)  # refuses weights that are not finite themselves
         values = self.quantize(weight, kept)
         if not bool(torch.isfinite(values).all()):
             low, high = (float(end) for end in _range(weight, kept, per_channel=False))
@@ -202,11 +202,11 @@ def _range(weight: Tensor, kept: Tensor, *, per_channel: bool) -> tuple[Tensor, 
     return ends[0], ends[1]
 
 
-def fixed_point(
+def quantize_fixed_point(
     weight: Tensor,
     *,
     bits: int,
-    scheme: Scheme = "asymmetric",
+    scheme: Scheme = "uniform",
     per_channel: bool = False,
     mask: Tensor | None = None,
     power_of_two: bool = False,
@@ -227,7 +227,7 @@ def fixed_point(
     finite or with a range too wide for their type.
 
     Example:
-        >>> fixed_point(torch.tensor([0.0, -1.0, 0.1, 2.0]), bits=2).dequantize().tolist()
+        >>> quantize_fixed_point(torch.tensor([0.0, -1.0, 0.1, 2.0]), bits=2).dequantize().tolist()
         [0.0, -1.0, 0.0, 2.0]
 
     Source: the straight-through quantiser with dynamic scaling of Zhou et al. 2016, "DoReFa-Net",
@@ -235,4 +235,4 @@ def fixed_point(
     """
     wanted = FixedPoint(bits, scheme, per_channel, power_of_two, zero_level)
     weight = weight.detach()
-    return wanted.compressed(weight, kept_weights(weight, mask))
+    return wanted.compressed(weight, nonzero_mask(weight, mask))

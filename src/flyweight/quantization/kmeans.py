@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import ModelError
-from flyweight.quantization.optimum import LEAST_SHARE
-from flyweight.quantization.starts import Initialization, first_centroids
+from flyweight.quantization.exact_kmeans import LEAST_SHARE
+from flyweight.quantization.kmeans_initialization import Initialization, initial_centroids
 
 __all__ = ["kmeans_1d", "nearest"]
 
@@ -48,7 +48,7 @@ def kmeans_1d(
         [0.25, 4.25]
 
     Sources: Lloyd 1982; initialisations after Han et al. 2016, "Deep compression", §3.2, and
-    Arthur & Vassilvitskii 2007, "k-means++"; the optimum as in `optimal_edges`.
+    Arthur & Vassilvitskii 2007, "k-means++"; the optimum as in `exact_kmeans_edges`.
     """
     if clusters < 1:
         raise ModelError(f"k-means needs at least one cluster; {clusters} were asked for")
@@ -67,7 +67,7 @@ def kmeans_1d(
     start = ordered.new_zeros(1)
     totals = torch.cat([start, counted.cumsum(0)])
     sums = torch.cat([start, (ordered * counted).cumsum(0)])
-    centroids = first_centroids(ordered, counted, clusters, init=init, seed=seed)
+    centroids = initial_centroids(ordered, counted, clusters, init=init, seed=seed)
     for _ in range(0 if init == "optimal" else iterations):
         edges = _edges(ordered, centroids)
         counts = totals[edges[1:]] - totals[edges[:-1]]

@@ -10,25 +10,25 @@ from torch import Tensor
 
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.quantization.kept import kept_weights
+from flyweight.modules.selection import nonzero_mask
 
-__all__ = ["LARGEST_CODE", "check_price", "code_bits", "rate_distortion", "steps_at_price"]
+__all__ = ["LARGEST_CODE", "check_loss_per_bit", "code_bits", "rdoq", "steps_at_loss_per_bit"]
 
 LARGEST_CODE = 1 << 15  # whole multiples of a step, on either side of zero
 _UNSEEN = 0.1  # of an occurrence: what a code costs that does not occur yet
 
 
-def check_price(price: float) -> None:
+def check_loss_per_bit(price: float) -> None:
     """Raise ModelError for what cannot be the price of a bit.
 
     Example:
-        >>> check_price(1e-7)
+        >>> check_loss_per_bit(1e-7)
     """
     if not 0 < price < math.inf:
         raise ModelError(f"the price of a bit is finite and above 0; found {price}")
 
 
-def steps_at_price(sensitivities: Mapping[str, float], price: float) -> dict[str, float]:
+def steps_at_loss_per_bit(sensitivities: Mapping[str, float], price: float) -> dict[str, float]:
     """The distance of levels of each tensor that costs least at one price of a bit for all.
 
     Arguments:
@@ -41,14 +41,14 @@ def steps_at_price(sensitivities: Mapping[str, float], price: float) -> dict[str
     Δ² = 6·price/(sensitivity·ln 2).
 
     Example:
-        >>> steps = steps_at_price({"a": 1.0, "b": 4.0}, 0.01)
+        >>> steps = steps_at_loss_per_bit({"a": 1.0, "b": 4.0}, 0.01)
         >>> round(steps["a"], 3), round(steps["b"], 3)
         (0.294, 0.147)
 
     Source: Gish & Pierce 1968, "Asymptotically efficient quantizing"; Shoham & Gersho 1988 (one
     multiplier for all).
     """
-    check_price(price)
+    check_loss_per_bit(price)
     for name, sensitivity in sensitivities.items():
         if not 0 < sensitivity < math.inf:
             raise ModelError(
@@ -78,7 +78,7 @@ def code_bits(codes: Tensor, largest: int) -> Tensor:
     return torch.log2(counts.sum() / counts)
 
 
-def rate_distortion(
+def rdoq(
     weight: Tensor,
     *,
     step: float,
@@ -107,7 +107,7 @@ def rate_distortion(
 
     Example:
         >>> weight = torch.tensor([0.9, 1.1, 0.6, 0.1, -0.2, 0.0, 0.0, 0.0, 0.0])
-        >>> rate_distortion(weight, step=1.0, price=0.3).dequantize().tolist()
+        >>> rdoq(weight, step=1.0, price=0.3).dequantize().tolist()
         [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
     Source: entropy-constrained quantisation, Chou, Lookabaugh & Gray 1989; of weights, Wiedemann
@@ -118,7 +118,7 @@ def rate_distortion(
             f"a step is above 0, a price 0 or more, and both finite; found {step} and {price}"
         )
     weight = weight.detach()
-    kept = kept_weights(weight, mask)
+    kept = nonzero_mask(weight, mask)
     exact = torch.where(kept, weight.double(), 0.0)
     counted = torch.as_tensor(weights, device=weight.device).double()
     if counted.ndim and counted.shape != weight.shape:

@@ -1,6 +1,5 @@
-"""What a compression is asked to do: frozen dataclasses that round-trip through TOML."""
+"""Recipes: the settings of a compression, as frozen dataclasses that round-trip through TOML."""
 
-from flyweight.recipes.digest import recipe_digest
-from flyweight.recipes.recipe import PruningRecipe, Recipe, SharingRecipe, load_recipe
+from flyweight.recipes.recipe import Recipe, load_recipe, recipe_names
 
-__all__ = ["PruningRecipe", "Recipe", "SharingRecipe", "load_recipe", "recipe_digest"]
+__all__ = ["Recipe", "load_recipe", "recipe_names"]

@@ -1,19 +1,27 @@
-"""Figures of what pruning and quantisation do to a network, legible in black and white.
+"""Draw figures of sparsity, sensitivity and quantized weights."""
 
-Drawn by matplotlib, which nothing else in flyweight loads.
-"""
-
-from flyweight.report.layers import filters_figure, sparsity_figure
-from flyweight.report.scans import allocation_figure, sensitivity_figure
-from flyweight.report.sheets import (
+from flyweight.report.figure_style import (
+    HATCH,
+    INK,
     LINES,
+    PALE,
     in_style,
     label_axes,
+    label_rows,
     legend_above,
+    percent,
     save_figure,
     sheet,
 )
-from flyweight.report.weights import (
+from flyweight.report.sensitivity_figures import (
+    allocation_figure,
+    sensitivity_figure,
+)
+from flyweight.report.sparsity_figures import (
+    filters_figure,
+    sparsity_figure,
+)
+from flyweight.report.weight_figures import (
     QuantizedPoint,
     error_figure,
     quantized_figure,
@@ -21,14 +29,19 @@ from flyweight.report.weights import (
 )
 
 __all__ = [
+    "HATCH",
+    "INK",
     "LINES",
+    "PALE",
     "QuantizedPoint",
     "allocation_figure",
     "error_figure",
     "filters_figure",
     "in_style",
     "label_axes",
+    "label_rows",
     "legend_above",
+    "percent",
     "quantized_figure",
     "save_figure",
     "sensitivity_figure",

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from flyweight.proximal import soft_threshold, top_k, trimmed_l1
-from flyweight.sparse_regression.problem import History, Problem, Vector, check, check_counts
+from flyweight.sparse_regression.problem import (
+    History,
+    Problem,
+    Vector,
+    check,
+    check_counts,
+)
 
 __all__ = [
     "fista",

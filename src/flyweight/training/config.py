@@ -1,101 +1,105 @@
-"""What a training run is asked to do."""
+"""Configuration of a training run."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from flyweight._config import (
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    ProperFraction,
+    check_fields,
+)
 from flyweight.errors import RecipeError
 
-__all__ = ["PROGRESSIVE_SIZES", "TrainingConfig"]
-
-PROGRESSIVE_SIZES = ((16, 0.25), (20, 0.2), (24, 0.2), (28, 0.15), (32, 0.2))
-"""Images that grow from 16 to 32 pixels over the epochs: 0.57 of the arithmetic."""
+__all__ = ["TrainingConfig"]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Nesterov SGD under a one-cycle schedule: linear warm-up, then a cosine down to zero.
+    """How a model trains: optimizer, learning-rate schedule, averaging, distillation.
 
-    ``epochs`` passes over the training images in batches of ``batch_size``; ``learning_rate`` is
-    the peak, reached after the fraction ``warmup`` of all steps; ``weight_decay`` acts on tensors
-    of two and more dimensions only. ``ema_decay`` per step keeps an exponential moving average of
-    the weights (0: none). ``image_sizes`` lists (pixels, share of the epochs): early epochs on
-    smaller images cost less. ``distillation`` is the share of the teacher's soft labels in the
-    loss, at ``temperature``. ``precision`` "auto" means bf16 autocast where the hardware has it.
-    ``compile`` fuses the operations of the network that learns, not of a teacher: about a minute at
-    the start, then faster epochs.
-    ``augmentation`` "standard" crops after padding with zeros and flips at random; smaller images are
-    scaled. "alternating" pads by reflection, crops smaller images at their own scale, and flips every
-    image in every other epoch, from a random start.
-    ``freeze_batch_norm`` normalises by the running statistics there are, which stay; scale and bias
-    learn on. A penalty then acts on what the network computes, and not on a scale of the weights
-    that normalisation by the batch would take out again.
+    Attributes:
+        epochs: passes over the data.
+        optimizer: "sgd" with momentum, or "adamw".
+        learning_rate: the peak of the schedule.
+        schedule: "cosine" to zero (with a warm-up this is one cycle), "constant", or "step": the
+            rate is multiplied by ``decay`` at each of ``milestones``. All begin with a linear
+            warm-up over the fraction ``warmup`` of the steps.
+        warmup: fraction of the steps in which the rate rises to its peak.
+        milestones: fractions of the run, rising, at which "step" decays.
+        decay: factor of "step".
+        momentum: of "sgd".
+        nesterov: whether that momentum is Nesterov's.
+        weight_decay: acts on tensors of two and more dimensions only.
+        label_smoothing: of cross-entropy, where no loss is given.
+        ema_decay: per step, of an exponential moving average of the weights, which is what the
+            run gives then; 0 for none.
+        gradient_clip: largest norm of all gradients together; 0 for no limit.
+        accumulation_steps: batches whose gradients are averaged for one step of the optimizer.
+        distillation: share of the teacher's outputs in the loss, from 0 to 1.
+        temperature: of distillation.
+        precision: "auto" is bf16 autocast where the hardware has it, "fp32" or "bf16".
+        compile: fuse the operations of the model that trains by `torch.compile`: about a minute
+            at the start, then faster epochs.
+        freeze_batch_norm: normalize by the running statistics, which stay; scale and bias train.
 
-    Raises RecipeError for a value that cannot be.
+    Raises:
+        RecipeError: a value is of another type or out of its bounds, or has no effect.
 
     Example:
-        >>> TrainingConfig(epochs=10, image_sizes=((16, 0.5), (32, 0.5))).image_size(4)
-        16
+        >>> config = TrainingConfig(epochs=2, learning_rate=0.1, schedule="constant", warmup=0.0)
+        >>> config.rate(5, 10)
+        0.1
+
+    Sources: Loshchilov & Hutter 2017, "SGDR" (cosine); Smith & Topin 2018 (one cycle); Hinton et
+    al. 2015, "Distilling the knowledge in a neural network", §2.
     """
 
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 0.2
-    warmup: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.999
-    image_sizes: tuple[tuple[int, float], ...] = ((32, 1.0),)
-    distillation: float = 0.0
-    temperature: float = 2.0
+    epochs: NotNegativeInt = 100
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.2
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    warmup: ProperFraction = 0.1
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    decay: Positive = 0.1
+    momentum: ProperFraction = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 5e-4
+    label_smoothing: ProperFraction = 0.0
+    ema_decay: ProperFraction = 0.0
+    gradient_clip: NotNegative = 0.0
+    accumulation_steps: AtLeastOne = 1
+    distillation: Fraction = 0.0
+    temperature: Positive = 2.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
-    augmentation: Literal["standard", "alternating"] = "standard"
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        checks = {
-            "epochs": self.epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "warmup": 0 <= self.warmup < 1,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "image_sizes": len(self.image_sizes) > 0
-            and all(8 <= size <= 32 and share >= 0 for size, share in self.image_sizes)
-            and math.isclose(sum(share for _, share in self.image_sizes), 1.0),
-            "distillation": 0 <= self.distillation <= 1,
-            "temperature": self.temperature > 0,
-            "precision": self.precision in ("auto", "fp32", "bf16"),
-            "augmentation": self.augmentation in ("standard", "alternating"),
-        }
-        for name, holds in checks.items():
-            if not holds:
-                raise RecipeError(f"training.{name} = {getattr(self, name)!r} is out of range")
+        check_fields(self, "training")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise RecipeError(f"training.milestones rise; found {self.milestones}")
 
     @property
     def trains_batch_norm(self) -> bool:
-        """Whether batch normalisation uses, and gathers, the statistics of training batches."""
+        """Whether batch normalization uses, and gathers, the statistics of training batches."""
         return self.epochs > 0 and not self.freeze_batch_norm
 
-    def image_size(self, epoch: int) -> int:
-        """Side of the training images, in pixels, in an epoch counted from 0."""
-        boundary = 0.0
-        for size, share in self.image_sizes:
-            boundary += share * self.epochs
-            if epoch < boundary - 1e-9:
-                return size
-        return self.image_sizes[-1][0]
-
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step counted from 0, out of ``steps``."""
+        """Return the learning rate of a step counted from 0, out of ``steps``."""
         ramp = self.warmup * steps
         if step < ramp:
             return self.learning_rate * (step + 1) / (ramp + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "step":
+            passed = sum(step >= milestone * steps for milestone in self.milestones)
+            return self.learning_rate * self.decay**passed
         progress = (step - ramp) / max(1.0, steps - ramp)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

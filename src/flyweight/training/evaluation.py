@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flyweight.data import Split
+from flyweight.cifar import Split
 from flyweight.errors import ModelError
-from flyweight.training.batches import normalize
+from flyweight.cifar.augmentation import normalize
 
 __all__ = ["accuracy", "predict"]
 

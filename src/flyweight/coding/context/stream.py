@@ -11,8 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.context import plain
-from flyweight.coding.context.layout import Layout, chosen_layout, header_of, read_layout
-from flyweight.coding.loops import loops_for
+from flyweight.coding.context.layout import (
+    Layout,
+    chosen_layout,
+    header_of,
+    read_layout,
+)
+from flyweight.coding.numba_choice import loops_for
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.threads import in_threads
 from flyweight.coding.varint import ByteReader, varint

@@ -9,7 +9,12 @@ a digest makes sure that it is the same.
 Source: front coding as in Witten, Moffat & Bell 1999, section 4.1.
 """
 
-from flyweight.coding.header.outline import Outline, Shapes, Skeleton, outline_of
+from flyweight.coding.header.outline import (
+    Outline,
+    Shapes,
+    Skeleton,
+    outline_of,
+)
 from flyweight.coding.header.pack import pack_header
 from flyweight.coding.header.unpack import unpack_header
 

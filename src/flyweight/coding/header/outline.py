@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from flyweight.coding.forms import OWN_PARTS, PART_KINDS, CodedTensor, Encoding
+from flyweight.coding.forms import (
+    OWN_PARTS,
+    PART_KINDS,
+    CodedTensor,
+    Encoding,
+)
 from flyweight.coding.symbols import Coder, PartKind
 from flyweight.coding.varint import varint
 from flyweight.errors import ModelError

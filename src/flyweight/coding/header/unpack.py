@@ -7,7 +7,12 @@ from dataclasses import replace
 from math import prod
 
 from flyweight.coding.channels import SCALED_DTYPES
-from flyweight.coding.forms import MAX_ELEMENTS, MAX_JOINED, MAX_NAME_BYTES, MAX_RANK
+from flyweight.coding.forms import (
+    MAX_ELEMENTS,
+    MAX_JOINED,
+    MAX_NAME_BYTES,
+    MAX_RANK,
+)
 from flyweight.coding.header.outline import (
     DIGEST,
     FORMS,

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flyweight.coding.compiling import compiled
+from flyweight.coding.numba_compiler import compiled
 from flyweight.coding.rans import vectors
 
 __all__ = ["count_symbols", "decode_lanes", "encode_lanes"]

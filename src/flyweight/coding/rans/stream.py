@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flyweight.coding.loops import loops_for
+from flyweight.coding.numba_choice import loops_for
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.rans import plain
 from flyweight.coding.rans.table import LOW, chosen_model, read_model

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.coding.positions import FREE_SIZE
-from flyweight.coding.rans.frequencies import ceiling, code_length, floor_log2, frequencies
+from flyweight.coding.rans.frequencies import (
+    ceiling,
+    code_length,
+    floor_log2,
+    frequencies,
+)
 from flyweight.errors import FormatError
 
 __all__ = ["LOW", "Model", "chosen_model", "read_model"]

@@ -34,7 +34,7 @@ from numba.extending import (  # type: ignore[import-untyped, import-not-found, 
 )
 from numpy.typing import NDArray
 
-from flyweight.coding.compiling import compiled
+from flyweight.coding.numba_compiler import compiled
 from flyweight.coding.rans.frequencies import floor_log2
 
 __all__ = ["LANES", "decode_steps", "encode_steps", "whole_steps"]

@@ -1,0 +1,171 @@
+"""Configuration of quantization-aware training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from flyweight._config import AtLeastOne, Fraction, ProperFraction, check_fields
+from flyweight.errors import RecipeError
+from flyweight.quantization.fixed_point import SCHEMES
+from flyweight.quantization.kmeans_initialization import Initialization
+
+__all__ = ["METHODS", "Method", "QuantizationConfig"]
+
+Method = Literal[
+    "kmeans", "uniform", "symmetric", "symmetric-no-zero", "learned-step", "ternary", "binary"
+]
+METHODS: tuple[str, ...] = get_args(Method)
+Bits = Annotated[int, msgspec.Meta(ge=1, le=8)]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationConfig:
+    """How weights are quantized while a model trains; pruned weights stay zero.
+
+    Attributes:
+        method: "kmeans" is weight sharing with trained centroids; "uniform", "symmetric" (with a
+            zero level) and "symmetric-no-zero" are fixed point with a range that follows the
+            weights (QAT by the straight-through estimator); "learned-step" is LSQ; "ternary" has
+            two learned scales and zero; "binary" one scale.
+        bits: at most 2^bits levels a tensor ("symmetric" and "learned-step": 2 bits and more;
+            "ternary" and "binary" have their own number).
+        allocation: "equal" bits in all tensors, or by "size": ``bits`` is that of the largest
+            tensor, and one with a quarter of its weights gets one bit more, up to 8, so that the
+            relative error of every tensor counts the same. Not for "ternary" and "binary".
+        start_bits: bits of the first step, which fall to ``bits`` one by one over the first
+            ``assignment_until`` of the steps; 0 is ``bits`` from the start. Not for "ternary" and
+            "binary".
+        assignment_interval: of "kmeans", steps after which each weight is assigned to its nearest
+            centroid again. With a long interval, weights move on gradients that no level answers.
+        assignment_until: fraction of the steps in which assignments change; after it only the
+            centroids train.
+        init: of "kmeans", how centroids are initialized; "optimal" is exact k-means.
+        importance: of "kmeans", how much the error of a weight counts: "equal", or by its
+            "fisher" information, measured before training.
+        calibration_examples: examples that Fisher information is measured on.
+        per_channel: a range, step or scale for each output channel; the file holds one number for
+            each (two for "uniform" without ``zero_level``). Not for "kmeans" and "ternary".
+        power_of_two: round the step to the next power of two; for fixed point.
+        zero_level: "uniform" has zero among its levels, as `FixedPoint` says.
+        threshold: "ternary" makes zeros of weights up to this fraction of the largest.
+        include: globs over names of weights of two and more dimensions that are quantized.
+        exclude: globs of those among them that stay floats; what is pruned of them stays so.
+        bits_overrides: bits by glob, for layers that differ from the others.
+        level_dtype: type of levels, scales and offsets in the file.
+
+    Raises:
+        RecipeError: a value is of another type or out of its bounds, or has no effect.
+
+    Example:
+        >>> QuantizationConfig(method="learned-step", bits=2).per_channel
+        False
+
+    Sources: Han et al. 2016, "Deep compression", §3 (weight sharing); Choi et al. 2017, "Towards
+    the limit of network quantization", §3 (Fisher information); Cover & Thomas 2006, §10.3.3
+    (allocation of bits by reverse water-filling); Esser et al. 2020, "Learned step size
+    quantization"; Zhu et al. 2017, "Trained ternary quantization"; Rastegari et al. 2016,
+    "XNOR-Net" (binary).
+    """
+
+    method: Method = "kmeans"
+    bits: Bits = 4
+    allocation: Literal["equal", "size"] = "equal"
+    start_bits: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
+    assignment_interval: AtLeastOne = 1
+    assignment_until: Fraction = 0.7
+    init: Initialization = "optimal"
+    importance: Literal["equal", "fisher"] = "equal"
+    calibration_examples: AtLeastOne = 512
+    per_channel: bool = False
+    power_of_two: bool = False
+    zero_level: bool = False
+    threshold: ProperFraction = 0.05
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    bits_overrides: Mapping[str, Bits] = dataclasses.field(default_factory=dict)
+    level_dtype: Literal["float16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "quantization")
+        if self.start_bits and self.start_bits < self.bits:
+            raise RecipeError(
+                f"quantization.start_bits is 0, or from bits = {self.bits} to 8; "
+                f"found {self.start_bits}"
+            )
+        if self.start_bits > self.bits and not self.assignment_until:
+            raise RecipeError("quantization.assignment_until is above 0 with start_bits; found 0")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuse settings that the method has no use for."""
+        method = self.method
+        if method in ("symmetric", "learned-step"):
+            for bits in (self.bits, *self.bits_overrides.values()):
+                if bits < 2:
+                    raise RecipeError(
+                        f"quantization.bits of {method!r} is from 2 to 8; found {bits}"
+                    )
+        if self.importance != "equal" and method != "kmeans":
+            raise RecipeError(
+                f"quantization.importance is for the method 'kmeans', not for {method!r}; "
+                f"found {self.importance!r}"
+            )
+        for key, methods in (
+            ("per_channel", (*SCHEMES, "learned-step", "binary")),
+            ("power_of_two", SCHEMES),
+            ("zero_level", ("uniform",)),
+        ):
+            if getattr(self, key) and method not in methods:
+                raise RecipeError(f"quantization.{key} is not for the method {method!r}")
+        if method in ("ternary", "binary"):
+            for key in ("start_bits", "allocation", "bits_overrides"):
+                if getattr(self, key) not in (0, "equal", {}):
+                    raise RecipeError(
+                        f"quantization.{key} is not for the method {method!r}, which has its own "
+                        f"number of levels; found {getattr(self, key)!r}"
+                    )
+        if method != "ternary" and self.threshold != QuantizationConfig.threshold:
+            raise RecipeError(
+                f"quantization.threshold is for the method 'ternary', not for {method!r}; "
+                f"found {self.threshold}"
+            )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether something is measured on calibration data before training."""
+        return self.importance == "fisher"
+
+    def extra_bits(self, step: int, steps: int) -> int:
+        """Return how many more bits than at the end a step has, counted from 0 out of ``steps``.
+
+        Example:
+            >>> config = QuantizationConfig(bits=2, start_bits=4, assignment_until=0.6)
+            >>> [config.extra_bits(step, 10) for step in range(10)]
+            [2, 2, 1, 1, 0, 0, 0, 0, 0, 0]
+        """
+        ramp = min(self.assignment_until * steps, steps - 1)
+        if not self.start_bits or step >= ramp:
+            return 0
+        more = self.start_bits - self.bits
+        return more - int(step / ramp * (more + 1))
+
+    def bits_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the bits of each tensor, given its number of weights.
+
+        Example:
+            >>> QuantizationConfig(bits=3, allocation="size").bits_of({"a": 4096, "b": 1024})
+            {'a': 3, 'b': 4}
+        """
+        largest = max(sizes.values(), default=0)
+        extra = {
+            name: (max(1, largest // max(1, size)).bit_length() - 1) // 2  # ⌊log₄(largest / size)⌋
+            for name, size in sizes.items()
+        }
+        return {
+            name: self.bits if self.allocation == "equal" else min(8, self.bits + extra[name])
+            for name in sizes
+        }

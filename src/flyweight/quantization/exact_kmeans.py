@@ -1,0 +1,150 @@
+"""The exact optimum of one-dimensional k-means, in memory linear in the number of values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flyweight.errors import ModelError
+
+__all__ = ["LEAST_SHARE", "exact_kmeans_edges"]
+
+Array = NDArray[np.float64]
+Edges = NDArray[np.int64]
+
+# Of the sum of all weights; what counts less vanishes where weights are summed in float64.
+LEAST_SHARE = 1e-14
+_WORTH_COMPILING = 512  # points, from which a table of all pairs costs more than the compiled loop
+_COARSE = (4096, 65_536)  # places at which clusters may begin while the price is looked for
+
+
+def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
+    """Where the clusters of least weighted squared error begin, and the end of the last.
+
+    Arguments:
+        points: (n,) distinct values, ascending, finite.
+        weights: (n,) how often each counts, above 0; less than 1e-14 of their sum counts as that.
+        clusters: k, from 1 to n.
+
+    Returns k + 1 ascending places: cluster c is ``points[edges[c] : edges[c + 1]]``. No clustering
+    has a smaller error, up to the rounding of float64. Cost: O(n log n) whatever k, and 32 bytes a
+    point; few points take O(k·n²) in NumPy instead, which needs no compiler.
+
+    Example:
+        >>> exact_kmeans_edges(np.array([0.0, 1.0, 5.0, 7.0]), np.ones(4), 2).tolist()
+        [0, 2, 4]
+
+    Sources: the clusters at a price for each are a concave least-weight subsequence (Wilber 1988,
+    by the queue of Hirschberg & Larmore 1987); the price that gives k of them, and the splice of
+    two solutions where none does, are after Aggarwal, Schieber & Tokuyama 1994.
+    """
+    if not 1 <= clusters <= points.size:
+        raise ModelError(f"{points.size} distinct values cannot make {clusters} clusters")
+    share = np.maximum(weights / weights.mean(), LEAST_SHARE * weights.size)
+    centred = points - np.average(points, weights=share)
+    widest = float(np.abs(centred).max()) or 1.0
+    centred = centred / widest  # squares neither overflow nor vanish
+    sums = np.concatenate([[0.0], np.cumsum(centred * share)])
+    totals = np.concatenate([[0.0], np.cumsum(share)])
+    if points.size <= _WORTH_COMPILING:
+        return _by_table(sums, totals, clusters)
+    return _by_price(sums, totals, clusters)
+
+
+def _by_table(sums: Array, totals: Array, clusters: int) -> Edges:
+    """Dynamic programming over all pairs of places."""
+    n = sums.size - 1
+    begin, end = np.tril_indices(n + 1, -1)[::-1]
+    gain = np.full((n + 1, n + 1), -np.inf)
+    gain[begin, end] = (sums[end] - sums[begin]) ** 2 / (totals[end] - totals[begin])
+    best = gain[0]
+    begins = np.zeros((clusters, n + 1), dtype=np.int32)
+    for cluster in range(1, clusters):
+        candidates = best[:, None] + gain
+        begins[cluster] = candidates.argmax(0)
+        best = candidates.max(0)
+    edges = np.full(clusters + 1, n, dtype=np.int64)
+    for cluster in range(clusters - 1, -1, -1):
+        edges[cluster] = begins[cluster, edges[cluster + 1]]
+    return edges
+
+
+def _by_price(sums: Array, totals: Array, clusters: int) -> Edges:
+    n = sums.size - 1
+    price = 1.0
+    for size in (size for size in _COARSE if n > 4 * size and size > 8 * clusters):
+        places = np.linspace(0, n, size + 1).astype(np.int64)
+        some, weights = sums[places], totals[places]
+        few, many = (_gain(some, weights, clusters + more, price) for more in (-1, 1))
+        if many > few:
+            price = (many - few) / 2  # what a cluster more gains, about k of them
+    return _search(sums, totals, clusters, price)
+
+
+def _gain(sums: Array, totals: Array, clusters: int, price: float) -> float:
+    edges = _search(sums, totals, clusters, price)
+    return float((np.diff(sums[edges]) ** 2 / np.diff(totals[edges])).sum())
+
+
+def _search(sums: Array, totals: Array, clusters: int, price: float) -> Edges:
+    """The solution of so many clusters, by bisection of the price from a first guess on."""
+    solve = _solver(sums, totals)
+    n = sums.size - 1
+    few, dear = np.array([0, n]), math.inf
+    many, cheap = np.arange(n + 1), 0.0
+    factor = 1.05
+    while few.size - 1 < clusters < many.size - 1 and cheap < price < dear:
+        edges = solve(price)
+        if edges.size - 1 <= clusters:
+            few, dear = edges, price
+        if edges.size - 1 >= clusters:
+            many, cheap = edges, price
+        if cheap and dear < math.inf:
+            price = math.sqrt(cheap) * math.sqrt(dear)
+        else:
+            price = price / factor if dear < math.inf else price * factor
+            factor *= factor  # at last infinite, which ends the search
+    return _splice(few, many, clusters)
+
+
+def _solver(sums: Array, totals: Array) -> Callable[[float], Edges]:
+    """The best clusters as a function of what each costs."""
+    try:
+        from flyweight.quantization.numba_exact_kmeans import cheapest_clusters
+    except ImportError as error:
+        raise ModelError(
+            f"the best clusters of more than {_WORTH_COMPILING} values need Numba; install it, or "
+            "choose another init"
+        ) from error
+    n = sums.size - 1
+    gains = np.empty(n + 1)
+    before, waiting, since = (np.empty(n + 1, dtype=np.int32) for _ in range(3))
+
+    def solve(price: float) -> Edges:
+        cheapest_clusters(sums, totals, price, gains, before, waiting, since)
+        edges = [n]
+        while edges[-1]:
+            edges.append(int(before[edges[-1]]))
+        return np.array(edges[::-1])
+
+    return solve
+
+
+def _splice(few: Edges, many: Edges, clusters: int) -> Edges:
+    """A solution with so many clusters out of two of one price, with fewer and with more.
+
+    Where a cluster of the one holds a cluster of the other, and their numbers differ by what is
+    missing, the beginning of one goes with the end of the other; that loses nothing, since the gain
+    is inverse Monge.
+    """
+    extra = clusters - (few.size - 1)
+    if not extra:
+        return few
+    for place in range(few.size - 1):
+        begin, end = many[place + extra], many[place + extra + 1]
+        if few[place] <= begin and end <= few[place + 1]:
+            return np.concatenate([many[: place + extra + 1], few[place + 1 :]])
+    raise AssertionError("two optimal clusterings of one price can always be spliced")

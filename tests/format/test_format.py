@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flyweight.coding import (
+    CodedTensor,
+    code_alias,
+    code_constant,
+    code_dense,
+    code_lossless,
+    code_shared,
+    decode_dense,
+    DEcode_shared,
+    decode_tensor,
+)
+from flyweight.coding.header.outline import outline_of
+from flyweight.coding.header.pack import pack_header
+from flyweight.coding.header.unpack import unpack_header
+from flyweight.format import (
+    Container,
+    dumps,
+    loads,
+    overhead,
+    read,
+    write,
+)
+from flyweight.errors import FormatError, ModelError
+
+
+def shared(name="w", shape=(16, 3, 3, 3), density=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    levels = np.float32([-0.5, -0.25, 0.25, 0.5])
+    symbols = rng.integers(1, 5, shape) * (rng.random(shape) < density)
+    return code_shared(name, symbols, levels=levels)
+
+
+def resnet_like(blocks=9):
+    tensors = []
+    for block in range(blocks):
+        for number in (1, 2):
+            prefix = f"layer{block // 3 + 1}.{block % 3}"
+            tensors.append(shared(f"{prefix}.conv{number}.weight", (16, 16, 3, 3), seed=block))
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                values = np.arange(16, dtype="f4") + block
+                tensors.append(code_dense(f"{prefix}.bn{number}.{part}", values, dtype="float32"))
+            name = f"{prefix}.bn{number}.num_batches_tracked"
+            tensors.append(code_constant(name, (), value=np.int64(31_200), dtype="int64"))
+    return Container(tensors=tuple(tensors), metadata={"architecture": "resnet20"})
+
+
+def test_an_empty_container_comes_back():
+    data = dumps(Container(tensors=()))
+    assert loads(data) == Container(tensors=(), metadata={})
+    assert len(data) == 4 + 2 + 2 + 2 + 4 + 4
+
+
+def test_shared_values_by_hand():
+    levels = np.float32([-1.5, 2.0])
+    tensor = code_shared("w", [[0, 2, 0], [1, 0, 2]], levels=levels)
+    symbols, got = DEcode_shared(tensor)
+    assert symbols.dtype == np.uint16
+    assert symbols.tolist() == [[0, 2, 0], [1, 0, 2]]
+    assert got.tolist() == [-1.5, 2.0]
+    assert tensor.storage == "float16"
+    assert decode_tensor(tensor).tolist() == [[0, 2, 0], [-1.5, 0, 2]]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1, 1), (5, 7)])
+@pytest.mark.parametrize("symbol", [0, 1, 2])
+def test_uniform_shared_tensors_of_any_shape(shape, symbol):
+    symbols = np.full(shape, symbol)
+    tensor = code_shared("w", symbols, levels=np.float32([1, 2]))
+    got, _ = DEcode_shared(loads(dumps(Container(tensors=(tensor,)))).tensors[0])
+    assert got.shape == shape
+    assert np.array_equal(got, symbols)
+
+
+def test_all_pruned_needs_no_levels():
+    tensor = code_shared("w", np.zeros((4, 4), dtype=int), levels=np.zeros(0, dtype="f4"))
+    symbols, levels = DEcode_shared(tensor)
+    assert not symbols.any()
+    assert levels.size == 0
+    assert tensor.stored_bytes <= 2
+
+
+def test_zeros_join_the_alphabet_where_that_is_smaller():
+    symbols = np.random.default_rng(0).integers(0, 4, 4000)  # two bits each
+    tensor = code_shared("w", symbols, levels=np.float32([1, 2, 3]))
+    assert tensor.parts["tables"][:1] == b"\0"
+    assert tensor.parts["positions"] == b""
+    assert np.array_equal(DEcode_shared(tensor)[0], symbols)
+
+
+def test_a_level_of_zero_is_not_a_pruned_weight():
+    tensor = code_shared("w", [0, 1, 2, 1], levels=np.float32([0.0, 3.0]))
+    assert DEcode_shared(tensor)[0].tolist() == [0, 1, 2, 1]
+
+
+def test_the_widest_codebook():
+    symbols = np.arange(65_536)
+    levels = np.arange(65_535).astype("f4")
+    got, got_levels = DEcode_shared(code_shared("w", symbols, levels=levels))
+    assert np.array_equal(got, symbols)
+    assert np.array_equal(got_levels, levels)
+
+
+def test_non_contiguous_arrays():
+    symbols = np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1) % 3
+    assert np.array_equal(
+        DEcode_shared(code_shared("w", symbols, levels=[1.0, 2.0], dtype="float64"))[0], symbols
+    )
+    values = np.arange(24, dtype="f4").reshape(4, 6)[::2, ::-3]
+    assert np.array_equal(decode_dense(code_dense("w", values, dtype="float32")), values)
+
+
+def test_storage_is_the_narrowest_that_is_exact():
+    def storage(values, dtype):
+        return code_dense("t", values, dtype=dtype).storage
+
+    assert storage(np.float32([1.5, -0.0]), "float32") == "float16"
+    assert storage(np.float32([1e30]), "float32") == "float32"
+    assert storage(np.float32([2.0**100]), "float32") == "bfloat16"
+    assert storage(np.float32([0.1]), "float32") == "float32"
+    assert storage(np.float64([0.1]), "float64") == "float64"
+    assert storage(np.int64([-1, 127]), "int64") == "int8"
+    assert storage(np.int64([0, 70_000]), "int64") == "uint32"
+    assert storage(np.int64([-(2**40)]), "int64") == "int64"
+    assert storage(np.array([True, False]), "bool") == "bool"
+
+
+def test_big_endian_input_is_stored_little_endian():
+    values = np.array([1, 258], dtype=">i2")
+    tensor = code_dense("t", values, dtype="int16", storage="int16")
+    assert tensor.parts["dense"] == b"\1\0\2\1"
+    assert decode_dense(tensor).tolist() == [1, 258]
+
+
+def test_bits_that_floats_hide_come_back():
+    bits = np.uint32([0x7FA00001, 0xFFC00000, 0x80000000, 1])
+    decoded = decode_dense(code_dense("t", bits.view("f4"), dtype="float32"))
+    assert decoded.view("u4").tolist() == bits.tolist()
+
+
+def test_storage_that_would_lose_bits_is_refused():
+    with pytest.raises(ModelError, match="not exact in float16"):
+        code_dense("t", np.float32([0.1]), dtype="float32", storage="float16")
+    with pytest.raises(ModelError, match="cannot be stored as"):
+        code_dense("t", np.float32([1]), dtype="float32", storage="int8")
+    with pytest.raises(ModelError, match="dtype 'float31'"):
+        code_dense("t", np.float32([1]), dtype="float31")
+    with pytest.raises(ModelError, match="must come as uint16"):
+        code_dense("t", np.float32([1]), dtype="bfloat16")
+
+
+def test_constants():
+    zero = code_constant("t", (3, 2), value=np.float32(0), dtype="float32")
+    assert zero.stored_bytes == 0
+    assert decode_dense(zero).tolist() == [[0, 0]] * 3
+    minus = code_constant("t", (2,), value=np.float32(-0.0), dtype="float32")
+    assert np.signbit(decode_dense(minus)).all()
+    scalar = decode_dense(code_constant("t", (), value=np.int64(31_200), dtype="int64"))
+    assert (scalar.shape, scalar.dtype, int(scalar)) == ((), np.dtype("int64"), 31_200)
+    assert code_lossless("t", np.ones(9, dtype="f4"), dtype="float32").encoding == "constant"
+    assert code_lossless("t", np.float32([0.0, -0.0]), dtype="float32").encoding == "dense"
+    assert code_lossless("t", np.zeros((0, 2), dtype="f4"), dtype="float32").encoding == "dense"
+    with pytest.raises(ModelError, match="one value"):
+        code_constant("t", (2,), value=np.float32([1, 2]), dtype="float32")
+
+
+def test_decoded_arrays_may_be_written_to():
+    for tensor in (
+        code_dense("t", np.float32([1, 2]), dtype="float32"),
+        code_constant("t", (2,), value=np.float32(1), dtype="float32"),
+        shared(),
+    ):
+        assert decode_tensor(tensor).flags.writeable
+
+
+def test_aliases_cost_a_few_bytes_of_header():
+    weight = shared("embedding.weight")
+    alias = code_alias("head.weight", weight, target=0)
+    alone = dumps(Container(tensors=(weight,)))
+    both = dumps(Container(tensors=(weight, alias)))
+    assert len(both) - len(alone) < 30
+    assert loads(both).tensors == (weight, alias)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "levels"),
+    [([0.5], [1.0]), ([2], [1.0]), ([-1], [1.0]), ([0], [[1.0]]), ([0], np.zeros(65_536))],
+)
+def test_impossible_shared_tensors_are_refused(symbols, levels):
+    with pytest.raises(ModelError, match="tensor 'w'"):
+        code_shared("w", symbols, levels=levels, dtype="float64")
+
+
+def replaced(**changes):
+    return dataclasses.replace(shared("w"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (replaced(name="x" * 1025), "1025 bytes"),
+        (replaced(name="\ud800"), "Unicode"),
+        (replaced(shape=(1,) * 33), "33 dimensions"),
+        (replaced(shape=(-1,)), "negative"),
+        (replaced(shape=(1 << 21, 1 << 21)), r"2\*\*40"),
+        (replaced(encoding="zip"), "unknown encoding"),
+        (replaced(storage="int8"), "cannot be stored"),
+        (replaced(dtype="float31"), "cannot be stored"),
+        (replaced(parts={}), "parts"),
+        (replaced(levels=3), "codebook"),
+        (replaced(levels=1 << 16), "65536 levels"),
+        (replaced(target=0), "target"),
+        (replaced(coder="planes"), "coder"),
+        (replaced(encoding="dense", parts={"dense": b""}, levels=0, coder="plain"), "432 values"),
+        (
+            replaced(encoding="constant", parts={"dense": b"x"}, levels=0, coder="plain"),
+            "one value",
+        ),
+    ],
+)
+def test_malformed_tensors_are_refused(tensor, message):
+    with pytest.raises(ModelError, match=message):
+        dumps(Container(tensors=(tensor,)))
+    if tensor.encoding == "shared":
+        with pytest.raises(FormatError, match=message):
+            DEcode_shared(tensor)
+
+
+def test_malformed_containers_are_refused():
+    weight = shared("w")
+    for tensors, message in [
+        ((weight, weight), "two tensors"),
+        ((code_alias("a", weight, target=0),), "no earlier"),
+        ((weight, code_alias("a", weight, target=1)), "no earlier"),
+        ((weight, code_alias("a", weight, target=0), code_alias("b", weight, target=1)), "earlier"),
+        ((weight, code_alias("a", shared("w", (3,)), target=0)), "differs"),
+        ((code_constant("c", (1 << 24,), value=np.float32(0), dtype="float32"),), "elements"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            dumps(Container(tensors=tensors))
+    with pytest.raises(ModelError, match="Unicode"):
+        dumps(Container(tensors=(), metadata={"a": "\udfff"}))
+    with pytest.raises(ModelError, match="not dense or constant"):
+        decode_dense(weight)
+
+
+def test_a_header_of_a_resnet_is_small():
+    container = resnet_like()
+    data = dumps(container)
+    assert len(container.tensors) == 108
+    assert overhead(data)["header"] < 700
+    assert len(data) == sum(t.stored_bytes for t in container.tensors) + sum(
+        overhead(data).values()
+    )
+    assert loads(data) == container
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a.", ".a", "a..b", "é.ß", "a.b.c.d.e"])
+def test_names_of_any_form(name):
+    tensors = tuple(shared(text) for text in (name, name + ".x", "y." + name, name + "z"))
+    assert loads(dumps(Container(tensors=tensors))).tensors == tensors
+
+
+def test_same_container_same_bytes_whatever_the_order_of_the_metadata():
+    one = Container(tensors=(shared(),), metadata={"a": "1", "b": "2"})
+    two = Container(tensors=(shared(),), metadata={"b": "2", "a": "1"})
+    assert dumps(one) == dumps(two)
+    assert list(loads(dumps(two)).metadata) == ["a", "b"]
+
+
+def test_bytes_of_the_smallest_file_by_hand():
+    tensor = code_constant("b", (3,), value=np.float32(0.5), dtype="float32")
+    header = b"\0\1" + b"\0\1\0\1b" + b"\0\2\x0b\x09" + b"\0\1\3"
+    payload = b"\x00\x38"
+    head = (
+        b"FLYW\1\0" + bytes([len(header), 1]) + header + zlib.crc32(payload).to_bytes(4, "little")
+    )
+    body = head + zlib.crc32(head).to_bytes(4, "little") + payload
+    expected = body + zlib.crc32(body).to_bytes(4, "little")
+    assert dumps(Container(tensors=(tensor,))) == expected
+
+
+def test_damage_is_named():
+    large = np.arange(1 << 15, dtype=np.float32) / 3
+    one = code_dense("large.one", large, dtype="float32")
+    tensors = (shared("small", (4, 4)), shared("other", (4, 4)), one)
+    data = dumps(Container(tensors=tensors))
+    start = len(data) - 4 - one.stored_bytes
+
+    def flipped(place):
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    for wrong, message in [
+        (b"", "FLYW"),
+        (b"PK\3\4" + data, "FLYW"),
+        (data[:4] + b"\2" + data[5:], "version 2"),
+        (data[:5] + b"\x80" + data[6:], "flags"),
+        (data[:9], "cut short"),
+        (data[:-1], "cut short"),
+        (data + b"\0", "followed by other bytes"),
+        (flipped(20), "header"),
+        (flipped(start - 1), "a group of tensors"),
+        (flipped(start + 9), "'large.one' is damaged"),
+        (flipped(len(data) - 1), "checksum at its end"),
+    ]:
+        with pytest.raises(FormatError, match=message):
+            loads(wrong)
+
+
+def test_damage_in_a_part_names_the_tensor():
+    tensor = shared("conv.weight")
+    parts = dict(tensor.parts) | {"symbols": b""}
+    with pytest.raises(FormatError, match=r"'conv.weight' is damaged"):
+        DEcode_shared(dataclasses.replace(tensor, parts=parts))
+    bad = CodedTensor(
+        name="m", shape=(1,), dtype="bool", encoding="dense", storage="bool", parts={"dense": b"\2"}
+    )
+    with pytest.raises(FormatError, match="'m' is damaged"):
+        decode_dense(bad)
+
+
+def test_header_outlines_tell_the_lengths_of_parts():
+    tensor = shared()
+    (outline,), metadata = unpack_header(pack_header([outline_of(tensor)], {"k": "v"}))
+    assert metadata == {"k": "v"}
+    assert outline.lengths == {kind: len(part) for kind, part in tensor.parts.items()}
+    assert outline.stored_bytes == tensor.stored_bytes
+
+
+def test_write_and_read(tmp_path):
+    container = Container(tensors=(shared(),), metadata={"k": "v"})
+    path = tmp_path / "model.fly"
+    assert write(container, path) == path.stat().st_size == len(dumps(container))
+    assert read(str(path)) == container
+    write(Container(tensors=()), path)
+    assert read(path).tensors == ()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.fly"]
+
+
+def test_write_follows_a_link(tmp_path):
+    (tmp_path / "link.fly").symlink_to(tmp_path / "model.fly")
+    write(Container(tensors=()), tmp_path / "link.fly")
+    assert (tmp_path / "link.fly").is_symlink()
+    assert read(tmp_path / "model.fly").tensors == ()
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    path = tmp_path / "model.fly"
+    path.write_bytes(b"precious")
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_open = Path.open
+
+    def open_full(self, *args, **kwargs):
+        file = real_open(self, *args, **kwargs)
+        file.write(b"half a fi")
+        return FullFile(file)
+
+    class FullFile:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        write = full
+
+    if step == "write":
+        monkeypatch.setattr(Path, "open", open_full)
+    elif step == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="space"):
+        write(Container(tensors=(shared(),)), path)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"precious"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.fly"]
+
+
+def test_a_refused_container_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.fly"
+    path.write_bytes(b"precious")
+    with pytest.raises(ModelError, match="two tensors"):
+        write(Container(tensors=(shared(), shared())), path)
+    assert path.read_bytes() == b"precious"
+
+
+def test_a_folder_or_a_missing_folder_is_no_target(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "folder", tmp_path / "missing" / "model.fly"):
+        with pytest.raises(OSError, match=r"directory"):
+            write(Container(tensors=()), target)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_read_names_the_file(tmp_path):
+    (tmp_path / "bad.fly").write_bytes(b"nonsense")
+    with pytest.raises(FormatError, match=r"bad\.fly: this is not a \.fly file"):
+        read(tmp_path / "bad.fly")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "missing.fly")

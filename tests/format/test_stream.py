@@ -1,0 +1,216 @@
+"""Files tensor by tensor, names left to the architecture, and the coders a tensor can have."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flyweight.coding import (
+    code_alias,
+    code_constant,
+    code_lossless,
+    code_shared,
+    DEcode_shared,
+    decode_tensor,
+)
+from flyweight.coding.header.outline import outline_of
+from flyweight.format import (
+    Container,
+    Reader,
+    Writer,
+    dumps,
+    loads,
+    open_writer,
+    overhead,
+)
+from flyweight.format.layout import crc, pack_head
+from flyweight.errors import FormatError, ModelError
+
+CODERS = ("plain", "interleaved", "rans", "context")
+
+
+def shared(name="w", shape=(16, 3, 3, 3), density=0.3, seed=0, **settings):
+    rng = np.random.default_rng(seed)
+    levels = np.float32([-0.5, -0.25, 0.25, 0.5])
+    symbols = rng.integers(1, 5, shape) * (rng.random(shape) < density)
+    return code_shared(name, symbols, levels=levels, **settings)
+
+
+def tensors():
+    large = np.random.default_rng(1).normal(size=(40, 50)).astype("f4")
+    first = shared("a.weight", (64, 32, 3, 3))
+    return (
+        first,
+        code_lossless("a.bias", np.float32([1, 2, 3]), dtype="float32"),
+        code_lossless("large", large, dtype="float32"),
+        code_lossless("none", np.zeros((0, 2), "f4"), dtype="float32"),
+        code_alias("b.weight", first, target=0),
+        shared("c.weight", seed=2),
+    )
+
+
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 5), (16, 3, 3, 3), (9000,)])
+def test_every_coder_gives_back_every_symbol(coder, shape):
+    for density in (0.0, 0.1, 1.0):
+        tensor = shared(shape=shape, density=density, coder=coder)
+        assert tensor.coder == coder
+        (got,) = loads(dumps(Container((tensor,)))).tensors
+        assert got == tensor
+        symbols, levels = DEcode_shared(got)
+        assert symbols.shape == shape
+        assert np.array_equal(symbols, DEcode_shared(shared(shape=shape, density=density))[0])
+        assert levels.tolist() == [-0.5, -0.25, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("effort", ["fast", "balanced", "smallest"])
+def test_the_smallest_coder_of_an_effort_is_taken(effort):
+    chosen = shared(shape=(64, 32, 3, 3), effort=effort)
+    sizes = {c: shared(shape=(64, 32, 3, 3), coder=c).stored_bytes for c in CODERS}
+    tried = {"fast": ("plain", "rans"), "balanced": ("plain", "rans")}.get(effort, CODERS)
+    assert chosen.stored_bytes == min(sizes[coder] for coder in tried)
+
+
+def test_structure_is_worth_bytes_to_the_context_coder_alone():
+    symbols = np.zeros((64, 512), dtype=int)
+    symbols[:] = np.random.default_rng(0).integers(1, 5, 512) * (np.arange(512) % 5 < 2)
+    levels = np.float32([-0.5, -0.25, 0.25, 0.5])
+    sizes = {c: code_shared("w", symbols, levels=levels, coder=c).stored_bytes for c in CODERS}
+    assert sizes["context"] < 0.7 * min(sizes[c] for c in CODERS if c != "context")
+    assert code_shared("w", symbols, levels=levels).coder == "context"
+
+
+def test_a_coder_that_a_tensor_cannot_have_is_refused():
+    tensor = shared()
+    for other in ("planes", "huffman", ""):
+        object.__setattr__(tensor, "coder", other)
+        with pytest.raises(ModelError, match="coder"):
+            dumps(Container((tensor,)))
+
+
+def test_tensor_by_tensor_gives_the_bytes_of_all_at_once(tmp_path):
+    path = tmp_path / "a.fly"
+    with open_writer(path, {"k": "v"}) as writer:
+        for tensor in tensors():
+            writer.add(tensor)
+    assert path.read_bytes() == dumps(Container(tensors(), {"k": "v"}))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.fly"]
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.fly"
+    path.write_bytes(b"old")
+
+    def write_twice(times):
+        with open_writer(path) as writer:
+            for _ in range(times):
+                writer.add(tensors()[0])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_twice(1)
+    assert path.read_bytes() == b"old"
+    with pytest.raises(ModelError, match="two tensors"):
+        write_twice(2)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.fly"]
+
+
+def test_an_alias_must_fit_an_earlier_tensor():
+    writer = Writer(io.BytesIO())
+    first = tensors()[0]
+    with pytest.raises(ModelError, match="no earlier"):
+        writer.add(code_alias("x", first, target=0))
+    writer.add(first)
+    writer.add(code_alias("x", first, target=0))
+    for target in (1, 2, -1):
+        with pytest.raises(ModelError, match="no earlier"):
+            writer.add(code_alias("y", first, target=target))
+    with pytest.raises(ModelError, match="differs"):
+        writer.add(code_alias("y", tensors()[1], target=0))
+
+
+def test_any_tensor_can_be_read_alone_and_in_any_order(tmp_path):
+    path = tmp_path / "a.fly"
+    path.write_bytes(dumps(Container(tensors(), {"k": "v"})))
+    with Reader(path) as reader:
+        assert reader.metadata == {"k": "v"}
+        assert [o.name for o in reader.outlines] == [t.name for t in tensors()]
+        for tensor in reversed(tensors()):
+            assert reader.tensor(tensor.name) == tensor
+        assert tuple(reader.tensors()) == tensors()
+        assert [t.name for t in reader.tensors(["large", "a.bias"])] == ["a.bias", "large"]
+        with pytest.raises(FormatError, match="no tensor 'x'"):
+            reader.tensor("x")
+        reader.verify()
+        assert sum(reader.overhead.values()) + sum(t.stored_bytes for t in tensors()) == (
+            path.stat().st_size
+        )
+
+
+def test_damage_elsewhere_does_not_stop_a_tensor(tmp_path):
+    large = np.random.default_rng(1).normal(size=(400, 50)).astype("f4")
+    container = Container((tensors()[0], code_lossless("large", large, dtype="float32")))
+    data = bytearray(dumps(container))
+    data[-20] ^= 1
+    path = tmp_path / "a.fly"
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        assert reader.tensor("a.weight") == tensors()[0]
+        with pytest.raises(FormatError, match=r"a\.fly: tensor 'large' is damaged"):
+            reader.tensor("large")
+        with pytest.raises(FormatError, match="checksum at its end"):
+            reader.verify()
+
+
+def shapes(metadata):
+    return {tensor.name: tensor.shape for tensor in tensors()}
+
+
+def test_names_and_shapes_can_be_left_to_the_architecture():
+    container = Container(tensors(), {"architecture": "mine"})
+    data, told = dumps(container, bare=True), dumps(container)
+    assert loads(data, skeleton=shapes) == container
+    assert len(data) < len(told)
+    assert b"weight" not in data
+    assert sum(overhead(data, skeleton=shapes).values()) < sum(overhead(told).values())
+    with pytest.raises(FormatError, match="leaves names and shapes"):
+        loads(data)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda _: {},
+        lambda m: {**shapes(m), "more": (1,)},
+        lambda m: {**shapes(m), "a.bias": (4,)},
+        lambda m: {("x" if n == "large" else n): s for n, s in shapes(m).items()},
+        lambda m: dict(reversed(shapes(m).items())),
+    ],
+)
+def test_another_architecture_is_noticed(other):
+    data = dumps(Container(tensors(), {"architecture": "mine"}), bare=True)
+    with pytest.raises(FormatError, match="another architecture"):
+        loads(data, skeleton=other)
+
+
+def test_dense_values_go_by_planes_where_that_is_smaller():
+    weights = (np.random.default_rng(0).normal(size=4000) * 0.02).astype("f4")
+    tensor = code_lossless("w", weights, dtype="float32")
+    assert tensor.coder == "planes"
+    assert tensor.stored_bytes < 0.88 * weights.nbytes
+    (got,) = loads(dumps(Container((tensor,)))).tensors
+    assert np.array_equal(decode_tensor(got), weights)
+    noise = np.random.default_rng(0).integers(0, 256, 4000).astype("u1")
+    assert code_lossless("n", noise, dtype="uint8").coder == "plain"
+
+
+def test_an_alias_whose_shape_is_not_that_of_its_target_is_refused():
+    zeros = outline_of(code_constant("a", (2,), value=np.float32(0), dtype="float32"))
+    alias = replace(zeros, name="b", shape=(3,), encoding="alias", lengths={}, target=0)
+    head = pack_head([zeros, alias], {}, [], bare=True)
+    with pytest.raises(FormatError, match="differs in shape from what it aliases"):
+        loads(head + crc(head), skeleton=lambda metadata: {"a": (2,), "b": (3,)})

@@ -1,0 +1,49 @@
+"""What tells one network from another."""
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from flyweight.modules import add_network_
+
+
+def digest_of(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    add_network_(digest, network)
+    return digest.hexdigest()
+
+
+def small() -> nn.Sequential:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    nn.init.constant_(network[0].weight, 0.5)
+    nn.init.constant_(network[0].bias, 0.5)
+    return network
+
+
+def test_the_digest_is_of_names_and_bytes_in_order():
+    expected = hashlib.sha256()
+    for name, value in small().state_dict().items():
+        expected.update(name.encode() + value.numpy().tobytes())
+    assert digest_of(small()) == expected.hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network[0].bias.data.neg_(),
+        lambda network: network[1].running_var.mul_(2),  # a buffer counts too
+        lambda network: network.append(nn.Linear(1, 1)),
+        lambda network: network.bfloat16(),
+    ],
+)
+def test_another_network_has_another_digest(change):
+    network = small()
+    change(network)
+    assert digest_of(network) != digest_of(small())
+
+
+def test_the_layout_in_memory_does_not_count():
+    network = small().to(memory_format=torch.channels_last)
+    assert digest_of(network) == digest_of(small())

@@ -1,0 +1,141 @@
+"""The order of the rooms: who may import whom."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import flyweight
+
+# Each room imports only from itself and from rooms before it.
+ROOMS = [
+    "errors",
+    "_files",
+    "_provenance",
+    "_config",
+    "coding",
+    "format",
+    "batches",
+    "processes",
+    "modules",
+    "compressed",
+    "size_report",
+    "pruning",
+    "batch_norm",
+    "quantization",
+    "checkpoints",
+    "proximal",
+    "sparse_regression",
+    "structured",
+    "int8",
+    "training",
+    "recipes",
+    "io",
+    "compression",
+    "report",
+    "integrations",
+    "cifar",
+    "__init__",  # the public names: of all rooms only the command line may use them
+    "cli",
+    "__main__",
+]
+WITHOUT_TORCH = ["errors", "provenance", "coding", "container", "inspect", "checkpoints"]
+FOLDER = Path(flyweight.__file__).parent
+SOURCES = sorted(FOLDER.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted name such as ``flyweight.coding.huffman``."""
+    inner = module.split(".")[1:2]
+    exists = inner and ((FOLDER / inner[0]).is_dir() or (FOLDER / f"{inner[0]}.py").is_file())
+    return inner[0] if exists else "__init__"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(FOLDER.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, also inside functions and for type checking."""
+    module = module_of(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{origin}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_go_only_to_rooms_before(path):
+    room = room_of(module_of(path))
+    assert room in ROOMS, f"{room} is a new room; give it a place in the order"
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    for name in imports_of(path):
+        if name.split(".")[0] == "flyweight":
+            assert room_of(name) in allowed, f"{module_of(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_exists(room):
+    assert (FOLDER / room).is_dir() or (FOLDER / f"{room}.py").is_file()
+
+
+def test_lossless_rooms_know_no_torch():
+    paths = [path for path in SOURCES if room_of(module_of(path)) in WITHOUT_TORCH]
+    assert len(paths) > 2
+    for path in paths:
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        tensors = [name for name in imports_of(path) if name.startswith("safetensors.torch")]
+        assert "torch" not in roots, path
+        assert not tensors, path
+
+
+def test_import_reader_sees_every_form(tmp_path, monkeypatch):
+    folder = tmp_path / "flyweight"
+    (folder / "coding").mkdir(parents=True)
+    monkeypatch.setattr(sys.modules[__name__], "FOLDER", folder)
+    path = folder / "coding" / "huffman.py"
+    path.write_text(
+        "import os.path, flyweight.cli\n"
+        "from flyweight import compress, coding\n"
+        "from . import rans\n"
+        "from ..errors import FormatError\n"
+        "def f():\n    from flyweight.coding.rans import encode\n"
+    )
+    (folder / "errors.py").touch()
+    (folder / "cli.py").touch()
+    assert sorted(imports_of(path)) == [
+        "flyweight.cli",
+        "flyweight.coding",
+        "flyweight.coding.rans",
+        "flyweight.coding.rans.encode",
+        "flyweight.compress",
+        "flyweight.errors.FormatError",
+        "os.path",
+    ]
+    rooms = {name: room_of(name) for name in imports_of(path) if name != "os.path"}
+    assert rooms == {
+        "flyweight.cli": "cli",
+        "flyweight.coding": "coding",
+        "flyweight.coding.rans": "coding",
+        "flyweight.coding.rans.encode": "coding",
+        "flyweight.compress": "__init__",
+        "flyweight.errors.FormatError": "errors",
+    }
+
+
+def test_importing_flyweight_leaves_the_heavy_and_the_optional_out():
+    program = "import flyweight, json, sys; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    loaded = {name.split(".")[0] for name in json.loads(run.stdout)}
+    assert "flyweight" in loaded
+    assert not loaded & {"PIL", "matplotlib", "rich", "torchvision", "typer"}
