@@ -1,16 +1,8 @@
-"""Any `nn.Module`: build it, check it, choose its weights, put parametrizations on them."""
+"""Any `nn.Module`: build it, check it, select its weights, parametrize them."""
 
-from flyweight.modules.architectures import (
-    Architecture,
-    build,
-    fill_,
-)
-from flyweight.modules.checks import (
-    check_model,
-)
-from flyweight.modules.digest import (
-    add_network_,
-)
+from flyweight.modules.architectures import Architecture, build, fill_
+from flyweight.modules.checks import IntegerLayer, check_float, check_model
+from flyweight.modules.digest import add_network_
 from flyweight.modules.parametrize import (
     WeightParametrization,
     attach_,
@@ -24,9 +16,9 @@ from flyweight.modules.parametrize import (
 )
 from flyweight.modules.selection import (
     apply_masks_,
-    nonzero_mask,
     matching,
     matching_parameters,
+    nonzero_mask,
     overrides_by_name,
     select_weights,
     weights_named,
@@ -34,6 +26,7 @@ from flyweight.modules.selection import (
 
 __all__ = [
     "Architecture",
+    "IntegerLayer",
     "WeightParametrization",
     "add_network_",
     "apply_masks_",
@@ -41,15 +34,16 @@ __all__ = [
     "attached",
     "build",
     "check_detached",
+    "check_float",
     "check_model",
     "check_plain",
     "dense_weight",
     "detach_",
     "fill_",
     "first_revived",
-    "nonzero_mask",
     "matching",
     "matching_parameters",
+    "nonzero_mask",
     "overrides_by_name",
     "select_weights",
     "straight_through",

@@ -1,8 +1,6 @@
 """Prune weights: criteria, masks, schedules and the `Pruner`."""
 
-from flyweight.pruning.allocation import (
-    allocate,
-)
+from flyweight.pruning.allocation import allocate
 from flyweight.pruning.analysis import (
     LayerSummary,
     SensitivityPoint,
@@ -12,19 +10,15 @@ from flyweight.pruning.analysis import (
     summarize_sparsity,
     zero_filters,
 )
-from flyweight.pruning.choice import (
-    Pattern,
-    choose_masks,
-)
+from flyweight.pruning.choice import Pattern, choose_masks
+from flyweight.pruning.config import Criterion, PruningConfig
 from flyweight.pruning.criteria import (
     global_magnitude_masks,
     percentile_mask,
     random_mask,
     std_mask,
 )
-from flyweight.pruning.masked_weight import (
-    MaskedWeight,
-)
+from flyweight.pruning.masked_weight import MaskedWeight
 from flyweight.pruning.patterns import (
     block_extents,
     block_mask,
@@ -34,47 +28,23 @@ from flyweight.pruning.patterns import (
     n_of_m_mask,
     to_blocks,
 )
-from flyweight.pruning.pruner import (
-    Pruning,
-    prune_,
-)
-from flyweight.pruning.ranking import (
-    check_finite,
-    check_fraction,
-    keep_highest,
-    masks_by_score,
-)
-from flyweight.pruning.saliency import (
-    Loss,
-    fisher_information,
-    reached_weights,
-    saliency_scores,
-)
-from flyweight.pruning.schedules import (
-    SCHEDULES,
-    Unit,
-    cubic_sparsity,
-    linear_sparsity,
-    prunings,
-    sparsity_at,
-)
+from flyweight.pruning.ranking import check_finite, keep_highest, masks_by_score
+from flyweight.pruning.saliency import fisher_information, reached_weights, saliency_scores
+from flyweight.pruning.schedules import cubic_sparsity, linear_sparsity, prunings, sparsity_at
 
 __all__ = [
+    "Criterion",
     "LayerSummary",
-    "Loss",
     "MaskedWeight",
     "Pattern",
-    "Pruning",
-    "SCHEDULES",
+    "PruningConfig",
     "SensitivityPoint",
     "Summary",
-    "Unit",
     "allocate",
     "block_extents",
     "block_mask",
     "channel_mask",
     "check_finite",
-    "check_fraction",
     "choose_masks",
     "cubic_sparsity",
     "filter_mask",
@@ -87,7 +57,6 @@ __all__ = [
     "masks_by_score",
     "n_of_m_mask",
     "percentile_mask",
-    "prune_",
     "prunings",
     "random_mask",
     "reached_weights",

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from flyweight.errors import ModelError
 from flyweight.batches import evaluating
 from flyweight.pruning.choice import Pattern
-from flyweight.modules.selection import select_weights
+from flyweight.modules import select_weights
 from flyweight.pruning.patterns import block_extents
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from flyweight.errors import ModelError, RecipeError
-from flyweight.modules.selection import matching
+from flyweight.modules import matching
 from flyweight.pruning.patterns import (
     block_mask,
     channel_mask,
