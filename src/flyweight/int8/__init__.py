@@ -2,13 +2,12 @@
 
 from flyweight.int8.export import export_onnx
 from flyweight.int8.folding import fold_into_convolutions
-from flyweight.int8.layers import Int8Layer, check_float, prepare_int8
+from flyweight.int8.layers import Int8Layer, prepare_int8
 from flyweight.int8.observer import Observer
 
 __all__ = [
     "Int8Layer",
     "Observer",
-    "check_float",
     "export_onnx",
     "fold_into_convolutions",
     "prepare_int8",

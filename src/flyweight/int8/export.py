@@ -10,7 +10,6 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from flyweight.format import check_target, replacing
 from flyweight.errors import ModelError
 from flyweight.int8.constants import store_integers_
 
@@ -40,7 +39,9 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
         import onnx  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise ModelError("ONNX export needs onnx: pip install 'flyweight[onnx]'") from error
-    check_target(path)
+    from flyweight._files import check_output, replacing
+
+    check_output(path)
     written = io.BytesIO()
     with warnings.catch_warnings():
         # Only the exporter by tracing turns fake quantisation into the operators of ONNX.

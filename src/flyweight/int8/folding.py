@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flyweight.batches import check_inputs
+from flyweight.batches import check_batch
 from flyweight.errors import ModelError
 from flyweight.modules import check_detached, check_plain
 from flyweight.structured import feeding_layers
@@ -61,7 +61,7 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     """
     check_detached(model)
     check_plain(model, [name for name, _ in model.named_parameters()])
-    check_inputs(inputs, "the batch to fold with")
+    check_batch(inputs, "inputs")
     folded = copy.deepcopy(model).eval()
     sources = feeding_layers(folded, inputs)
     wanted = folded(inputs)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flyweight.batches import checked_batches
 from flyweight.errors import DataError, ModelError
 from flyweight.int8.folding import added_to, fold_into_convolutions
 from flyweight.int8.observer import Observer
-from flyweight.modules import check_detached
+from flyweight.modules.checks import IntegerLayer, check_float
 
-__all__ = ["Int8Layer", "check_float", "prepare_int8"]
+__all__ = ["Int8Layer", "prepare_int8"]
 
 _LEAST = 1e-12  # scale of a layer without weights other than zero
 _LEAST_SHARE = 2.0**-16  # of the largest scale of a layer
@@ -163,7 +162,7 @@ def prepare_int8(
     integer-arithmetic-only inference", §3.
     """
     check_float(model)
-    batches = checked_batches(batches, "measure activations with")
+    batches = [*batches]
     _layers(model)  # refused before it runs
     prepared = fold_into_convolutions(model, batches[0])
     layers = _layers(prepared)

@@ -7,6 +7,7 @@ from flyweight.quantization.comparison import (
     SchemeError,
     compare_schemes,
 )
+from flyweight.quantization.config import METHODS, Method, QuantizationConfig
 from flyweight.quantization.exact_kmeans import (
     LEAST_SHARE,
     exact_kmeans_edges,
@@ -45,9 +46,9 @@ from flyweight.quantization.learned_step_weight import (
 from flyweight.quantization.post_training import (
     quantize_post_training_,
 )
+from flyweight.quantization.post_training_config import PostTrainingConfig
 from flyweight.quantization.quantizer import (
     Quantization,
-    quantize_,
 )
 from flyweight.quantization.rate_distortion import (
     LARGEST_CODE,
@@ -62,6 +63,10 @@ from flyweight.quantization.weight_sharing import (
 
 __all__ = [
     "BinaryWeight",
+    "METHODS",
+    "Method",
+    "PostTrainingConfig",
+    "QuantizationConfig",
     "FixedPoint",
     "FixedPointWeight",
     "Grid",
@@ -86,7 +91,6 @@ __all__ = [
     "kmeans_1d",
     "nearest",
     "exact_kmeans_edges",
-    "quantize_",
     "quantize_post_training_",
     "rdoq",
     "gptq",

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
-from flyweight.batches import checked_batches
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.int8 import check_float
+from flyweight.modules.checks import check_float
 from flyweight.batches import evaluating
 from flyweight.modules import check_plain
 from flyweight.pruning import fisher_information, reached_weights
@@ -92,7 +91,7 @@ def quantize_post_training_(
     "GPTQ", §3. The sum of both, with Fisher information for the loss, is flyweight's own.
     """
     check_loss_per_bit(price)
-    inputs = checked_batches(inputs, "quantise with")
+    inputs = [*inputs]
     check_float(model)
     named = weights_named(model, names)
     check_plain(model, named)

@@ -5,44 +5,28 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flyweight.compressed import CompressedTensor
-from flyweight.cifar import Split
-from flyweight.errors import CheckpointError, FlyweightError, ModelError
-from flyweight.int8 import check_float
-from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
-from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
-from flyweight.pruning import MaskedWeight
-from flyweight.quantization.kmeans_weight import KMeansWeight
-from flyweight.modules import (
-    attach_,
-    check_plain,
-    dense_weight,
-    detach_,
-)
-from flyweight.pruning import fisher_information
-from flyweight.modules import matching_parameters, weights_named
-from flyweight.quantization.fixed_point import FixedPoint
-from flyweight.quantization.weight_sharing import quantize_kmeans
-from flyweight.recipes import QuantizationConfig
 from flyweight._config import config_digest
-from flyweight.compressed import rounded
-from flyweight.modules.parametrize import first_revived
-from flyweight.training import (
-    Progress,
-    train_,
-    of_first_process,
-    prefixed,
-)
-from flyweight.cifar import calibration_batches
+from flyweight.compressed import CompressedTensor, rounded
+from flyweight.errors import CheckpointError, FlyweightError, ModelError
+from flyweight.modules import attach_, check_plain, dense_weight, detach_, first_revived
+from flyweight.modules import matching_parameters, weights_named
+from flyweight.modules.checks import check_float
+from flyweight.processes import of_first_process
+from flyweight.pruning import MaskedWeight, fisher_information
+from flyweight.quantization.config import QuantizationConfig
+from flyweight.quantization.fixed_point import FixedPoint
+from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
+from flyweight.quantization.kmeans_weight import KMeansWeight
+from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
+from flyweight.quantization.weight_sharing import quantize_kmeans
 
-__all__ = ["Quantization", "quantize_"]
+__all__ = ["Quantization"]
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 _LEAST_IMPORTANCE = 1e-6  # of the mean
@@ -318,61 +302,3 @@ def _stored(tensor: CompressedTensor, storage: torch.dtype) -> CompressedTensor:
         moved = bool((far & (tensor.scales > 0)).any())
         found = dataclasses.replace(found, offsets=tensor.offsets.clone() if moved else offsets)
     return found
-
-
-def quantize_(
-    model: nn.Module,
-    names: tuple[str, ...],
-    recipe: QuantizationConfig,
-    data: Split,
-    *,
-    seed: int,
-    teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, CompressedTensor]:
-    """Let the non-zero weights named take few values, and train these. Changes ``model``.
-
-    Arguments:
-        model: takes images N×3×H×W, gives logits N×K; on the device of ``data``.
-        names: of its weights to quantise.
-        recipe: how, and how it trains.
-        data: training images and their labels.
-        seed: of the order of the images, and of k-means where its start is drawn.
-        teacher: gives the soft labels where the recipe distils.
-        checkpoint: file that holds the state after each epoch; a run that was stopped goes on.
-        progress: told how far the training is.
-
-    Returns symbols and levels by name. Raises ModelError as `Quantization` does, and at the end of
-    an epoch in which a zero was lost.
-
-    Example:
-        >>> from flyweight.training import TrainingConfig
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-        >>> data = Split(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
-        >>> recipe = QuantizationConfig(bits=2, training=TrainingConfig(epochs=0, ema_decay=0.0))
-        >>> len(quantize_(model, ("1.weight",), recipe, data, seed=0)["1.weight"].levels)
-        4
-    """
-    per_epoch = max(1, len(data.labels) // recipe.training.batch_size)
-    steps = recipe.training.epochs * per_epoch
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return calibration_batches(data, recipe.calibration, seed=seed)
-
-    quantization = Quantization(model, names, recipe, steps=steps, batches=batches, seed=seed)
-    result = train_(
-        model,
-        data,
-        recipe.training,
-        seed=seed,
-        teacher=teacher,
-        before_step=lambda step, _: quantization.at(step),
-        after_epoch=lambda epoch, loss: quantization.check(),
-        checkpoint=checkpoint,
-        progress=prefixed(progress, "train the shared values"),
-    )
-    quantization.resume(steps)  # also where all epochs were in the state that was found
-    if result.averaged is not None:  # of the dense weights; its symbols are those of the last step
-        model.load_state_dict(result.averaged.state_dict())
-    return quantization.finish_()
