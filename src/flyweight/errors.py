@@ -1,13 +1,20 @@
-"""Every error flyweight raises on purpose, in one tree.
+"""Exception tree.
 
 FlyweightError
 ├── FormatError      a file is not a valid ``.fly`` file, or is damaged
-├── RecipeError      a recipe holds an unknown key or an impossible value
-├── DataError        a data set is missing, damaged or not the one expected
-├── CheckpointError  a checkpoint or training state cannot be used
-└── ModelError       a model or tensor cannot be compressed as asked
+├── RecipeError      a recipe has an unknown key or an invalid value
+├── DataError        a data set is missing, damaged or not the expected one
+├── CheckpointError  a checkpoint or training state cannot be read or written
+└── ModelError       a model or tensor cannot be compressed with these settings
 
-Each message is one sentence that says what was found, where, and what to do.
+Every message is one sentence: the subject, the problem, the fix.
+
+Example:
+    >>> try:
+    ...     raise FormatError("model.fly is damaged; copy it again")
+    ... except FlyweightError as error:
+    ...     print(error)
+    model.fly is damaged; copy it again
 """
 
 from __future__ import annotations
@@ -23,24 +30,24 @@ __all__ = [
 
 
 class FlyweightError(Exception):
-    """Base of all errors that flyweight raises on purpose."""
+    """Base class of all errors that flyweight raises on purpose."""
 
 
 class FormatError(FlyweightError):
-    """A file is not a valid ``.fly`` file, or is damaged."""
+    """Raised for a file that is not a valid ``.fly`` file, or is damaged."""
 
 
 class RecipeError(FlyweightError):
-    """A recipe holds an unknown key or an impossible value."""
+    """Raised for a recipe or configuration with an unknown key or an invalid value."""
 
 
 class DataError(FlyweightError):
-    """A data set is missing, damaged or not the one expected."""
+    """Raised for a data set that is missing, damaged or not the expected one."""
 
 
 class CheckpointError(FlyweightError):
-    """A checkpoint or training state cannot be used."""
+    """Raised for a checkpoint, training state or path that cannot be read or written."""
 
 
 class ModelError(FlyweightError):
-    """A model or tensor cannot be compressed as asked."""
+    """Raised for a model or tensor that cannot be compressed with the given settings."""

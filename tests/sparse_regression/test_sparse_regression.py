@@ -1,4 +1,4 @@
-"""The solvers against values computed apart from them, closed forms, and scikit-learn."""
+"""Solvers of sparse regression against reference values, closed forms and scikit-learn."""
 
 import functools
 import itertools
@@ -51,7 +51,7 @@ CASES = list(course_cases())
 
 
 @pytest.mark.parametrize(("case", "history", "expected"), CASES, ids=[name for name, *_ in CASES])
-def test_every_case_of_the_course_meets_the_reference(case, history, expected):
+def test_solvers_match_reference_of_every_case(case, history, expected):
     weights = np.array(expected["final_W"])
     assert history.weights.shape == (201, 5)
     assert history.loss.shape == (201,)
@@ -60,7 +60,7 @@ def test_every_case_of_the_course_meets_the_reference(case, history, expected):
     assert ((history.weights[-1] == 0) == (weights == 0)).all()
     assert history.exact_zeros == expected["exact_zeros"]
     for step, loss in {**expected.get("L_at", {}), "200": expected["final_L"]}.items():
-        if case == "b" and loss < 1e-20:  # nothing but rounding is left
+        if case == "b" and loss < 1e-20:  # only rounding is left
             assert history.loss[int(step)] < 1e-20
         else:
             assert history.loss[int(step)] == pytest.approx(loss, rel=1e-6)
@@ -71,7 +71,7 @@ def test_every_case_of_the_course_meets_the_reference(case, history, expected):
     assert history.support_changes == changes
     if "final_objective" in expected:
         _check_objective(case, history, expected)
-    if case != "b":  # there nothing but rounding is left
+    if case != "b":  # only rounding is left
         last = history.loss[-20:]
         extremes = [expected["L_min_last20"], expected["L_max_last20"]]
         np.testing.assert_allclose([last.min(), last.max()], extremes, rtol=1e-6)
@@ -83,12 +83,12 @@ def _check_objective(case, history, expected):
     strength = float(case.partition(" ")[2]) / (0.02 if case.startswith("e") else 1)
     sizes = np.sort(np.abs(history.weights[-1]))
     assert sizes.sum() == pytest.approx(expected["l1"], rel=1e-6)
-    penalised = sizes[:-2] if case.startswith("f") else sizes
-    objective = history.loss[-1] + strength * penalised.sum()
+    penalized = sizes[:-2] if case.startswith("f") else sizes
+    objective = history.loss[-1] + strength * penalized.sum()
     assert objective == pytest.approx(expected["final_objective"], rel=1e-6)
 
 
-def test_the_problem_is_the_one_of_the_reference():
+def test_lipschitz_constant_matches_reference_problem():
     problem = REFERENCE["problem"]
     eigenvalues = np.linalg.eigvalsh(X.T @ X)
     np.testing.assert_allclose(eigenvalues, sorted(problem["XtX_eigs"]), rtol=1e-6, atol=1e-12)
@@ -97,7 +97,7 @@ def test_the_problem_is_the_one_of_the_reference():
 
 
 @pytest.mark.parametrize(("step", "stable"), [(0.0625, True), (0.0627, False)])
-def test_gradient_descent_is_stable_below_the_largest_step_and_not_above(step, stable):
+def test_gradient_descent_is_stable_only_below_two_over_lipschitz(step, stable):
     assert (step < REFERENCE["problem"]["max_stable_mu"]) == stable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,12 +105,12 @@ def test_gradient_descent_is_stable_below_the_largest_step_and_not_above(step, s
     assert (loss[-1] < loss[0]) == stable
 
 
-def test_the_first_step_is_the_gradient_at_zero_by_hand():
+def test_gradient_descent_first_step_by_hand():
     first = gradient_descent(X, Y, step=0.02, steps=1).weights
     np.testing.assert_allclose(first, [[0] * 5, [-0.44, 0.44, 0.04, -0.12, -0.20]], atol=1e-15)
 
 
-def test_gradient_descent_reaches_the_solution_of_least_norm():
+def test_gradient_descent_reaches_minimum_norm_solution():
     history = gradient_descent(X, Y, **COURSE)
     assert history.loss[-1] < 1e-28
     np.testing.assert_allclose(history.weights[-1], np.linalg.pinv(X) @ Y, rtol=1e-12)
@@ -119,7 +119,7 @@ def test_gradient_descent_reaches_the_solution_of_least_norm():
 
 
 @pytest.mark.parametrize("name", REFERENCE["early_first20"])
-def test_the_early_steps_meet_the_reference(name):
+def test_projected_and_trimmed_match_reference_of_early_steps(name):
     kind, _, strength = name.rpartition("_")
     history = projected_gradient(X, Y, step=0.02, steps=20)
     if kind:
@@ -129,7 +129,7 @@ def test_the_early_steps_meet_the_reference(name):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_converged_lasso_is_the_closed_form(strength):
+def test_fista_converges_to_closed_form_of_lasso(strength):
     found = fista(X, Y, step=0.02, steps=5000, strength=strength, tolerance=1e-15)
     weights = [0, 2 - strength / 14, 0, 0, -1 + strength / 7]
     np.testing.assert_allclose(found.weights[-1], weights, rtol=1e-6, atol=0)
@@ -138,7 +138,7 @@ def test_converged_lasso_is_the_closed_form(strength):
     np.testing.assert_allclose(found.weights[-1], reference["W"], rtol=1e-6, atol=0)
 
 
-def test_steps_to_the_support_of_the_lasso():
+def test_ista_and_fista_reach_lasso_support_at_known_steps():
     settled = {
         solver: [
             solver(X, Y, step=0.02, steps=1500, strength=strength).support_changes[-1]
@@ -152,7 +152,7 @@ def test_steps_to_the_support_of_the_lasso():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("rows", "columns"), [(40, 12), (15, 30)])
-def test_random_problems_meet_scikit_learn(seed, rows, columns):
+def test_ista_and_fista_match_scikit_learn(seed, rows, columns):
     linear = pytest.importorskip("sklearn.linear_model")
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=(rows, columns))
@@ -172,7 +172,7 @@ def test_random_problems_meet_scikit_learn(seed, rows, columns):
         assert history.exact_zeros == (expected == 0).sum() > 0
 
 
-def test_ista_never_goes_up_and_a_trimmed_penalty_has_no_bias():
+def test_ista_is_monotone_and_trimmed_ista_has_no_bias():
     strength = 1.0
     history = ista(X, Y, **COURSE, strength=strength)
     objective = history.loss + strength * np.abs(history.weights).sum(1)
@@ -181,7 +181,7 @@ def test_ista_never_goes_up_and_a_trimmed_penalty_has_no_bias():
     np.testing.assert_allclose(trimmed.weights[-1], [0, 2, 0, 0, -1], atol=1e-6)
 
 
-def test_projected_gradient_finds_the_best_pair_by_exhaustion():
+def test_projected_gradient_finds_best_pair():
     losses = {
         pair: np.linalg.lstsq(X[:, pair], Y)[1].sum()
         for pair in itertools.combinations(range(5), 2)
@@ -191,7 +191,7 @@ def test_projected_gradient_finds_the_best_pair_by_exhaustion():
 
 
 @every_solver
-def test_history_begins_at_the_start_and_can_go_on(solver):
+def test_history_begins_at_start_and_continues(solver):
     start = np.array([0.5, -0.5, 0.0, 1.0, 2.0])
     given = start.copy()
     history = solver(X, Y, step=0.02, steps=6, start=start)
@@ -203,12 +203,12 @@ def test_history_begins_at_the_start_and_can_go_on(solver):
     nothing = solver(X, Y, step=0.02, steps=0)
     assert (nothing.steps, nothing.weights.tolist(), nothing.loss.tolist()) == (0, [[0] * 5], [27])
     assert nothing.support_changes == []
-    if solver is not SOLVERS["fista"]:  # whose momentum starts anew
+    if solver is not SOLVERS["fista"]:  # its momentum restarts
         rest = solver(X, Y, step=0.02, steps=3, start=history.weights[3])
         assert (rest.weights == history.weights[3:]).all()
 
 
-def test_stops_when_no_weight_moves():
+def test_tolerance_stops_when_no_weight_moves():
     long = gradient_descent(X, Y, step=0.02, steps=500)
     short = gradient_descent(X, Y, step=0.02, steps=500, tolerance=1e-6)
     assert 10 < short.steps < 200
@@ -217,7 +217,7 @@ def test_stops_when_no_weight_moves():
     assert moves[-1] <= 1e-6 < moves[-2]
 
 
-def test_step_sizes_are_held_against_the_lipschitz_constant():
+def test_step_above_lipschitz_bound_warns():
     constant = lipschitz_constant(X)
     assert constant == pytest.approx(REFERENCE["problem"]["lipschitz_of_grad"], rel=1e-12)
     assert 2 / constant == pytest.approx(REFERENCE["problem"]["max_stable_mu"], rel=1e-12)
@@ -226,50 +226,50 @@ def test_step_sizes_are_held_against_the_lipschitz_constant():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             solver(X, Y, step=0.999 * limit / constant, steps=2)
-        with pytest.warns(UserWarning, match="constant .* is 31.9671, so take one below 0.0") as w:
+        with pytest.warns(UserWarning, match="constant .* is 31.9671; use a step below 0.0") as w:
             solver(X, Y, step=1.001 * limit / constant, steps=2)
         assert w[0].filename == __file__
         assert f"below {limit / constant:.6g}" in str(w[0].message)
     assert gradient_descent([[0.0]], [1.0], step=9.0, steps=2).loss.tolist() == [1, 1, 1]
 
 
-@pytest.mark.filterwarnings("ignore:a step of")
+@pytest.mark.filterwarnings("ignore:step .* may not converge")
 @every_solver
-def test_a_step_that_is_far_too_long_is_told(solver):
-    with pytest.raises(ModelError, match="take a smaller step"):
+def test_divergence_raises(solver):
+    with pytest.raises(ModelError, match="use a smaller step"):
         solver(X, Y, step=1.0, steps=5000)
 
 
 @every_solver
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        ({"y": [1.0, 2.0]}, "3 rows and y 2 numbers"),
-        ({"X": [1.0, 2.0]}, r"X has 2 dimensions .* \(2,\)"),
-        ({"X": np.zeros((0, 5)), "y": []}, "not empty"),
-        ({"X": [[1.0, "a"]]}, "X is made of numbers"),
-        ({"y": [1.0, math.nan, 0.0]}, "y holds NaN"),
-        ({"start": [0.0]}, "5 columns and start 1"),
-        ({"step": 0.0}, "above 0; got 0.0"),
-        ({"step": math.nan}, "above 0; got nan"),
-        ({"step": "a"}, "above 0; got 'a'"),
-        ({"steps": -1}, "steps takes a whole number from 0 on; got -1"),
-        ({"steps": 2.5}, "steps takes a whole number from 0 on; got 2.5"),
+        ({"y": [1.0, 2.0]}, "3 rows but y has 2 elements"),
+        ({"X": [1.0, 2.0]}, r"X must have 2 dimensions .* \(2,\)"),
+        ({"X": np.zeros((0, 5)), "y": []}, "not be empty"),
+        ({"X": [[1.0, "a"]]}, "X must be numeric"),
+        ({"y": [1.0, math.nan, 0.0]}, "y contains NaN"),
+        ({"start": [0.0]}, "5 columns but start has 1"),
+        ({"step": 0.0}, "step must be a finite number > 0; got 0.0"),
+        ({"step": math.nan}, "> 0; got nan"),
+        ({"step": "a"}, "> 0; got 'a'"),
+        ({"steps": -1}, "steps must be an integer >= 0; got -1"),
+        ({"steps": 2.5}, "steps must be an integer >= 0; got 2.5"),
         ({"tolerance": -1.0}, "tolerance"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(solver, given, said):
+def test_solvers_refuse_invalid_arguments_in_one_sentence(solver, given, message):
     settings = {"X": X, "y": Y, **COURSE} | given
-    with pytest.raises((DataError, ModelError), match=said) as caught:
+    with pytest.raises((DataError, ModelError), match=message) as caught:
         solver(settings.pop("X"), settings.pop("y"), **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_strengths_and_counts_are_refused_below_zero():
+def test_solvers_refuse_negative_strength_and_invalid_nonzeros():
     for solver in (subgradient, ista, fista, trimmed_ista):
         with pytest.raises(ModelError, match="strength"):
             solver(X, Y, **COURSE, strength=-1.0)
     for solver in (projected_gradient, functools.partial(trimmed_ista, strength=1.0)):
         for wrong in (-1, 1.5, True):
-            with pytest.raises(ModelError, match="nonzeros takes a whole number"):
+            with pytest.raises(ModelError, match="nonzeros must be an integer"):
                 solver(X, Y, **COURSE, nonzeros=wrong)

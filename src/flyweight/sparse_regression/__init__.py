@@ -1,20 +1,20 @@
-"""Sparse linear regression: six solvers with their full history.
+"""Sparse linear regression: six first-order solvers that record every iterate.
 
-All minimise L(w) = Σᵢ (Xᵢ·w − yᵢ)², without a factor of ½ or 1/n, by full-batch steps
+All minimize L(w) = Σᵢ (Xᵢ·w − yᵢ)², without a factor of ½ or 1/n, by full-batch gradient steps
 
     w ← w − step·2Xᵀ(Xw − y)
 
-each with its own way to sparse weights. ``X`` is m×n and ``y`` has m numbers; all is computed in
-float64. Arguments that the solvers share:
+followed by an operation that makes the weights sparse. ``X`` is m×n, ``y`` has m elements; all
+arithmetic is float64. Arguments common to the solvers:
 
     step: step size μ, in units of weight² per unit of loss.
-    steps: how many are made at most.
-    start: the first weights, n numbers; zeros if not given.
-    tolerance: stop after a step in which no weight moved by more than this; 0 never stops.
+    steps: maximum number of steps.
+    start: initial weights, n elements; zeros by default.
+    tolerance: stop after a step in which no weight moved by more than this; 0 disables the test.
 
-There is a warning where a step is too large to be sure of convergence; what counts is the largest
-curvature of L, `lipschitz_constant`. Every solver raises DataError for X, y or start that do not
-fit each other or are not finite, and ModelError for numbers out of range.
+A step size for which convergence is not guaranteed gives a `UserWarning`; the bound is a multiple
+of 1 / `lipschitz_constant`. Every solver raises DataError if X, y or start are not finite or their
+shapes do not match, and ModelError for a setting out of range or a loss that diverges.
 
 Example:
     >>> X, y = [[2.0, 0.0], [0.0, 1.0]], [2.0, 0.1]
@@ -22,8 +22,8 @@ Example:
     >>> history.weights[-1].round(3).tolist(), history.exact_zeros
     ([0.95, 0.0], 1)
 
-Source: the exercise on sparse optimisation of linear models of ECE 661 (Li 2025); of the
-methods, at each of them.
+Source: ECE 661 (Li 2025), exercise on sparse optimization of linear models; each solver cites the
+source of its method.
 """
 
 from flyweight.sparse_regression.problem import History, lipschitz_constant

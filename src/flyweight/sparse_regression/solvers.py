@@ -1,4 +1,4 @@
-"""The solvers: what each of them does in one step."""
+"""First-order solvers for sparse linear regression."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flyweight.sparse_regression.problem import (
     History,
     Problem,
     Vector,
-    check,
     check_counts,
+    check_nonnegative,
 )
 
 __all__ = [
@@ -38,9 +38,9 @@ def gradient_descent(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """Steps of the gradient alone: w ← w − μ·2Xᵀ(Xw − y).
+    """Minimize the loss by gradient descent: w ← w − μ·2Xᵀ(Xw − y).
 
-    From zero it comes to the least-squares solution of smallest norm, which is not sparse.
+    Started at zero, it converges to the least-squares solution of smallest norm, which is dense.
 
     Example:
         >>> history = gradient_descent([[1.0, 1.0]], [2.0], step=0.2, steps=30)
@@ -62,10 +62,11 @@ def projected_gradient(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """After each step of the gradient only the ``nonzeros`` largest weights are kept.
+    """Minimize the loss under ‖w‖₀ <= ``nonzeros`` by projected gradient descent.
 
-    Also known as iterative hard thresholding; a gradient step and pruning in turns. Steps up to
-    1 / L let the loss fall always; which support it ends with depends on the way.
+    Also known as iterative hard thresholding: after every gradient step, all but the ``nonzeros``
+    largest magnitudes are set to zero. For step sizes up to 1 / Lipschitz constant the loss never
+    increases. The problem is not convex; the final support depends on the path.
 
     Example:
         >>> history = projected_gradient([[1.0, 0.9]], [2.0], step=0.2, steps=60, nonzeros=1)
@@ -94,10 +95,11 @@ def subgradient(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """Steps on L + λ·‖w‖₁ with λ·sign(w) for the gradient of the penalty, and sign(0) = 0.
+    """Minimize L + λ·‖w‖₁ by subgradient descent, with sign(0) = 0.
 
-    At a fixed step it never settles: a weight that should be zero jumps about it by up to μ·λ, and
-    none becomes exactly zero. ``strength`` is λ, in units of loss per unit of weight.
+    With a fixed step size it does not converge: a weight whose optimum is zero oscillates around
+    it by up to μ·λ and never becomes exactly zero. ``strength`` is λ, in units of loss per unit of
+    weight.
 
     Example:
         >>> history = subgradient([[1.0, 0.2]], [1.0], step=0.1, steps=99, strength=0.5)
@@ -106,7 +108,7 @@ def subgradient(
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 2)
-    check(strength=strength)
+    check_nonnegative(strength=strength)
     return problem.descend(
         steps,
         tolerance,
@@ -124,9 +126,10 @@ def ista(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """Proximal gradient on L + λ·‖w‖₁: a step of the gradient, then a soft threshold of μ·λ.
+    """Minimize L + λ·‖w‖₁ by proximal gradient descent (ISTA).
 
-    ``strength`` is λ, in units of loss per unit of weight. The objective falls as 1/k.
+    Every gradient step is followed by a soft threshold of μ·λ. The objective converges as 1/k.
+    ``strength`` is λ, in units of loss per unit of weight.
 
     Example:
         >>> history = ista([[1.0, 0.2]], [1.0], step=0.1, steps=99, strength=0.5)
@@ -137,7 +140,7 @@ def ista(
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 2)
-    check(strength=strength)
+    check_nonnegative(strength=strength)
     return problem.descend(
         steps,
         tolerance,
@@ -157,9 +160,11 @@ def fista(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """As `ista`, each step from a point beyond the last weights, in the direction of their move.
+    """Minimize L + λ·‖w‖₁ by accelerated proximal gradient descent (FISTA).
 
-    The objective falls as 1/k², though not at every step. Needs a step of 1 / L at most.
+    `ista` with Nesterov momentum: the gradient is taken at a point extrapolated from the last two
+    iterates. The objective converges as 1/k², not monotonically. Needs a step size of at most
+    1 / Lipschitz constant. ``strength`` is λ, in units of loss per unit of weight.
 
     Example:
         >>> history = fista([[1.0, 0.2]], [1.0], step=0.1, steps=99, strength=0.5)
@@ -170,13 +175,13 @@ def fista(
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 1)
-    check(strength=strength)
+    check_nonnegative(strength=strength)
     before, momentum = problem.start, 0.0
 
     def advance(w: Vector) -> Vector:
         nonlocal before, momentum
         grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        # Momentum is 1 from the second step on; before the first there was no move to go on from.
+        # The first step has no previous move, so that its extrapolation is zero.
         beyond = w + (momentum - 1) / grown * (w - before)
         before, momentum = w, grown
         stepped = beyond - step * problem.gradient(beyond)
@@ -196,12 +201,12 @@ def trimmed_ista(
     start: npt.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> History:
-    """As `ista` with a penalty on all weights but the ``nonzeros`` largest, which have no bias so.
+    """Minimize L plus a trimmed L1 penalty by proximal gradient descent.
 
-    Those that are spared are chosen on the stepped vector: that is the exact proximal operator.
-    The objective falls always for steps up to 1 / L; it is not convex, and where it ends depends
-    on the way.
-    ``strength`` is λ, in units of loss per unit of weight.
+    The penalty covers all weights but the ``nonzeros`` largest, which therefore have no bias. The
+    exact proximal operator selects the exempt weights on the vector after the gradient step. For
+    step sizes up to 1 / Lipschitz constant the objective never increases. The problem is not
+    convex; the result depends on the path. ``strength`` is λ, in units of loss per unit of weight.
 
     Example:
         >>> history = trimmed_ista(
@@ -210,11 +215,11 @@ def trimmed_ista(
         >>> history.weights[-1].round(6).tolist()
         [1.0, 0.0]
 
-    Source: Yun et al. 2019, "Trimming the ℓ1 regularizer", algorithm 1 with all steps full.
+    Source: Yun et al. 2019, "Trimming the ℓ1 regularizer", algorithm 1 with full steps.
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 1)
-    check(strength=strength)
+    check_nonnegative(strength=strength)
     check_counts(nonzeros=nonzeros)
     return problem.descend(
         steps,
