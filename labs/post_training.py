@@ -43,7 +43,7 @@ from flyweight.report import (
     label_axes,
     legend_above,
     save_figure,
-    sheet,
+    figure_grid,
 )
 from flyweight.training import accuracy, choose_device
 from flyweight.cifar.augmentation import training_batches
@@ -246,7 +246,7 @@ def tables(rows: Sequence[Row]) -> str:
 @in_style
 def figure_of(rows: Sequence[Row]) -> Figure:
     """Accuracy by bytes: all points, and the lower hull of each codec as a line."""
-    figure, (axes,) = sheet(1, 1, height=4.0)
+    figure, (axes,) = figure_grid(1, 1, height=4.0)
     for codec, look in zip(("flyweight", "NNCodec"), LINES, strict=False):
         points = points_of(rows, codec)
         alone = {**look, "linestyle": "none", "markerfacecolor": "none"}

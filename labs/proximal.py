@@ -54,7 +54,7 @@ from flyweight.report import (
     in_style,
     label_axes,
     save_figure,
-    sheet,
+    figure_grid,
 )
 from flyweight.training import (
     TrainingConfig,
@@ -178,7 +178,7 @@ def distributions(model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
 @in_style
 def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
     """The share of weights, and of filters, below each size; zeros stand at the left edge."""
-    figure, axes = sheet(1, 2, height=3.2)
+    figure, axes = figure_grid(1, 2, height=3.2)
     for each, kind in zip(axes, ("weights", "filters"), strict=True):
         least = min(values[kind][values[kind] > 0].min(initial=1.0) for values in found.values())
         edge = max(least / 3, 1e-9)

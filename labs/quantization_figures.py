@@ -29,9 +29,9 @@ from flyweight.quantization import SchemeError, compare_schemes, quantize_kmeans
 from flyweight.report import (
     QuantizedPoint,
     error_figure,
-    quantized_figure,
+    accuracy_figure,
     save_figure,
-    values_figure,
+    histogram_figure,
 )
 from labs.options import read_options
 from labs.quantization import exercises
@@ -67,7 +67,7 @@ def values(model: nn.Module) -> Figure:
         name: quantize_kmeans(weight, bits=BITS, init="optimal", mask=masks[name]).dequantize()
         for name, weight in weights.items()
     }
-    return values_figure(weights, after)
+    return histogram_figure(weights, after)
 
 
 def error_rows(points: Sequence[SchemeError]) -> list[Row]:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind in FIGURES:
         if measured := points_of(rows, kind):
             dense = float(rows[0]["dense"])
-            figures[kind] = quantized_figure(measured, dense_accuracy=dense)
+            figures[kind] = accuracy_figure(measured, dense_accuracy=dense)
     (RESULTS / "quantization").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         path = RESULTS / "quantization" / f"{name}.svg"

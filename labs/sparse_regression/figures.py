@@ -16,7 +16,7 @@ from flyweight.report import (
     label_axes,
     legend_above,
     save_figure,
-    sheet,
+    figure_grid,
 )
 from flyweight.sparse_regression import History
 from labs.sparse_regression.cases import (
@@ -71,7 +71,7 @@ def _loss(axes: Axes, history: History, title: str) -> None:
 def _per_case(cases: Sequence[Case]) -> Figure:
     """A row for each: its loss, its weights, and under L1 how small two of these are."""
     columns = 3 if cases[0].letter in "de" else 2
-    figure, axes = sheet(len(cases), columns, height=0.6 + 2.2 * len(cases))
+    figure, axes = figure_grid(len(cases), columns, height=0.6 + 2.2 * len(cases))
     for row, case in enumerate(cases):
         first, second, *others = axes[row * columns : (row + 1) * columns]
         _loss(first, case.history, f"{case.name}: loss")
@@ -95,7 +95,7 @@ def _magnitudes(axes: Axes, history: History) -> None:
 
 
 def _early(cases: Sequence[Case]) -> Figure:
-    figure, axes = sheet(3, 2, height=7.5)
+    figure, axes = figure_grid(3, 2, height=7.5)
     for each, case in zip(axes, cases, strict=False):
         _weights(each, case.history, f"{case.name}: first 20 steps", 20, 5)
         each.set_xticks(range(0, 21, 4))
@@ -123,7 +123,7 @@ def shortfall(strength: float) -> tuple[float, float]:
 
 def _path() -> Figure:
     """The lasso path in closed form, with where 200 steps of ISTA end, and the distance."""
-    figure, (left, right) = sheet(1, 2, height=3.2)
+    figure, (left, right) = figure_grid(1, 2, height=3.2)
     fine = np.geomspace(0.08, 24, 241)
     some = np.array([0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 9, 12, 15, 18, 22, 24])
     lines = np.array([converged(strength) for strength in fine])
@@ -159,7 +159,7 @@ def _path() -> Figure:
 
 def _speed() -> Figure:
     """Objective above its minimum, ISTA and FISTA, and where their support is the final one."""
-    figure, axes = sheet(2, 2, height=5.3)
+    figure, axes = figure_grid(2, 2, height=5.3)
     for each, strength in zip(axes, L1_STRENGTHS, strict=True):
         least = lasso_objective(converged(strength), strength)
         for line, name, history in zip(
@@ -179,7 +179,7 @@ def _speed() -> Figure:
 
 def _on_old(exact: Case) -> Figure:
     old = trimmed_on_old(10.0)
-    figure, axes = sheet(1, 3, height=2.6)
+    figure, axes = figure_grid(1, 3, height=2.6)
     _weights(axes[0], exact.history, "spared on the stepped vector", 40, 8)
     _weights(axes[1], old, "spared on the old vector", 40, 8)
     ends = [each.get_ylim() for each in axes[:2]]

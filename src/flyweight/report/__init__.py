@@ -5,13 +5,13 @@ from flyweight.report.figure_style import (
     INK,
     LINES,
     PALE,
+    figure_grid,
     in_style,
     label_axes,
     label_rows,
     legend_above,
-    percent,
+    percent_x_axis,
     save_figure,
-    sheet,
 )
 from flyweight.report.sensitivity_figures import (
     allocation_figure,
@@ -23,9 +23,9 @@ from flyweight.report.sparsity_figures import (
 )
 from flyweight.report.weight_figures import (
     QuantizedPoint,
+    accuracy_figure,
     error_figure,
-    quantized_figure,
-    values_figure,
+    histogram_figure,
 )
 
 __all__ = [
@@ -34,18 +34,18 @@ __all__ = [
     "LINES",
     "PALE",
     "QuantizedPoint",
+    "accuracy_figure",
     "allocation_figure",
     "error_figure",
+    "figure_grid",
     "filters_figure",
+    "histogram_figure",
     "in_style",
     "label_axes",
     "label_rows",
     "legend_above",
-    "percent",
-    "quantized_figure",
+    "percent_x_axis",
     "save_figure",
     "sensitivity_figure",
-    "sheet",
     "sparsity_figure",
-    "values_figure",
 ]

@@ -1,4 +1,4 @@
-"""Empty figures in one style, and files of them: the same figure gives the same bytes."""
+"""Figure style, figure grids, and reproducible SVG, PNG and PDF files."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from flyweight.format import check_target, replacing
 from flyweight.errors import DataError
+from flyweight.format import check_target, replacing
 
 __all__ = [
     "HATCH",
     "INK",
     "LINES",
     "PALE",
+    "figure_grid",
     "in_style",
     "label_axes",
     "label_rows",
     "legend_above",
-    "percent",
+    "percent_x_axis",
     "save_figure",
-    "sheet",
 ]
 
 INK = "0.15"
 PALE = "0.88"
 HATCH = "////"
-#: Each differs from the others in dashes, in marker and in how dark it is.
+#: Line styles that differ in dashes, marker and gray level.
 LINES: tuple[dict[str, Any], ...] = (
     {"color": INK, "linestyle": "-", "marker": "o"},
     {"color": "0.45", "linestyle": "--", "marker": "s"},
@@ -49,14 +49,14 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": "0.5", "linestyle": (0, (4, 3)), "marker": "P", "markerfacecolor": "white"},
 )
 WIDTH = 7.5
-_LETTERS, _LINE = 105, 9  # that the width has room for, and that a line in the legend takes
+_LEGEND_WIDTH, _LINE_SAMPLE = 105, 9  # in characters: of a row, of the line sample of an entry
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine has it
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, the same on every machine
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "figure.titlesize": 9.0,
@@ -70,18 +70,28 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 150,
     "svg.hashsalt": "flyweight",
 }
-#: Whatever else a program or a user set for matplotlib; a decorator of what draws.
+#: Decorator of functions that draw: apply this style, whatever matplotlib is configured to.
 in_style = style.context(["default", STYLE])
-METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+METADATA: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
 
 
-def sheet(rows: int, columns: int, *, height: float, **settings: Any) -> tuple[Figure, list[Axes]]:
-    """A figure 7.5 inches wide and ``height`` high, and its axes row by row.
+def figure_grid(
+    rows: int, columns: int, *, height: float, **settings: Any
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure with a grid of axes; return it and the axes row by row.
 
-    ``settings`` go to `matplotlib.figure.Figure.subplots`.
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        height: height in inches; the width is 7.5 inches.
+        settings: passed to `matplotlib.figure.Figure.subplots`.
 
     Example:
-        >>> figure, (left, right) = sheet(1, 2, height=3, sharey=True)
+        >>> figure, (left, right) = figure_grid(1, 2, height=3, sharey=True)
         >>> figure.get_size_inches().tolist()
         [7.5, 3.0]
     """
@@ -91,7 +101,7 @@ def sheet(rows: int, columns: int, *, height: float, **settings: Any) -> tuple[F
 
 
 def label_axes(axes: Axes, title: str, x: str, y: str, *, log: bool = False) -> None:
-    """Title and both axes, with their units; with ``log`` the y axis is logarithmic."""
+    """Set the title and both axis labels; with ``log``, make the y axis logarithmic."""
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -100,27 +110,27 @@ def label_axes(axes: Axes, title: str, x: str, y: str, *, log: bool = False) -> 
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:
-    """The lines of ``axes`` named once for the whole figure, above it."""
+    """Add one legend for the whole figure above it, with the lines of ``axes``."""
     lines, names = axes.get_legend_handles_labels()
-    wide = [math.ceil(len(names) / rows) for rows in range(1, len(names) + 1)]
-    columns = next((some for some in wide if _letters(names, some) <= _LETTERS), 1)
+    choices = [math.ceil(len(names) / rows) for rows in range(1, len(names) + 1)]
+    columns = next((n for n in choices if _legend_width(names, n) <= _LEGEND_WIDTH), 1)
     figure.legend(lines, names, loc="outside upper center", ncols=columns, handlelength=4)
 
 
-def _letters(names: Sequence[str], columns: int) -> int:
-    """How wide a legend is, filled column after column; a line takes the room of some letters."""
-    places = np.array_split(np.arange(len(names)), columns)
-    return sum(_LINE + max(len(names[place]) for place in some) for some in places)
+def _legend_width(names: Sequence[str], columns: int) -> int:
+    """Return the width in characters of a legend that is filled column by column."""
+    indices = np.array_split(np.arange(len(names)), columns)
+    return sum(_LINE_SAMPLE + max(len(names[index]) for index in column) for column in indices)
 
 
-def percent(axes: Axes) -> None:
-    """Show fractions from 0 to 1 along x as per cent."""
+def percent_x_axis(axes: Axes) -> None:
+    """Show an x axis of fractions from 0 to 1 in percent."""
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One row a weight, the first at the top; ``.weight`` goes without saying."""
+    """Label the rows of a chart by weight, first at the top, without the suffix ``.weight``."""
     axes.set_yticks(range(len(names)), [name.removesuffix(".weight") for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -129,32 +139,42 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
 
 @in_style
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> int:
-    """Write a figure as ``.svg`` or ``.png``, whole or not at all; return the size in bytes.
+    """Write a figure atomically as SVG, PNG or PDF; return the file size in bytes.
 
-    The same figure gives the same bytes; no date is in them. Both are kept small: coordinates have
-    a tenth of a point, pixels one of 64 colours.
+    The same figure always gives the same bytes, without a date. Files are reduced in size: SVG
+    coordinates are rounded to a tenth of a point, PNG pixels to 64 colors.
 
-    Raises DataError for a path that ends otherwise, CheckpointError where no file can be.
+    Args:
+        figure: figure to write.
+        path: ends in ``.svg``, ``.png`` or ``.pdf``.
+
+    Raises:
+        DataError: the suffix of the path is another.
+        CheckpointError: no file can be written there.
 
     Example:
-        >>> save_figure(Figure(), "figure.pdf")
+        >>> save_figure(Figure(), "figure.jpg")
         Traceback (most recent call last):
-        flyweight.errors.DataError: a figure is written as .svg or .png; found 'figure.pdf'
+        flyweight.errors.DataError: 'figure.jpg' is not a figure file; use .pdf, .png or .svg
     """
     form = Path(path).suffix.lower().removeprefix(".")
     if form not in METADATA:
-        raise DataError(f"a figure is written as .svg or .png; found {os.fspath(path)!r}")
+        raise DataError(f"{os.fspath(path)!r} is not a figure file; use .pdf, .png or .svg")
     check_target(path)
     drawn = io.BytesIO()
     figure.savefig(drawn, format=form, metadata=METADATA[form])
-    small = _few_digits(drawn.getvalue()) if form == "svg" else _few_colours(drawn)
+    data = drawn.getvalue()
+    if form == "svg":
+        data = _round_coordinates(data)
+    elif form == "png":
+        data = _reduce_palette(data)
     with replacing(path) as file:
-        file.write(small)
-    return len(small)
+        file.write(data)
+    return len(data)
 
 
-def _few_digits(svg: bytes) -> bytes:
-    """Coordinates to a tenth of a point, those below 10 to a hundredth; scales as they are."""
+def _round_coordinates(svg: bytes) -> bytes:
+    """Round coordinates to 0.1 point, those below 10 to 0.01; scale factors stay exact."""
 
     def rounded(attribute: re.Match[bytes]) -> bytes:
         return re.sub(rb"(\d\d\.\d|\.\d\d)\d+", rb"\1", attribute.group())
@@ -163,9 +183,9 @@ def _few_digits(svg: bytes) -> bytes:
     return re.sub(rb"[ \t]+$", b"", svg, flags=re.MULTILINE)
 
 
-def _few_colours(png: io.BytesIO) -> bytes:
-    """Each pixel one of 64 colours."""
+def _reduce_palette(png: bytes) -> bytes:
+    """Reduce an image to 64 colors."""
     small = io.BytesIO()
-    image = Image.open(png).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()

@@ -1,4 +1,4 @@
-"""What each layer can bear, and what was given to each because of it."""
+"""Figures of layer sensitivity and of sparsity allocations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flyweight.report.figure_style import (
     INK,
     LINES,
     PALE,
+    figure_grid,
     in_style,
     label_rows,
-    percent,
-    sheet,
+    percent_x_axis,
 )
 
 __all__ = ["allocation_figure", "sensitivity_figure"]
@@ -32,14 +32,18 @@ def sensitivity_figure(
     allocation: Mapping[str, float] | None = None,
     score: str = "score",
 ) -> Figure:
-    """Score against the sparsity of one layer, a small chart for each; the band holds all layers.
+    """Plot a sensitivity scan: score against the sparsity of one layer, one chart per layer.
 
-    Arguments:
-        points: what `sensitivity` returned.
-        allocation: sparsity by name, what `allocate` returned, to be marked in each chart.
-        score: what the scores are, with their unit, for the axis.
+    The gray band is the range of all layers.
 
-    Raises ModelError where there are no points.
+    Args:
+        points: result of `flyweight.pruning.sensitivity`.
+        allocation: sparsity by weight name, as `flyweight.pruning.allocate` returns it; marked in
+            each chart by a dashed line.
+        score: axis label of the score, with its unit.
+
+    Raises:
+        ModelError: ``points`` is empty.
 
     Example:
         >>> points = [SensitivityPoint("conv1.weight", s, 0.9 - 0.5 * s) for s in (0.0, 0.5, 0.9)]
@@ -53,10 +57,10 @@ def sensitivity_figure(
     for point in sorted(points, key=lambda point: point.sparsity):
         curves.setdefault(point.name, []).append((point.sparsity, point.score))
     if not curves:
-        raise ModelError("there are no points of a scan to draw")
+        raise ModelError("there are no points of a sensitivity scan to plot")
     columns = min(COLUMNS, len(curves))
     rows = ceil(len(curves) / columns)
-    figure, charts = sheet(rows, columns, height=0.9 + 1.3 * rows, sharex=True, sharey=True)
+    figure, charts = figure_grid(rows, columns, height=0.9 + 1.3 * rows, sharex=True, sharey=True)
     order = {point.name: None for point in points}
     grid = sorted({point.sparsity for point in points})
     scores = [
@@ -71,12 +75,12 @@ def sensitivity_figure(
         if allocation is not None and name in allocation:
             axes.axvline(allocation[name], color=INK, linestyle="--", linewidth=0.9, zorder=2)
         axes.set_title(name.removesuffix(".weight"), fontsize=7)
-        percent(axes)
+        percent_x_axis(axes)
     for axes in charts[len(order) :]:
         axes.set_visible(False)
-    marked = "" if allocation is None else "; dashed: what the layer is allocated"
+    marked = "" if allocation is None else "; dashed: allocated sparsity"
     figure.supxlabel(
-        f"sparsity of the one layer that is pruned, %; grey: range of all layers{marked}",
+        f"sparsity of the layer, the others dense, %; gray: range of all layers{marked}",
         fontsize=8,
     )
     figure.supylabel(score, fontsize=8)
@@ -85,12 +89,14 @@ def sensitivity_figure(
 
 @in_style
 def allocation_figure(allocations: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Sparsity that each layer gets, one way beside another.
+    """Plot the sparsity of every layer under one or more allocations.
 
-    ``allocations`` has by the name of a way, for the legend, the sparsity by name of each weight:
-    what `allocate` returned, or what a threshold common to all made of a network. Six ways at most.
+    Args:
+        allocations: for each legend label, the sparsity by weight name: the result of
+            `flyweight.pruning.allocate`, or the sparsities of a pruned model. Eight at most.
 
-    Raises ModelError where there are none, or the ways are of different layers.
+    Raises:
+        ModelError: there is no allocation, more than eight, or their layers differ.
 
     Example:
         >>> ways = {"scan": {"a": 0.5, "b": 0.9}, "one threshold": {"a": 0.4, "b": 0.95}}
@@ -99,21 +105,20 @@ def allocation_figure(allocations: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     names = [*next(iter(allocations.values()), ())]
     if not 1 <= len(allocations) <= len(LINES):
-        raise ModelError(f"1 to {len(LINES)} allocations are drawn; found {len(allocations)}")
+        raise ModelError(f"a figure shows 1 to {len(LINES)} allocations; got {len(allocations)}")
     if not names:
-        raise ModelError("there are no layers to draw")
-    for way, found in allocations.items():
-        if {*found} != {*names}:
-            raise ModelError(f"the allocation {way!r} is of other layers than the first")
-    figure, (axes,) = sheet(1, 1, height=1.1 + 0.19 * len(names))
-    spans = [[found[name] for found in allocations.values()] for name in names]
+        raise ModelError("there are no layers to plot")
+    for label, sparsities in allocations.items():
+        if {*sparsities} != {*names}:
+            raise ModelError(f"allocation {label!r} has other layers than the first one")
+    figure, (axes,) = figure_grid(1, 1, height=1.1 + 0.19 * len(names))
+    spans = [[sparsities[name] for sparsities in allocations.values()] for name in names]
     axes.hlines(range(len(names)), [*map(min, spans)], [*map(max, spans)], color="0.7", zorder=1)
-    for (way, found), line in zip(allocations.items(), LINES, strict=False):
-        places = [found[name] for name in names]
-        marks = {**line, "linestyle": "none", "clip_on": False}
-        axes.plot(places, range(len(names)), label=way, **marks)
+    for (label, sparsities), line in zip(allocations.items(), LINES, strict=False):
+        marker = {**line, "linestyle": "none", "clip_on": False}
+        axes.plot([sparsities[name] for name in names], range(len(names)), label=label, **marker)
     axes.set_xlabel("sparsity, % of the weights")
-    percent(axes)
+    percent_x_axis(axes)
     label_rows(axes, names)
     figure.legend(loc="outside upper right", ncols=len(allocations))
     return figure

@@ -1,4 +1,4 @@
-"""What pruning left in each layer: weights, and whole filters."""
+"""Figures of the sparsity of layers and filters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flyweight.report.figure_style import (
     HATCH,
     INK,
     PALE,
+    figure_grid,
     in_style,
     label_rows,
-    percent,
-    sheet,
+    percent_x_axis,
 )
 
 __all__ = ["filters_figure", "sparsity_figure"]
@@ -25,24 +25,26 @@ __all__ = ["filters_figure", "sparsity_figure"]
 
 @in_style
 def sparsity_figure(summary: Summary) -> Figure:
-    """Weights of each layer, zero and non-zero, and the sparsity of each beside that of all.
+    """Plot the zero and non-zero weights and the sparsity of every layer.
 
-    ``summary`` is what `flyweight.summary` gives. Show the figure in a notebook, or write it with
-    `save_figure`.
+    Args:
+        summary: result of `flyweight.pruning.summarize_sparsity`.
 
-    Raises ModelError for a summary without layers.
+    Raises:
+        ModelError: the summary has no layers.
 
     Example:
-        >>> import flyweight
-        >>> figure = sparsity_figure(flyweight.pruning.summarize_sparsity(flyweight.load_pretrained("resnet20")))
+        >>> from torch import nn
+        >>> from flyweight.pruning import summarize_sparsity
+        >>> figure = sparsity_figure(summarize_sparsity(nn.Linear(8, 4)))
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['weights, thousands', 'sparsity, % of the weights']
     """
     layers = summary.layers
     if not layers:
-        raise ModelError("there are no layers to draw")
+        raise ModelError("there are no layers to plot")
     rows = range(len(layers))
-    figure, (counts, shares) = sheet(1, 2, height=1.1 + 0.19 * len(layers), sharey=True)
+    figure, (counts, shares) = figure_grid(1, 2, height=1.1 + 0.19 * len(layers), sharey=True)
     nonzeros = [layer.nonzeros / 1000 for layer in layers]
     zeros = [(layer.parameters - layer.nonzeros) / 1000 for layer in layers]
     frame: dict[str, Any] = {"height": 0.7, "edgecolor": INK, "linewidth": 0.6}
@@ -57,23 +59,27 @@ def sparsity_figure(summary: Summary) -> Figure:
     )
     shares.axvline(summary.sparsity, color=INK, linestyle="--", label="all layers")
     shares.set_xlabel("sparsity, % of the weights")
-    percent(shares)
+    percent_x_axis(shares)
     label_rows(shares, [layer.name for layer in layers])
     figure.legend(loc="outside upper right", ncols=4)
     figure.suptitle(
-        f"{summary.nonzeros:,} of {summary.parameters:,} weights are not zero", x=0.01, ha="left"
+        f"{summary.nonzeros:,} of {summary.parameters:,} weights are non-zero", x=0.01, ha="left"
     )
     return figure
 
 
 @in_style
 def filters_figure(sums: Mapping[str, Tensor]) -> Figure:
-    """Sum of the magnitudes of each filter, layer by layer, and how many filters are zero.
+    """Plot the L1 norm of every filter, layer by layer, and count the zero filters.
 
-    ``sums`` has the `filter_sums` of a weight, as many as it has outputs, by its name. Where the
-    zeros of pruned weights have a structure, filters stand at 0 as a whole; without one, none does.
+    Structured sparsity puts whole filters at 0; unstructured sparsity leaves few or none there.
 
-    Raises ModelError where there are none.
+    Args:
+        sums: L1 norms of the filters by weight name, as `flyweight.pruning.filter_sums` returns
+            them.
+
+    Raises:
+        ModelError: ``sums`` is empty.
 
     Example:
         >>> import torch
@@ -81,12 +87,12 @@ def filters_figure(sums: Mapping[str, Tensor]) -> Figure:
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['1 / 3', 'zero / all']
 
-    Source: Li et al. 2017, "Pruning filters for efficient ConvNets", figure 2, which ranks
-    filters by these sums.
+    Source: Li et al. 2017, "Pruning filters for efficient ConvNets", figure 2 (filters
+    ranked by L1 norm).
     """
     if not sums:
-        raise ModelError("there are no filters to draw")
-    figure, (axes,) = sheet(1, 1, height=1.1 + 0.19 * len(sums))
+        raise ModelError("there are no filters to plot")
+    figure, (axes,) = figure_grid(1, 1, height=1.1 + 0.19 * len(sums))
     place: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "annotation_clip": False,
@@ -105,7 +111,7 @@ def filters_figure(sums: Mapping[str, Tensor]) -> Figure:
     axes.annotate("zero / all", (1.01, -1), **place)
     largest = max(float(values.max()) for values in sums.values() if values.numel())
     axes.set_xlim(0, 1.03 * largest or 1.0)
-    axes.set_xlabel("sum of the magnitudes of the weights of a filter")
+    axes.set_xlabel("L1 norm of a filter")
     label_rows(axes, [*sums])
     for row in range(len(sums)):
         axes.axhline(row, color=PALE, linewidth=0.6, zorder=0)

@@ -152,7 +152,7 @@ class Problem:
         return float(((self.X @ w - self.y) ** 2).sum())
 
     def descend(self, steps: int, tolerance: float, advance: Callable[[Vector], Vector]) -> History:
-        """Iterate ``advance`` until ``steps`` are made or no weight moves more than ``tolerance``."""
+        """Iterate ``advance`` for ``steps`` or until no weight moves more than ``tolerance``."""
         check_counts(steps=steps)
         check_nonnegative(tolerance=tolerance)
         weights, losses = [self.start], [self.loss(self.start)]
