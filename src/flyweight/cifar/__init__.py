@@ -20,6 +20,7 @@ from flyweight.cifar.dataset import (
     load_cifar10,
     validation_indices,
 )
+from flyweight.cifar.evaluation import accuracy, predict
 from flyweight.cifar.resnet import (
     CifarResNet,
     Shortcut,
@@ -32,7 +33,7 @@ from flyweight.cifar.sources import (
     read_batches,
 )
 from flyweight.cifar.train import (
-    train,
+    train_resnet,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Progress",
     "Shortcut",
     "Split",
+    "accuracy",
     "architectures",
     "augment",
     "calibration_batches",
@@ -53,9 +55,10 @@ __all__ = [
     "load_cifar10",
     "load_pretrained",
     "normalize",
+    "predict",
     "pretrained_card",
     "read_batches",
-    "train",
+    "train_resnet",
     "training_batches",
     "validation_indices",
 ]

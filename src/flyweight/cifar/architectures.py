@@ -57,7 +57,7 @@ def create_model(name: str, *, seed: int = 0) -> nn.Module:
 
 
 def _pretrained_file(name: str, suffix: str) -> bytes:
-    file = resources.files("flyweight.models") / "pretrained" / f"{name}{suffix}"
+    file = resources.files("flyweight.cifar") / "pretrained" / f"{name}{suffix}"
     if not file.is_file():
         raise ModelError(
             f"no pretrained weights are shipped for {name!r}; "

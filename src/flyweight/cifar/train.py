@@ -12,18 +12,17 @@ import torch
 from flyweight.cifar.dataset import load_cifar10
 from flyweight.errors import CheckpointError
 from flyweight.cifar.architectures import create_model
-from flyweight.checkpoints import write_state_dict
 from flyweight._provenance import source_commit
 from flyweight.training.config import TrainingConfig
-from flyweight.training.evaluation import accuracy
+from flyweight.cifar.evaluation import accuracy
 from flyweight.training.loop import Progress, train_
 from flyweight.training.precision import choose_device, describe_device
-from flyweight.training.processes import is_main_process
+from flyweight.processes import is_main_process
 
-__all__ = ["train"]
+__all__ = ["train_resnet"]
 
 
-def train(
+def train_resnet(
     architecture: str,
     output: str | Path,
     *,
@@ -47,7 +46,7 @@ def train(
     ``resume`` is False.
 
     Example:
-        >>> card = train("resnet20", "runs/resnet20")  # doctest: +SKIP
+        >>> card = train_resnet("resnet20", "runs/resnet20")  # doctest: +SKIP
     """
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     config = config or TrainingConfig()
@@ -110,6 +109,8 @@ def train(
         "commits": _commits(output / "history.jsonl"),
     }
     if is_main_process():
+        from flyweight.checkpoints import write_state_dict
+
         write_state_dict(winner.state_dict(), output / "model.safetensors")
         (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)

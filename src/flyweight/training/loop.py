@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flyweight.batch_norm import check_unfolded
-from flyweight.cifar import Split
 from flyweight.errors import CheckpointError, ModelError
-from flyweight.cifar.augmentation import training_batches
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
 from flyweight.training.precision import autocast, compiled, memory_format_for
-from flyweight.training.processes import accelerator_for, share_buffers_
+from flyweight.processes import accelerator_for, share_buffers_
 
 __all__ = ["TrainingResult", "Progress", "train_", "prefixed"]
 
@@ -61,7 +59,7 @@ class TrainingResult:
 
 def train_(
     model: nn.Module,
-    data: Split,
+    data: Any,
     config: TrainingConfig,
     *,
     seed: int = 0,

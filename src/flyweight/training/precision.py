@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import RecipeError
-from flyweight.training.processes import launched_device
+from flyweight.processes import launched_device
 
 __all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_format_for"]
 

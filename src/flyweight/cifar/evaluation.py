@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flyweight.cifar import Split
+from flyweight.cifar.dataset import Split
 from flyweight.errors import ModelError
 from flyweight.cifar.augmentation import normalize
 
