@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from flyweight.coding import (
-    code_alias,
-    code_constant,
-    code_dense,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_constant,
+    encode_dense,
+    encode_lossless,
+    encode_shared,
     entropy,
 )
 from flyweight.format import Container, dumps, write
@@ -24,18 +24,18 @@ def example():
     rng = np.random.default_rng(1)
     symbols = rng.integers(1, 4, (32, 16, 3, 3)) * (rng.random((32, 16, 3, 3)) < 0.25)
     levels = np.float32([-1, 0.5, 2])
-    weight = code_shared("conv.weight", symbols, levels=levels, coder="plain")
+    weight = encode_shared("conv.weight", symbols, levels=levels, coder="plain")
     return symbols, Container(
         tensors=(
             weight,
-            code_dense("conv.bias", np.float32([0, 0.1, -0.0, np.nan]), dtype="float32"),
-            code_constant("steps", (), value=np.int64(7), dtype="int64"),
-            code_alias("tied.weight", weight, target=0),
-            code_dense("half", np.uint16([0x8000, 0x3F80]), dtype="bfloat16"),
-            code_shared(
+            encode_dense("conv.bias", np.float32([0, 0.1, -0.0, np.nan]), dtype="float32"),
+            encode_constant("steps", (), value=np.int64(7), dtype="int64"),
+            encode_alias("tied.weight", weight, target=0),
+            encode_dense("half", np.uint16([0x8000, 0x3F80]), dtype="bfloat16"),
+            encode_shared(
                 "dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3]), coder="plain"
             ),
-            code_shared("zero level", [0, 1, 2, 2], levels=np.float32([0, 1])),
+            encode_shared("zero level", [0, 1, 2, 2], levels=np.float32([0, 1])),
         ),
         metadata={"recipe": "quick"},
     )
@@ -92,7 +92,7 @@ def test_bounds_are_the_order_zero_entropy():
 def test_zeros_in_the_alphabet_have_one_bound_and_a_context_coder_can_beat_it():
     symbols = np.random.default_rng(0).integers(1, 5, 512) * (np.arange(512) % 5 < 2)
     repeated = np.tile(symbols, (64, 1))
-    tensor = code_shared("w", repeated, levels=np.float32([-2, -1, 1, 2]), coder="context")
+    tensor = encode_shared("w", repeated, levels=np.float32([-2, -1, 1, 2]), coder="context")
     (row,) = inspect(Container(tensors=(tensor,))).rows
     assert row.bound_bytes["symbols"] == entropy(np.bincount(repeated.ravel())) / 8
     assert row.bound_bytes["positions"] == 0
@@ -155,7 +155,7 @@ def test_without_zstandard_the_others_are_still_compared(monkeypatch):
 
 def test_planes_are_compared_as_what_is_stored():
     values = np.random.default_rng(0).normal(size=5000).astype("f2")
-    tensor = code_lossless("w", values.astype("f4"), dtype="float32")
+    tensor = encode_lossless("w", values.astype("f4"), dtype="float32")
     assert (tensor.coder, tensor.storage) == ("planes", "float16")
     (row,) = inspect(Container((tensor,)), peers=True).rows
     assert row.total_bytes < row.peer_bytes["xz -9e"] <= 10_020

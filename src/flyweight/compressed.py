@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from flyweight.coding import (
     MAX_LEVELS,
     CodedTensor,
-    code_alias,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_lossless,
+    encode_shared,
     decode_channels,
     decode_dense,
-    DEcode_shared,
+    decode_shared,
     join,
 )
 from flyweight.coding.channels import SCALED_DTYPES
@@ -211,7 +211,7 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
         for name, tensor in self.tensors.items():
             if isinstance(tensor, CompressedTensor):
                 coded.append(
-                    code_shared(
+                    encode_shared(
                         name,
                         tensor.symbols.cpu().numpy(),
                         levels=_to_numpy(tensor.levels, name),
@@ -222,12 +222,12 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
                 )
             else:
                 coded.append(
-                    code_lossless(name, _to_numpy(tensor, name), dtype=_dtype_name(tensor.dtype))
+                    encode_lossless(name, _to_numpy(tensor, name), dtype=_dtype_name(tensor.dtype))
                 )
         places = {name: place for place, name in enumerate(self.tensors)}
         for name, target in self.aliases.items():
             place = places[target]
-            coded.append(code_alias(name, coded[place], target=place))
+            coded.append(encode_alias(name, coded[place], target=place))
         return Container(tensors=tuple(join(coded)), metadata=dict(self.metadata))
 
     @staticmethod
@@ -239,7 +239,7 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
             if coded.target is not None:
                 aliases[coded.name] = container.tensors[coded.target].name
             elif coded.encoding == "shared":
-                symbols, levels = DEcode_shared(coded)
+                symbols, levels = decode_shared(coded)
                 scales, offsets = decode_channels(coded)
                 tensors[coded.name] = CompressedTensor(
                     torch.from_numpy(symbols.astype(np.int32)),

@@ -7,9 +7,9 @@ The other parts are their own bound.
 Example:
 
 >>> import numpy as np
->>> from flyweight.coding import code_shared
->>> from flyweight.container import Container
->>> tensor = code_shared("w", np.eye(8, dtype=int), levels=np.float32([0.5]))
+>>> from flyweight.coding import encode_shared
+>>> from flyweight.format import Container
+>>> tensor = encode_shared("w", np.eye(8, dtype=int), levels=np.float32([0.5]))
 >>> account = inspect(Container(tensors=(tensor,)))
 >>> account.rows[0].nonzeros, account.total_bytes == account.tensor_bytes + account.overhead_bytes
 (8, True)
@@ -31,7 +31,7 @@ from flyweight.coding import (
     CodedTensor,
     PartKind,
     decode_dense,
-    DEcode_shared,
+    decode_shared,
     decode_tensor,
     entropy,
 )
@@ -257,7 +257,7 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
     bounds: dict[PartKind, float] = {kind: len(part) for kind, part in tensor.parts.items()}
     nonzeros, own = 0, b""
     if tensor.encoding == "shared":
-        symbols, levels = DEcode_shared(tensor)
+        symbols, levels = decode_shared(tensor)
         counts = np.bincount(symbols.ravel(), minlength=tensor.levels + 1)
         if tensor.scaled:
             nonzeros = nonzero_count(decode_tensor(tensor), tensor.dtype)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.coding import (
-    code_shared,
+    encode_shared,
     decode_channels,
-    DEcode_shared,
+    decode_shared,
     decode_tensor,
     join,
 )
@@ -113,7 +113,7 @@ def test_numpy_and_torch_have_the_same_bits_and_so_has_a_file(data, dtype, rest,
     tensor = CompressedTensor(symbols.int(), levels, *tables)
     values = tensor.dequantize()
     assert not carried(values)[symbols.numpy() == 0].view(np.uint8).any()
-    coded = code_shared(
+    coded = encode_shared(
         "w",
         symbols.numpy(),
         levels=carried(levels),
@@ -167,7 +167,7 @@ def weight(name, rows, *, offsets=False, seed=0):
     """A tensor of few levels to a channel."""
     random = np.random.default_rng(seed)
     tables = [random.normal(0, 1, rows).astype("f2").astype("f4") for _ in range(2)]
-    return code_shared(
+    return encode_shared(
         name,
         np.clip(np.rint(random.normal(8, 2.5, (rows, 4, 3, 3))), 0, 15).astype(int),
         levels=np.float32(range(-7, 8)),
@@ -179,7 +179,7 @@ def weight(name, rows, *, offsets=False, seed=0):
 def test_tensors_are_joined_with_their_like_and_keep_their_own_tables():
     tensors = [weight("a", 16), weight("b", 16, offsets=True, seed=1), weight("c", 5, seed=2)]
     tensors += [weight("d", 3, offsets=True, seed=3)]
-    tensors += [code_shared("e", DEcode_shared(tensors[0])[0], levels=np.float32(range(-7, 8)))]
+    tensors += [encode_shared("e", decode_shared(tensors[0])[0], levels=np.float32(range(-7, 8)))]
     joined = join(tensors, coder="rans")
     assert [tensor.member for tensor in joined] == [0, 0, 1, 1, 0]
     assert set(joined[2].parts) == {"codebook", "scales"}
@@ -205,12 +205,12 @@ def test_tensors_are_joined_with_their_like_and_keep_their_own_tables():
 def test_the_ledger_counts_what_is_not_zero_after_scaling():
     symbols = np.array([[0, 1, 2], [0, 1, 2], [1, 1, 2]])
     levels, scales = np.float32([-1, 1]), np.float32([1, 0, 0.5])
-    tensor = code_shared("w", symbols, levels=levels, scales=scales)
+    tensor = encode_shared("w", symbols, levels=levels, scales=scales)
     account = inspect(Container((tensor,)), peers=True)
     assert account.nonzeros == 5
     assert account.part_bytes["scales"] == 6
     offsets = np.float32([1, 2, 0])
-    tensor = code_shared("w", symbols, levels=levels, scales=scales, offsets=offsets)
+    tensor = encode_shared("w", symbols, levels=levels, scales=scales, offsets=offsets)
     account = inspect(Container((tensor,)))
     assert account.nonzeros == 6  # in the first channel −1 + 1 is one more zero
     assert account.part_bytes["offsets"] == 6
@@ -265,7 +265,7 @@ def test_no_channels_and_no_floats_are_refused():
 )
 def test_no_file_is_made_of_tables_that_none_can_hold(tables, message):
     with pytest.raises(ModelError, match=message):
-        code_shared("w", SYMBOLS, **{"levels": np.float32(LEVELS), **tables})
+        encode_shared("w", SYMBOLS, **{"levels": np.float32(LEVELS), **tables})
 
 
 @pytest.mark.parametrize("part", ["codebook", "scales", "offsets"])

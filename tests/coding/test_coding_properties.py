@@ -10,13 +10,13 @@ from flyweight.coding import (
     DTYPES,
     canonical_codewords,
     carrier,
-    code_dense,
+    encode_dense,
     code_lengths,
-    code_lossless,
-    code_shared,
+    encode_lossless,
+    encode_shared,
     decode_dense,
     decode_positions,
-    DEcode_shared,
+    decode_shared,
     decode_symbols,
     decode_tensor,
     encode_positions,
@@ -121,8 +121,8 @@ def test_positions_far_apart_come_back(places, after):
 @given(shared_tensors())
 def test_shared_tensors_come_back_with_exact_zeros(content):
     symbols, levels = content
-    coded = code_shared("w", symbols, levels=levels)
-    got_symbols, got_levels = DEcode_shared(coded)
+    coded = encode_shared("w", symbols, levels=levels)
+    got_symbols, got_levels = decode_shared(coded)
     assert got_symbols.shape == symbols.shape
     assert np.array_equal(got_symbols, symbols)
     assert got_levels.tobytes() == levels.tobytes()
@@ -140,7 +140,7 @@ def test_any_bits_of_any_dtype_come_back(dtype, shape, seed, all_equal):
     if all_equal and raw:
         raw = raw[: kind.itemsize] * (size // kind.itemsize)
     values = np.frombuffer(raw, dtype=kind).reshape(shape)
-    for code in (code_dense, code_lossless):
+    for code in (encode_dense, encode_lossless):
         decoded = decode_dense(code("t", values, dtype=dtype))
         assert (decoded.dtype, decoded.shape) == (kind, values.shape)
         assert decoded.tobytes() == raw
@@ -158,9 +158,9 @@ def test_containers_come_back_and_the_ledger_adds_up(content, metadata):
     tensors = []
     for name, (symbols, levels) in content:
         if symbols.size % 2:
-            tensors.append(code_shared(name, symbols, levels=levels))
+            tensors.append(encode_shared(name, symbols, levels=levels))
         else:
-            tensors.append(code_lossless(name, symbols.astype("f4") / 3, dtype="float32"))
+            tensors.append(encode_lossless(name, symbols.astype("f4") / 3, dtype="float32"))
     container = Container(tensors=tuple(tensors), metadata=metadata)
     data = dumps(container)
     assert loads(data) == container

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flyweight.coding import (
-    code_alias,
-    code_constant,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_constant,
+    encode_lossless,
+    encode_shared,
     decode_tensor,
     join,
 )
@@ -33,16 +33,16 @@ def weight(name, rows=16, rest=(4, 3, 3), levels=7, seed=0):
     rng = np.random.default_rng(seed)
     values = np.sort(rng.normal(size=levels)).astype("f4")
     symbols = rng.integers(0, levels + 1, (rows, *rest)) * (rng.random((rows, *rest)) < 0.5)
-    return code_shared(name, symbols, levels=values)
+    return encode_shared(name, symbols, levels=values)
 
 
 def bias(name, rows=40, seed=0):
     values = np.random.default_rng(seed).normal(size=rows).astype("f2")
-    return code_lossless(name, values.astype("f4"), dtype="float32")
+    return encode_lossless(name, values.astype("f4"), dtype="float32")
 
 
 def ones(name, shape=(8,), value=1):
-    return code_constant(name, shape, value=np.float32(value), dtype="float32")
+    return encode_constant(name, shape, value=np.float32(value), dtype="float32")
 
 
 def through_a_file(tensors):
@@ -83,8 +83,8 @@ def test_the_file_is_smaller_and_every_value_the_same():
 
 def test_what_is_not_smaller_stays_apart():
     rng = np.random.default_rng(0)
-    few = code_shared("few", np.tile([1, 2], (200, 5)), levels=np.float32([-1, 1]))
-    many = code_shared(
+    few = encode_shared("few", np.tile([1, 2], (200, 5)), levels=np.float32([-1, 1]))
+    many = encode_shared(
         "many", rng.integers(0, 900, (200, 10)), levels=np.arange(1, 900, dtype="f4")
     )
     assert all(tensor.joint is None for tensor in join([few, many]))
@@ -93,7 +93,7 @@ def test_what_is_not_smaller_stays_apart():
 def test_large_empty_and_scalar_tensors_and_other_constants_end_a_set():
     large = weight("large", 2000)
     assert large.size > 1 << 16
-    empty = code_shared("empty", np.zeros((0, 4, 3, 3), dtype=int), levels=np.float32([]))
+    empty = encode_shared("empty", np.zeros((0, 4, 3, 3), dtype=int), levels=np.float32([]))
     got = through_a_file(
         [
             weight("a"),
@@ -107,7 +107,7 @@ def test_large_empty_and_scalar_tensors_and_other_constants_end_a_set():
             ones("g", value=2),
             ones("h", value=2),
             ones("i", ()),
-            code_alias("j", weight("b", seed=1), target=1),
+            encode_alias("j", weight("b", seed=1), target=1),
         ]
     )
     places = {tensor.name: tensor.member for tensor in got}
@@ -137,7 +137,7 @@ def test_one_of_them_is_read_without_the_others(tmp_path):
 
 def test_bare_files_and_aliases_of_joined_tensors():
     tensors = join([weight("a"), weight("b", seed=1)], coder="rans")
-    tensors.append(code_alias("c", tensors[1], target=1))
+    tensors.append(encode_alias("c", tensors[1], target=1))
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     data = dumps(Container(tuple(tensors)), bare=True)
     assert loads(data, skeleton=lambda metadata: shapes).tensors == tuple(tensors)

@@ -11,13 +11,13 @@ import pytest
 
 from flyweight.coding import (
     CodedTensor,
-    code_alias,
-    code_constant,
-    code_dense,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_constant,
+    encode_dense,
+    encode_lossless,
+    encode_shared,
     decode_dense,
-    DEcode_shared,
+    decode_shared,
     decode_tensor,
 )
 from flyweight.coding.header.outline import outline_of
@@ -38,7 +38,7 @@ def shared(name="w", shape=(16, 3, 3, 3), density=0.3, seed=0):
     rng = np.random.default_rng(seed)
     levels = np.float32([-0.5, -0.25, 0.25, 0.5])
     symbols = rng.integers(1, 5, shape) * (rng.random(shape) < density)
-    return code_shared(name, symbols, levels=levels)
+    return encode_shared(name, symbols, levels=levels)
 
 
 def resnet_like(blocks=9):
@@ -49,9 +49,9 @@ def resnet_like(blocks=9):
             tensors.append(shared(f"{prefix}.conv{number}.weight", (16, 16, 3, 3), seed=block))
             for part in ("weight", "bias", "running_mean", "running_var"):
                 values = np.arange(16, dtype="f4") + block
-                tensors.append(code_dense(f"{prefix}.bn{number}.{part}", values, dtype="float32"))
+                tensors.append(encode_dense(f"{prefix}.bn{number}.{part}", values, dtype="float32"))
             name = f"{prefix}.bn{number}.num_batches_tracked"
-            tensors.append(code_constant(name, (), value=np.int64(31_200), dtype="int64"))
+            tensors.append(encode_constant(name, (), value=np.int64(31_200), dtype="int64"))
     return Container(tensors=tuple(tensors), metadata={"architecture": "resnet20"})
 
 
@@ -63,8 +63,8 @@ def test_an_empty_container_comes_back():
 
 def test_shared_values_by_hand():
     levels = np.float32([-1.5, 2.0])
-    tensor = code_shared("w", [[0, 2, 0], [1, 0, 2]], levels=levels)
-    symbols, got = DEcode_shared(tensor)
+    tensor = encode_shared("w", [[0, 2, 0], [1, 0, 2]], levels=levels)
+    symbols, got = decode_shared(tensor)
     assert symbols.dtype == np.uint16
     assert symbols.tolist() == [[0, 2, 0], [1, 0, 2]]
     assert got.tolist() == [-1.5, 2.0]
@@ -76,15 +76,15 @@ def test_shared_values_by_hand():
 @pytest.mark.parametrize("symbol", [0, 1, 2])
 def test_uniform_shared_tensors_of_any_shape(shape, symbol):
     symbols = np.full(shape, symbol)
-    tensor = code_shared("w", symbols, levels=np.float32([1, 2]))
-    got, _ = DEcode_shared(loads(dumps(Container(tensors=(tensor,)))).tensors[0])
+    tensor = encode_shared("w", symbols, levels=np.float32([1, 2]))
+    got, _ = decode_shared(loads(dumps(Container(tensors=(tensor,)))).tensors[0])
     assert got.shape == shape
     assert np.array_equal(got, symbols)
 
 
 def test_all_pruned_needs_no_levels():
-    tensor = code_shared("w", np.zeros((4, 4), dtype=int), levels=np.zeros(0, dtype="f4"))
-    symbols, levels = DEcode_shared(tensor)
+    tensor = encode_shared("w", np.zeros((4, 4), dtype=int), levels=np.zeros(0, dtype="f4"))
+    symbols, levels = decode_shared(tensor)
     assert not symbols.any()
     assert levels.size == 0
     assert tensor.stored_bytes <= 2
@@ -92,21 +92,21 @@ def test_all_pruned_needs_no_levels():
 
 def test_zeros_join_the_alphabet_where_that_is_smaller():
     symbols = np.random.default_rng(0).integers(0, 4, 4000)  # two bits each
-    tensor = code_shared("w", symbols, levels=np.float32([1, 2, 3]))
+    tensor = encode_shared("w", symbols, levels=np.float32([1, 2, 3]))
     assert tensor.parts["tables"][:1] == b"\0"
     assert tensor.parts["positions"] == b""
-    assert np.array_equal(DEcode_shared(tensor)[0], symbols)
+    assert np.array_equal(decode_shared(tensor)[0], symbols)
 
 
 def test_a_level_of_zero_is_not_a_pruned_weight():
-    tensor = code_shared("w", [0, 1, 2, 1], levels=np.float32([0.0, 3.0]))
-    assert DEcode_shared(tensor)[0].tolist() == [0, 1, 2, 1]
+    tensor = encode_shared("w", [0, 1, 2, 1], levels=np.float32([0.0, 3.0]))
+    assert decode_shared(tensor)[0].tolist() == [0, 1, 2, 1]
 
 
 def test_the_widest_codebook():
     symbols = np.arange(65_536)
     levels = np.arange(65_535).astype("f4")
-    got, got_levels = DEcode_shared(code_shared("w", symbols, levels=levels))
+    got, got_levels = decode_shared(encode_shared("w", symbols, levels=levels))
     assert np.array_equal(got, symbols)
     assert np.array_equal(got_levels, levels)
 
@@ -114,15 +114,15 @@ def test_the_widest_codebook():
 def test_non_contiguous_arrays():
     symbols = np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1) % 3
     assert np.array_equal(
-        DEcode_shared(code_shared("w", symbols, levels=[1.0, 2.0], dtype="float64"))[0], symbols
+        decode_shared(encode_shared("w", symbols, levels=[1.0, 2.0], dtype="float64"))[0], symbols
     )
     values = np.arange(24, dtype="f4").reshape(4, 6)[::2, ::-3]
-    assert np.array_equal(decode_dense(code_dense("w", values, dtype="float32")), values)
+    assert np.array_equal(decode_dense(encode_dense("w", values, dtype="float32")), values)
 
 
 def test_storage_is_the_narrowest_that_is_exact():
     def storage(values, dtype):
-        return code_dense("t", values, dtype=dtype).storage
+        return encode_dense("t", values, dtype=dtype).storage
 
     assert storage(np.float32([1.5, -0.0]), "float32") == "float16"
     assert storage(np.float32([1e30]), "float32") == "float32"
@@ -137,47 +137,47 @@ def test_storage_is_the_narrowest_that_is_exact():
 
 def test_big_endian_input_is_stored_little_endian():
     values = np.array([1, 258], dtype=">i2")
-    tensor = code_dense("t", values, dtype="int16", storage="int16")
+    tensor = encode_dense("t", values, dtype="int16", storage="int16")
     assert tensor.parts["dense"] == b"\1\0\2\1"
     assert decode_dense(tensor).tolist() == [1, 258]
 
 
 def test_bits_that_floats_hide_come_back():
     bits = np.uint32([0x7FA00001, 0xFFC00000, 0x80000000, 1])
-    decoded = decode_dense(code_dense("t", bits.view("f4"), dtype="float32"))
+    decoded = decode_dense(encode_dense("t", bits.view("f4"), dtype="float32"))
     assert decoded.view("u4").tolist() == bits.tolist()
 
 
 def test_storage_that_would_lose_bits_is_refused():
     with pytest.raises(ModelError, match="not exact in float16"):
-        code_dense("t", np.float32([0.1]), dtype="float32", storage="float16")
+        encode_dense("t", np.float32([0.1]), dtype="float32", storage="float16")
     with pytest.raises(ModelError, match="cannot be stored as"):
-        code_dense("t", np.float32([1]), dtype="float32", storage="int8")
+        encode_dense("t", np.float32([1]), dtype="float32", storage="int8")
     with pytest.raises(ModelError, match="dtype 'float31'"):
-        code_dense("t", np.float32([1]), dtype="float31")
+        encode_dense("t", np.float32([1]), dtype="float31")
     with pytest.raises(ModelError, match="must come as uint16"):
-        code_dense("t", np.float32([1]), dtype="bfloat16")
+        encode_dense("t", np.float32([1]), dtype="bfloat16")
 
 
 def test_constants():
-    zero = code_constant("t", (3, 2), value=np.float32(0), dtype="float32")
+    zero = encode_constant("t", (3, 2), value=np.float32(0), dtype="float32")
     assert zero.stored_bytes == 0
     assert decode_dense(zero).tolist() == [[0, 0]] * 3
-    minus = code_constant("t", (2,), value=np.float32(-0.0), dtype="float32")
+    minus = encode_constant("t", (2,), value=np.float32(-0.0), dtype="float32")
     assert np.signbit(decode_dense(minus)).all()
-    scalar = decode_dense(code_constant("t", (), value=np.int64(31_200), dtype="int64"))
+    scalar = decode_dense(encode_constant("t", (), value=np.int64(31_200), dtype="int64"))
     assert (scalar.shape, scalar.dtype, int(scalar)) == ((), np.dtype("int64"), 31_200)
-    assert code_lossless("t", np.ones(9, dtype="f4"), dtype="float32").encoding == "constant"
-    assert code_lossless("t", np.float32([0.0, -0.0]), dtype="float32").encoding == "dense"
-    assert code_lossless("t", np.zeros((0, 2), dtype="f4"), dtype="float32").encoding == "dense"
+    assert encode_lossless("t", np.ones(9, dtype="f4"), dtype="float32").encoding == "constant"
+    assert encode_lossless("t", np.float32([0.0, -0.0]), dtype="float32").encoding == "dense"
+    assert encode_lossless("t", np.zeros((0, 2), dtype="f4"), dtype="float32").encoding == "dense"
     with pytest.raises(ModelError, match="one value"):
-        code_constant("t", (2,), value=np.float32([1, 2]), dtype="float32")
+        encode_constant("t", (2,), value=np.float32([1, 2]), dtype="float32")
 
 
 def test_decoded_arrays_may_be_written_to():
     for tensor in (
-        code_dense("t", np.float32([1, 2]), dtype="float32"),
-        code_constant("t", (2,), value=np.float32(1), dtype="float32"),
+        encode_dense("t", np.float32([1, 2]), dtype="float32"),
+        encode_constant("t", (2,), value=np.float32(1), dtype="float32"),
         shared(),
     ):
         assert decode_tensor(tensor).flags.writeable
@@ -185,7 +185,7 @@ def test_decoded_arrays_may_be_written_to():
 
 def test_aliases_cost_a_few_bytes_of_header():
     weight = shared("embedding.weight")
-    alias = code_alias("head.weight", weight, target=0)
+    alias = encode_alias("head.weight", weight, target=0)
     alone = dumps(Container(tensors=(weight,)))
     both = dumps(Container(tensors=(weight, alias)))
     assert len(both) - len(alone) < 30
@@ -198,7 +198,7 @@ def test_aliases_cost_a_few_bytes_of_header():
 )
 def test_impossible_shared_tensors_are_refused(symbols, levels):
     with pytest.raises(ModelError, match="tensor 'w'"):
-        code_shared("w", symbols, levels=levels, dtype="float64")
+        encode_shared("w", symbols, levels=levels, dtype="float64")
 
 
 def replaced(**changes):
@@ -233,18 +233,18 @@ def test_malformed_tensors_are_refused(tensor, message):
         dumps(Container(tensors=(tensor,)))
     if tensor.encoding == "shared":
         with pytest.raises(FormatError, match=message):
-            DEcode_shared(tensor)
+            decode_shared(tensor)
 
 
 def test_malformed_containers_are_refused():
     weight = shared("w")
     for tensors, message in [
         ((weight, weight), "two tensors"),
-        ((code_alias("a", weight, target=0),), "no earlier"),
-        ((weight, code_alias("a", weight, target=1)), "no earlier"),
-        ((weight, code_alias("a", weight, target=0), code_alias("b", weight, target=1)), "earlier"),
-        ((weight, code_alias("a", shared("w", (3,)), target=0)), "differs"),
-        ((code_constant("c", (1 << 24,), value=np.float32(0), dtype="float32"),), "elements"),
+        ((encode_alias("a", weight, target=0),), "no earlier"),
+        ((weight, encode_alias("a", weight, target=1)), "no earlier"),
+        ((weight, encode_alias("a", weight, target=0), encode_alias("b", weight, target=1)), "earlier"),
+        ((weight, encode_alias("a", shared("w", (3,)), target=0)), "differs"),
+        ((encode_constant("c", (1 << 24,), value=np.float32(0), dtype="float32"),), "elements"),
     ]:
         with pytest.raises(ModelError, match=message):
             dumps(Container(tensors=tensors))
@@ -279,7 +279,7 @@ def test_same_container_same_bytes_whatever_the_order_of_the_metadata():
 
 
 def test_bytes_of_the_smallest_file_by_hand():
-    tensor = code_constant("b", (3,), value=np.float32(0.5), dtype="float32")
+    tensor = encode_constant("b", (3,), value=np.float32(0.5), dtype="float32")
     header = b"\0\1" + b"\0\1\0\1b" + b"\0\2\x0b\x09" + b"\0\1\3"
     payload = b"\x00\x38"
     head = (
@@ -292,7 +292,7 @@ def test_bytes_of_the_smallest_file_by_hand():
 
 def test_damage_is_named():
     large = np.arange(1 << 15, dtype=np.float32) / 3
-    one = code_dense("large.one", large, dtype="float32")
+    one = encode_dense("large.one", large, dtype="float32")
     tensors = (shared("small", (4, 4)), shared("other", (4, 4)), one)
     data = dumps(Container(tensors=tensors))
     start = len(data) - 4 - one.stored_bytes
@@ -321,7 +321,7 @@ def test_damage_in_a_part_names_the_tensor():
     tensor = shared("conv.weight")
     parts = dict(tensor.parts) | {"symbols": b""}
     with pytest.raises(FormatError, match=r"'conv.weight' is damaged"):
-        DEcode_shared(dataclasses.replace(tensor, parts=parts))
+        decode_shared(dataclasses.replace(tensor, parts=parts))
     bad = CodedTensor(
         name="m", shape=(1,), dtype="bool", encoding="dense", storage="bool", parts={"dense": b"\2"}
     )

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from flyweight.coding import (
-    code_alias,
-    code_constant,
-    code_lossless,
-    code_shared,
-    DEcode_shared,
+    encode_alias,
+    encode_constant,
+    encode_lossless,
+    encode_shared,
+    decode_shared,
     decode_tensor,
 )
 from flyweight.coding.header.outline import outline_of
@@ -36,7 +36,7 @@ def shared(name="w", shape=(16, 3, 3, 3), density=0.3, seed=0, **settings):
     rng = np.random.default_rng(seed)
     levels = np.float32([-0.5, -0.25, 0.25, 0.5])
     symbols = rng.integers(1, 5, shape) * (rng.random(shape) < density)
-    return code_shared(name, symbols, levels=levels, **settings)
+    return encode_shared(name, symbols, levels=levels, **settings)
 
 
 def tensors():
@@ -44,10 +44,10 @@ def tensors():
     first = shared("a.weight", (64, 32, 3, 3))
     return (
         first,
-        code_lossless("a.bias", np.float32([1, 2, 3]), dtype="float32"),
-        code_lossless("large", large, dtype="float32"),
-        code_lossless("none", np.zeros((0, 2), "f4"), dtype="float32"),
-        code_alias("b.weight", first, target=0),
+        encode_lossless("a.bias", np.float32([1, 2, 3]), dtype="float32"),
+        encode_lossless("large", large, dtype="float32"),
+        encode_lossless("none", np.zeros((0, 2), "f4"), dtype="float32"),
+        encode_alias("b.weight", first, target=0),
         shared("c.weight", seed=2),
     )
 
@@ -60,9 +60,9 @@ def test_every_coder_gives_back_every_symbol(coder, shape):
         assert tensor.coder == coder
         (got,) = loads(dumps(Container((tensor,)))).tensors
         assert got == tensor
-        symbols, levels = DEcode_shared(got)
+        symbols, levels = decode_shared(got)
         assert symbols.shape == shape
-        assert np.array_equal(symbols, DEcode_shared(shared(shape=shape, density=density))[0])
+        assert np.array_equal(symbols, decode_shared(shared(shape=shape, density=density))[0])
         assert levels.tolist() == [-0.5, -0.25, 0.25, 0.5]
 
 
@@ -78,9 +78,9 @@ def test_structure_is_worth_bytes_to_the_context_coder_alone():
     symbols = np.zeros((64, 512), dtype=int)
     symbols[:] = np.random.default_rng(0).integers(1, 5, 512) * (np.arange(512) % 5 < 2)
     levels = np.float32([-0.5, -0.25, 0.25, 0.5])
-    sizes = {c: code_shared("w", symbols, levels=levels, coder=c).stored_bytes for c in CODERS}
+    sizes = {c: encode_shared("w", symbols, levels=levels, coder=c).stored_bytes for c in CODERS}
     assert sizes["context"] < 0.7 * min(sizes[c] for c in CODERS if c != "context")
-    assert code_shared("w", symbols, levels=levels).coder == "context"
+    assert encode_shared("w", symbols, levels=levels).coder == "context"
 
 
 def test_a_coder_that_a_tensor_cannot_have_is_refused():
@@ -123,14 +123,14 @@ def test_an_alias_must_fit_an_earlier_tensor():
     writer = Writer(io.BytesIO())
     first = tensors()[0]
     with pytest.raises(ModelError, match="no earlier"):
-        writer.add(code_alias("x", first, target=0))
+        writer.add(encode_alias("x", first, target=0))
     writer.add(first)
-    writer.add(code_alias("x", first, target=0))
+    writer.add(encode_alias("x", first, target=0))
     for target in (1, 2, -1):
         with pytest.raises(ModelError, match="no earlier"):
-            writer.add(code_alias("y", first, target=target))
+            writer.add(encode_alias("y", first, target=target))
     with pytest.raises(ModelError, match="differs"):
-        writer.add(code_alias("y", tensors()[1], target=0))
+        writer.add(encode_alias("y", tensors()[1], target=0))
 
 
 def test_any_tensor_can_be_read_alone_and_in_any_order(tmp_path):
@@ -153,7 +153,7 @@ def test_any_tensor_can_be_read_alone_and_in_any_order(tmp_path):
 
 def test_damage_elsewhere_does_not_stop_a_tensor(tmp_path):
     large = np.random.default_rng(1).normal(size=(400, 50)).astype("f4")
-    container = Container((tensors()[0], code_lossless("large", large, dtype="float32")))
+    container = Container((tensors()[0], encode_lossless("large", large, dtype="float32")))
     data = bytearray(dumps(container))
     data[-20] ^= 1
     path = tmp_path / "a.fly"
@@ -199,17 +199,17 @@ def test_another_architecture_is_noticed(other):
 
 def test_dense_values_go_by_planes_where_that_is_smaller():
     weights = (np.random.default_rng(0).normal(size=4000) * 0.02).astype("f4")
-    tensor = code_lossless("w", weights, dtype="float32")
+    tensor = encode_lossless("w", weights, dtype="float32")
     assert tensor.coder == "planes"
     assert tensor.stored_bytes < 0.88 * weights.nbytes
     (got,) = loads(dumps(Container((tensor,)))).tensors
     assert np.array_equal(decode_tensor(got), weights)
     noise = np.random.default_rng(0).integers(0, 256, 4000).astype("u1")
-    assert code_lossless("n", noise, dtype="uint8").coder == "plain"
+    assert encode_lossless("n", noise, dtype="uint8").coder == "plain"
 
 
 def test_an_alias_whose_shape_is_not_that_of_its_target_is_refused():
-    zeros = outline_of(code_constant("a", (2,), value=np.float32(0), dtype="float32"))
+    zeros = outline_of(encode_constant("a", (2,), value=np.float32(0), dtype="float32"))
     alias = replace(zeros, name="b", shape=(3,), encoding="alias", lengths={}, target=0)
     head = pack_head([zeros, alias], {}, [], bare=True)
     with pytest.raises(FormatError, match="differs in shape from what it aliases"):

@@ -14,11 +14,11 @@ import numpy as np
 
 from flyweight.coding import (
     carrier,
-    code_alias,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_lossless,
+    encode_shared,
     decode_channels,
-    DEcode_shared,
+    decode_shared,
     join,
 )
 from flyweight.format import Container, dumps
@@ -80,10 +80,10 @@ def container():
         if is_shared:
             levels = np.unique(values[values != 0])
             symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype, coder="plain"))
+            tensors.append(encode_shared(name, symbols, levels=levels, dtype=dtype, coder="plain"))
         else:
-            tensors.append(code_lossless(name, values, dtype=dtype, planes=False))
-    tensors.append(code_alias("tied.weight", tensors[1], target=1))
+            tensors.append(encode_lossless(name, values, dtype=dtype, planes=False))
+    tensors.append(encode_alias("tied.weight", tensors[1], target=1))
     return Container(tensors=tuple(tensors), metadata={"made by": "flyweight", "用": "golden"})
 
 
@@ -128,11 +128,11 @@ def coded(table, storage=None):
         values = np.asarray(array).astype(carrier(dtype))
         if coder == "planes":
             own = dtype if storage == "own" else None
-            tensors.append(code_lossless(name, values, dtype=dtype, storage=own))
+            tensors.append(encode_lossless(name, values, dtype=dtype, storage=own))
         else:
             levels = np.unique(values[values != 0])
             symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(code_shared(name, symbols, levels=levels, dtype=dtype, coder=coder))
+            tensors.append(encode_shared(name, symbols, levels=levels, dtype=dtype, coder=coder))
     return tensors
 
 
@@ -206,7 +206,7 @@ def scaled_tensors():
         if dtype == "bfloat16":
             tables = [table.astype("f4").view("u4") >> 16 for table in tables]
         levels, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
-        made = code_shared(
+        made = encode_shared(
             f"{coder}.{number}.weight",
             symbols,
             levels=levels,
@@ -225,7 +225,7 @@ def scaled_tensors():
 def scaled_container():
     """Return the content of ``v1-scaled.fly``."""
     tensors = scaled_tensors()
-    tensors.append(code_alias("tied.weight", tensors[3], target=3))
+    tensors.append(encode_alias("tied.weight", tensors[3], target=3))
     return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
 
 
@@ -233,7 +233,7 @@ def scaled_values():
     """Return what they decode to, name -> (dtype, array, coder), computed by single steps."""
     table = {}
     for tensor in scaled_tensors():
-        symbols, levels = DEcode_shared(tensor)
+        symbols, levels = decode_shared(tensor)
         tables = [levels, *(one for one in decode_channels(tensor) if one is not None)]
         if tensor.dtype == "bfloat16":
             tables = [(one.astype("u4") << 16).view("f4") for one in tables]

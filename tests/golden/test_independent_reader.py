@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from flyweight.coding import (
-    code_lossless,
-    code_shared,
+    encode_lossless,
+    encode_shared,
     decode_tensor,
     join,
 )
@@ -91,7 +91,7 @@ def test_shared_tensors(coder, shape, density):
     for count in (1, 2, 15):
         symbols = symbols_of(shape, density, count)
         levels = levels_of(count)
-        tensors = agree(code_shared("a.b", symbols, levels=levels, coder=coder))
+        tensors = agree(encode_shared("a.b", symbols, levels=levels, coder=coder))
         assert tensors["a.b"][2] == np.append(np.float32(0), levels)[symbols].tobytes()
 
 
@@ -106,7 +106,7 @@ def scaled(name, coder, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0
     if dtype == "bfloat16":
         tables = [(table.astype("f4").view("u4") >> 16).astype("u2") for table in tables]
     levels, scales, *more = (table.astype(NUMPY[dtype]) for table in tables)
-    return code_shared(
+    return encode_shared(
         name,
         symbols_of((rows, *rest), 0.7, 9, seed),
         levels=levels,
@@ -130,7 +130,7 @@ def test_scales_and_offsets(coder, dtype, offsets):
 def test_joined_tensors_with_scales(coder, bare):
     tensors = [scaled(f"{rows}.a", coder, rows, (4,), seed=rows) for rows in (3, 8, 1)]
     tensors += [scaled(f"{rows}.b", coder, rows, (4,), offsets=False) for rows in (5, 2)]
-    tensors.append(code_shared("c", symbols_of((6, 4), 0.5, 9), levels=levels_of(9)))
+    tensors.append(encode_shared("c", symbols_of((6, 4), 0.5, 9), levels=levels_of(9)))
     joined = join(tensors, coder=coder)
     assert [tensor.member for tensor in joined] == [0, 1, 2, 0, 1, 0]
     agree(*joined, bare=bare)
@@ -139,7 +139,7 @@ def test_joined_tensors_with_scales(coder, bare):
 @pytest.mark.parametrize("coder", CODERS)
 def test_many_levels(coder):
     symbols = symbols_of((60, 500), 0.8, 700)
-    agree(code_shared("w", symbols, levels=levels_of(700), coder=coder))
+    agree(encode_shared("w", symbols, levels=levels_of(700), coder=coder))
 
 
 @pytest.mark.parametrize("shape", [(40, 50, 7), (12, 10, 5, 5), (4, 6, 3, 3, 3)], ids=str)
@@ -150,7 +150,7 @@ def test_contexts_of_smooth_kernels(shape):
     values = np.clip(np.round(smooth), -8, 8).astype(np.int64)
     symbols = np.where(values < 0, values + 9, np.where(values > 0, values + 8, 0))
     levels = np.float32([*range(-8, 0), *range(1, 9)]) / 16
-    agree(code_shared("w", symbols, levels=levels, coder="context"))
+    agree(encode_shared("w", symbols, levels=levels, coder="context"))
 
 
 def test_contexts_of_rows_and_columns_of_unlike_size():
@@ -160,7 +160,7 @@ def test_contexts_of_rows_and_columns_of_unlike_size():
     values = values.astype(np.int64)
     symbols = np.where(values < 0, values + 501, np.where(values > 0, values + 500, 0))
     levels = np.float32([*range(-500, 0), *range(1, 501)]) / 1024
-    agree(code_shared("w", symbols, levels=levels, coder="context"))
+    agree(encode_shared("w", symbols, levels=levels, coder="context"))
 
 
 @pytest.mark.parametrize("shape", [(50_000,), (300, 200), (9,), (), (0,)], ids=str)
@@ -173,14 +173,14 @@ def test_floats_without_loss(dtype, shape):
         values = (values + 1j * weights(shape, 1)).astype(np.complex64)
     else:
         values = values.astype(dtype)
-    tensors = agree(code_lossless("w", values, dtype=dtype))
+    tensors = agree(encode_lossless("w", values, dtype=dtype))
     assert tensors["w"] == (dtype, shape, values.tobytes())
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_small_floats_without_loss(dtype):
     values = symbols_of((50_000,), 0.9, 90).astype(np.uint8)
-    agree(code_lossless("w", values, dtype=dtype))
+    agree(encode_lossless("w", values, dtype=dtype))
 
 
 @pytest.mark.parametrize("spread", [0.4, 30, 3e4, 3e9])
@@ -189,43 +189,43 @@ def test_integers_without_loss(dtype, spread):
     information = np.iinfo(dtype)
     values = np.abs(np.random.default_rng(3).normal(0, spread, 30_000))
     values = np.clip(values, 0, min(information.max, 1 << 60)).astype(dtype)
-    agree(code_lossless("w", values, dtype=dtype), code_lossless("v", values[:7], dtype=dtype))
+    agree(encode_lossless("w", values, dtype=dtype), encode_lossless("v", values[:7], dtype=dtype))
 
 
 @pytest.mark.parametrize("density", [0, 0.01, 0.5, 1])
 def test_booleans_without_loss(density):
     values = np.random.default_rng(4).random(30_001) < density
-    agree(code_lossless("w", values, dtype="bool"), code_lossless("v", values[:77], dtype="bool"))
+    agree(encode_lossless("w", values, dtype="bool"), encode_lossless("v", values[:77], dtype="bool"))
 
 
 def test_narrow_storage():
     half = weights((300, 70)).astype(np.float16)
     upper = (weights((300, 70)).view(np.uint32) & 0xFFFF0000).view(np.float32)
     agree(
-        code_lossless("half", half.astype(np.float32), dtype="float32"),
-        code_lossless("upper", upper, dtype="float32"),
-        code_lossless("single", weights((300, 70)).astype(np.float64), dtype="float64"),
-        code_lossless("few", upper[0, :5], dtype="float32"),
-        code_lossless("far", upper[0, :5] * np.float32(2**60), dtype="float32"),
+        encode_lossless("half", half.astype(np.float32), dtype="float32"),
+        encode_lossless("upper", upper, dtype="float32"),
+        encode_lossless("single", weights((300, 70)).astype(np.float64), dtype="float64"),
+        encode_lossless("few", upper[0, :5], dtype="float32"),
+        encode_lossless("far", upper[0, :5] * np.float32(2**60), dtype="float32"),
     )
 
 
 def test_more_than_a_block_of_few_values():
     values = np.zeros(150_000, np.float32)
     values[70_000:] = weights((80_000,)).astype(np.float16)
-    agree(code_lossless("w", values, dtype="float32"))
+    agree(encode_lossless("w", values, dtype="float32"))
 
 
 def many():
     return (
         *(
-            code_lossless(f"net.{i}.weight", weights((i, 40), i), dtype="float32")
+            encode_lossless(f"net.{i}.weight", weights((i, 40), i), dtype="float32")
             for i in range(40)
         ),
-        code_shared("net.w", symbols_of((90, 90), 0.4, 9), levels=levels_of(9), coder="rans"),
-        code_shared("", symbols_of((90, 9), 0.4, 9), levels=levels_of(9), coder="plain"),
-        code_lossless("a..b", np.full((3, 4), 7), dtype="int64"),
-        code_lossless("nothing", np.zeros((3, 4), np.float32), dtype="float32"),
+        encode_shared("net.w", symbols_of((90, 90), 0.4, 9), levels=levels_of(9), coder="rans"),
+        encode_shared("", symbols_of((90, 9), 0.4, 9), levels=levels_of(9), coder="plain"),
+        encode_lossless("a..b", np.full((3, 4), 7), dtype="int64"),
+        encode_lossless("nothing", np.zeros((3, 4), np.float32), dtype="float32"),
     )
 
 
@@ -241,11 +241,11 @@ def test_joined_tensors(coder, bare):
     for layer in range(5):
         rows, rest = 3 + 2 * layer, (4, 3, 3) if layer < 4 else (4, 3, 2)
         symbols = symbols_of((rows, *rest), 0.6, 3 + layer, layer)
-        tensors.append(code_shared(f"{layer}.w", symbols, levels=levels_of(3 + layer)))
+        tensors.append(encode_shared(f"{layer}.w", symbols, levels=levels_of(3 + layer)))
         values = weights((60 + layer,), layer).astype("f2").astype("f4")
-        tensors.append(code_lossless(f"{layer}.b", values, dtype="float32"))
+        tensors.append(encode_lossless(f"{layer}.b", values, dtype="float32"))
         one = np.full(rows, 1 if layer < 3 else 2, "f4")
-        tensors.append(code_lossless(f"{layer}.s", one, dtype="float32"))
+        tensors.append(encode_lossless(f"{layer}.s", one, dtype="float32"))
     joined = join(tensors, coder=coder)
     assert [t.member for t in joined if t.encoding == "shared"] == [0, 1, 2, 3, 0]
     agree(*joined, bare=bare, architecture="a", recipe="b", z="c")
@@ -267,7 +267,7 @@ def test_a_bare_file_is_not_read_as_another_architecture():
 
 def test_each_damage_is_found():
     symbols = symbols_of((7, 5), 0.6, 5)
-    tensor = code_shared("w", symbols, levels=levels_of(5), coder="plain")
+    tensor = encode_shared("w", symbols, levels=levels_of(5), coder="plain")
     data = dumps(Container(tensors=(tensor,), metadata={"a": "b"}), bare=False)
     for length in range(len(data)):
         with pytest.raises(ValueError, match=r"."):
@@ -300,12 +300,12 @@ def outcome(reader, *arguments):
 def test_both_refuse_the_same_files(kind):
     """Files with a changed byte and true CRCs: both refuse one, or both read the same."""
     if kind == "planes":
-        tensor = code_lossless("w", weights((1500,)), dtype="float32")
+        tensor = encode_lossless("w", weights((1500,)), dtype="float32")
     elif kind.startswith("scaled"):
         tensor = scaled("w", "plain", 30, (12,), "bfloat16" if "bf" in kind else "float32")
     else:
         symbols = symbols_of((9, 4, 3, 3), 0.5, 6)
-        tensor = code_shared("w", symbols, levels=levels_of(6), coder=kind)
+        tensor = encode_shared("w", symbols, levels=levels_of(6), coder=kind)
     data = dumps(Container(tensors=(tensor,), metadata={}), bare=False)
     cursor = Cursor(data)
     coded = cursor.take(6)[5]
@@ -331,10 +331,10 @@ def test_streams_of_no_symbols():
 @pytest.mark.parametrize("coder", CODERS)
 def test_several_chunks(coder):
     symbols = symbols_of((4300, 1000), 0.02, 3)
-    agree(code_shared("w", symbols, levels=levels_of(3), coder=coder))
+    agree(encode_shared("w", symbols, levels=levels_of(3), coder=coder))
 
 
 @pytest.mark.slow
 def test_several_chunks_of_planes():
     values = (weights((1 << 20) + 70_000).view(np.uint32) >> 16).astype(np.uint16)
-    agree(code_lossless("w", values, dtype="bfloat16"))
+    agree(encode_lossless("w", values, dtype="bfloat16"))

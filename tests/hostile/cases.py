@@ -27,7 +27,7 @@ from flyweight.coding import (
     DTYPES,
     CodedTensor,
     carrier,
-    code_constant,
+    encode_constant,
     encode_symbols,
 )
 from flyweight.coding.forms import OWN_PARTS
@@ -216,7 +216,7 @@ def vast(random: Random, kind: str) -> Case:
     coder = random.choice((*CODERS, "constant", "planes"))
     if coder == "constant":
         zero = np.zeros((), carrier(dtype))
-        return Case(kind, "file", sealed([code_constant("t", (size,), value=zero, dtype=dtype)]))
+        return Case(kind, "file", sealed([encode_constant("t", (size,), value=zero, dtype=dtype)]))
     if coder == "planes":
         parts = {"dense": constant_planes(size, dtype)}
         tensor = CodedTensor(**fields, encoding="dense", coder="planes", parts=parts)
@@ -248,7 +248,7 @@ def long(random: Random, kind: str) -> Case:
     if random.random() < 0.3:
         name = ".".join("abcdefgh" * 60)
         tensors = [
-            code_constant(f"{name}.{place}", (), value=np.uint8(0), dtype="uint8")
+            encode_constant(f"{name}.{place}", (), value=np.uint8(0), dtype="uint8")
             for place in range(random.choice((60, 300)))
         ]
         tensors += tensors[:1] * (random.random() < 0.5)

@@ -15,11 +15,11 @@ from flyweight.coding import (
     DTYPES,
     CodedTensor,
     carrier,
-    code_alias,
-    code_constant,
-    code_dense,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_constant,
+    encode_dense,
+    encode_lossless,
+    encode_shared,
     encode,
     join,
 )
@@ -57,7 +57,7 @@ def seeds() -> dict[str, list[CodedTensor]]:
             dtype = ("float32", "float16", "int8", "int64")[place % 4]
             values = (np.arange(levels) - levels // 2).astype(dtype)
             found.setdefault(coder, []).append(
-                code_shared("t", symbols, levels=values, dtype=dtype, coder=coder)
+                encode_shared("t", symbols, levels=values, dtype=dtype, coder=coder)
             )
     for dtype in DTYPES:
         item = carrier(dtype)
@@ -65,20 +65,20 @@ def seeds() -> dict[str, list[CodedTensor]]:
         if dtype == "bool":
             raw &= 1
         values = np.frombuffer(raw.tobytes(), item)
-        found.setdefault("dense", []).append(code_dense("t", values, dtype=dtype, storage=dtype))
+        found.setdefault("dense", []).append(encode_dense("t", values, dtype=dtype, storage=dtype))
         found.setdefault("constant", []).append(
-            code_constant("t", (3, 4), value=values[0], dtype=dtype, storage=dtype)
+            encode_constant("t", (3, 4), value=values[0], dtype=dtype, storage=dtype)
         )
     weights = random.normal(0, 0.1, 70_000)
     found["planes"] = [
-        code_lossless("t", weights[:500].astype("f4"), dtype="float32"),
-        code_lossless("t", weights[:900].astype("f8").reshape(30, 30), dtype="float64"),
-        code_lossless("t", weights[:800].astype("f2"), dtype="float16"),
-        code_lossless("t", weights[:600].astype("c8"), dtype="complex64"),
-        code_lossless("t", np.arange(300) % 7, dtype="int64", storage="int64"),
-        code_lossless("t", weights[:3000] < 0.1, dtype="bool"),
-        code_lossless("t", weights[:5000].astype("f4"), dtype="float32"),
-        code_lossless("t", (weights * 40).astype("i1"), dtype="int8"),
+        encode_lossless("t", weights[:500].astype("f4"), dtype="float32"),
+        encode_lossless("t", weights[:900].astype("f8").reshape(30, 30), dtype="float64"),
+        encode_lossless("t", weights[:800].astype("f2"), dtype="float16"),
+        encode_lossless("t", weights[:600].astype("c8"), dtype="complex64"),
+        encode_lossless("t", np.arange(300) % 7, dtype="int64", storage="int64"),
+        encode_lossless("t", weights[:3000] < 0.1, dtype="bool"),
+        encode_lossless("t", weights[:5000].astype("f4"), dtype="float32"),
+        encode_lossless("t", (weights * 40).astype("i1"), dtype="int8"),
     ]
     assert {tensor.coder for tensor in found["planes"]} == {"planes"}
     found["scaled"] = [*_scaled(random)]
@@ -101,7 +101,7 @@ def _scaled(random: np.random.Generator) -> Iterator[CodedTensor]:
             if dtype == "bfloat16":
                 tables = [table.astype("f4").view("u4") >> 16 for table in tables]
             first, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
-            yield code_shared(
+            yield encode_shared(
                 "t",
                 random.integers(0, levels + 1, shape),
                 levels=first,
@@ -129,7 +129,7 @@ def joined() -> list[list[CodedTensor]]:
                 symbols = np.clip(symbols, 0, levels).astype(np.int64)
                 values = (np.arange(levels) - levels // 2 + place % 2).astype("f4")
                 tensors.append(
-                    code_shared(f"t{place}", symbols, levels=values, dtype="float32", coder=coder)
+                    encode_shared(f"t{place}", symbols, levels=values, dtype="float32", coder=coder)
                 )
             found.append(join(tensors, coder=coder))
     for coder in CODERS:
@@ -139,17 +139,17 @@ def joined() -> list[list[CodedTensor]]:
             symbols = random.integers(0, 7, (rows, 9))
             levels, scales, offsets = np.sort(tables[0]), tables[1], tables[2]
             tensors.append(
-                code_shared(f"t{place}", symbols, levels=levels, scales=scales, offsets=offsets)
+                encode_shared(f"t{place}", symbols, levels=levels, scales=scales, offsets=offsets)
             )
         found.append(join(tensors, coder=coder))
     for dtype in ("float32", "float64", "bool", "int8"):
         values = random.normal(0, 1, (3, 80, 4)).astype(dtype) if dtype != "bool" else np.eye(3) > 0
         tensors = [
-            code_lossless(f"t{place}", rows, dtype=dtype) for place, rows in enumerate(values)
+            encode_lossless(f"t{place}", rows, dtype=dtype) for place, rows in enumerate(values)
         ]
         found.append(join(tensors))
     ones = np.ones((), np.float32)
-    tensors = [code_constant(f"t{place}", (4,), value=ones, dtype="float32") for place in range(5)]
+    tensors = [encode_constant(f"t{place}", (4,), value=ones, dtype="float32") for place in range(5)]
     found.append(join(tensors))
     assert all(tensor.joint for tensors in found for tensor in tensors)
     return found
@@ -167,7 +167,7 @@ def containers() -> list[Container]:
             if place % 5 == 4:
                 targets = [at for at, old in enumerate(tensors) if old.target is None]
                 target = random.choice(targets)
-                tensors.append(code_alias(name, tensors[target], target=target))
+                tensors.append(encode_alias(name, tensors[target], target=target))
             else:
                 tensor = random.choice(seeds()[random.choice([*seeds()])][:6])
                 tensors.append(replace(tensor, name=name))
@@ -185,7 +185,7 @@ def in_chunks() -> list[CodedTensor]:
     for coder, size in (("interleaved", 1 << 20), ("rans", 1 << 21), ("context", 1 << 22)):
         symbols = np.zeros(size + 5000, np.int64)
         symbols[:: 1 << 12] = 1
-        found.append(code_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder))
+        found.append(encode_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder))
     return found
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from flyweight.coding import (
     DTYPES,
-    code_alias,
-    code_constant,
-    code_lossless,
-    code_shared,
+    encode_alias,
+    encode_constant,
+    encode_lossless,
+    encode_shared,
     decode,
     decode_positions,
-    DEcode_shared,
+    decode_shared,
     decode_symbols,
     decode_tensor,
     encode_positions,
@@ -40,14 +40,14 @@ GOLDEN = (Path(__file__).parents[1] / "golden" / "v1.fly").read_bytes()
 def small_container():
     rng = np.random.default_rng(3)
     symbols = rng.integers(1, 4, (8, 4, 3)) * (rng.random((8, 4, 3)) < 0.3)
-    weight = code_shared("a.weight", symbols, levels=np.float32([-1, 0.5, 2]))
+    weight = encode_shared("a.weight", symbols, levels=np.float32([-1, 0.5, 2]))
     return Container(
         tensors=(
             weight,
-            code_lossless("a.bias", np.float32([0.1, 0.2]), dtype="float32"),
-            code_constant("a.steps", (), value=np.int64(9), dtype="int64"),
-            code_alias("b.weight", weight, target=0),
-            code_lossless("flags", np.array([True, False, True]), dtype="bool"),
+            encode_lossless("a.bias", np.float32([0.1, 0.2]), dtype="float32"),
+            encode_constant("a.steps", (), value=np.int64(9), dtype="int64"),
+            encode_alias("b.weight", weight, target=0),
+            encode_lossless("flags", np.array([True, False, True]), dtype="bool"),
         ),
         metadata={"k": "v"},
     )
@@ -109,7 +109,7 @@ def test_the_builder_of_this_test_is_right():
     assert open_all(sealed(header, payload)) == container
     data = sealed(one_tensor(4, "float32", "float32", (2, 3)))
     assert loads(data).tensors == (
-        code_constant("t", (2, 3), value=np.float32(0), dtype="float32", storage="float32"),
+        encode_constant("t", (2, 3), value=np.float32(0), dtype="float32", storage="float32"),
     )
 
 
@@ -166,7 +166,7 @@ def test_any_damage_to_a_part_under_right_checksums():
     sparse = rng.integers(1, 4, 900) * (rng.random(900) < 0.1)
     refused = 0
     for symbols in (dense, sparse):
-        tensor = code_shared("t", symbols, levels=np.float32([1, 2, 3]))
+        tensor = encode_shared("t", symbols, levels=np.float32([1, 2, 3]))
         for kind in ("tables", "positions", "symbols"):
             part = tensor.parts[kind]
             for place in range(len(part)):
@@ -174,7 +174,7 @@ def test_any_damage_to_a_part_under_right_checksums():
                     damaged = part[:place] + piece + part[place + 1 :]
                     parts = dict(tensor.parts) | {kind: damaged}
                     try:
-                        got, _ = DEcode_shared(dataclasses.replace(tensor, parts=parts))
+                        got, _ = decode_shared(dataclasses.replace(tensor, parts=parts))
                     except FormatError:
                         refused += 1
                     else:
@@ -284,7 +284,7 @@ def test_a_gap_for_each_of_many_positions_takes_little_memory():
 
 def test_symbols_of_the_context_coder_take_little_memory():
     values = np.zeros(1 << 20, dtype=np.int64)
-    tensor = code_shared("t", values, levels=np.uint8([1]), dtype="uint8", coder="context")
+    tensor = encode_shared("t", values, levels=np.uint8([1]), dtype="uint8", coder="context")
     decode_tensor(tensor)
     with memory_below(14 << 20):
         assert not decode_tensor(tensor).any()

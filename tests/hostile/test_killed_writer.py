@@ -13,12 +13,12 @@ PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 import numpy as np
-from flyweight.coding import code_lossless
+from flyweight.coding import encode_lossless
 from flyweight.container import Container, dumps, open_writer, write
 
 how, path = sys.argv[1], Path(sys.argv[2])
 tensors = tuple(
-    code_lossless(f"t{i}", np.arange(i, 300 * i, dtype=np.float32), dtype="float32")
+    encode_lossless(f"t{i}", np.arange(i, 300 * i, dtype=np.float32), dtype="float32")
     for i in range(1, 5)
 )
 old, new = dumps(Container(tensors=tensors[:2])), dumps(Container(tensors=tensors))

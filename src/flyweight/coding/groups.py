@@ -3,10 +3,10 @@
 Example:
 
 >>> import numpy as np
->>> from flyweight.coding.tensors import code_lossless, decode_dense
+>>> from flyweight.coding.tensors import encode_lossless, decode_dense
 >>> values = np.linspace(0.5, 1, 200, dtype="f4").reshape(2, 100)
 >>> names = ("a.bias", "b.bias")
->>> tensors = [code_lossless(n, v, dtype="float32") for n, v in zip(names, values)]
+>>> tensors = [encode_lossless(n, v, dtype="float32") for n, v in zip(names, values)]
 >>> joined = join(tensors)
 >>> bool((decode_dense(joined[1]) == values[1]).all())
 True
@@ -28,7 +28,7 @@ from flyweight.coding.forms import (
 )
 from flyweight.coding.planes import encode_planes
 from flyweight.coding.symbols import Coder, PartKind, pack_symbols
-from flyweight.coding.tensors import decode_dense, DEcode_shared, negative_levels
+from flyweight.coding.tensors import decode_dense, decode_shared, negative_levels
 from flyweight.coding.varint import varint
 
 __all__ = ["join"]
@@ -132,7 +132,7 @@ def _coded_symbols(
     tensors: list[CodedTensor],
 ) -> Iterator[tuple[Coder, dict[PartKind, bytes]]]:
     """Yield the symbols of all in one stream, by one coder after another."""
-    decoded = [DEcode_shared(tensor) for tensor in tensors]
+    decoded = [decode_shared(tensor) for tensor in tensors]
     stacked = np.concatenate([symbols for symbols, _ in decoded])
     most = max(tensor.levels for tensor in tensors)
     coders: tuple[Coder, ...] = ("plain", "interleaved", "rans")

@@ -31,14 +31,14 @@ from flyweight.coding.symbols import (
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
-    "code_alias",
-    "code_constant",
-    "code_dense",
-    "code_lossless",
-    "code_shared",
+    "encode_alias",
+    "encode_constant",
+    "encode_dense",
+    "encode_lossless",
+    "encode_shared",
     "decode_channels",
     "decode_dense",
-    "DEcode_shared",
+    "decode_shared",
     "decode_tensor",
     "negative_levels",
 ]
@@ -46,7 +46,7 @@ __all__ = [
 _LEAST_FOR_PLANES = 64  # bytes; fewer cannot pay for their tables
 
 
-def code_shared(
+def encode_shared(
     name: str,
     symbols: ArrayLike,
     *,
@@ -73,8 +73,8 @@ def code_shared(
         effort: how long to search for the smallest coding.
         coder: takes this one, "plain", "interleaved", "rans" or "context", whatever its bytes.
 
-    >>> tensor = code_shared("w", [[0, 1], [2, 0]], levels=np.float32([-0.5, 0.5]))
-    >>> DEcode_shared(tensor)[0].tolist()
+    >>> tensor = encode_shared("w", [[0, 1], [2, 0]], levels=np.float32([-0.5, 0.5]))
+    >>> decode_shared(tensor)[0].tolist()
     [[0, 1], [2, 0]]
     """
     symbols = np.asarray(symbols)
@@ -137,7 +137,7 @@ def negative_levels(levels: NDArray[Any], dtype: str) -> int:
     return 0 if levels.dtype.kind == "c" else int(np.count_nonzero(levels < 0))
 
 
-def DEcode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]]:
+def decode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]]:
     """Return (symbols, levels) of a shared tensor; symbols have the shape of the tensor.
 
     Raises `FormatError` naming the tensor if a part is damaged.
@@ -170,14 +170,14 @@ def decode_channels(tensor: CodedTensor) -> tuple[NDArray[Any] | None, NDArray[A
     return tables[1], tables[2] if len(tables) > 2 else None
 
 
-def code_dense(
+def encode_dense(
     name: str, values: ArrayLike, *, dtype: str, storage: str | None = None
 ) -> CodedTensor:
     """Code a tensor as its values, of the carrier of ``dtype``, one by one.
 
     ``storage`` is the dtype of the stored bytes; None takes the narrowest that is exact.
 
-    >>> code_dense("b", np.float32([1.0, 0.1]), dtype="float32").storage
+    >>> encode_dense("b", np.float32([1.0, 0.1]), dtype="float32").storage
     'float32'
     """
     values = np.asarray(values)
@@ -192,7 +192,7 @@ def code_dense(
     )
 
 
-def code_constant(
+def encode_constant(
     name: str,
     shape: tuple[int, ...],
     *,
@@ -204,7 +204,7 @@ def code_constant(
 
     A value whose bits are all zero takes no bytes.
 
-    >>> code_constant("steps", (), value=np.int64(0), dtype="int64").parts
+    >>> encode_constant("steps", (), value=np.int64(0), dtype="int64").parts
     {'dense': b''}
     """
     raw, storage = pack_scalars(value, dtype, storage)
@@ -220,7 +220,7 @@ def code_constant(
     )
 
 
-def code_lossless(
+def encode_lossless(
     name: str,
     values: ArrayLike,
     *,
@@ -234,13 +234,13 @@ def code_lossless(
     False.
     """
     values = np.asarray(values)
-    dense = code_dense(name, values, dtype=dtype, storage=storage)
+    dense = encode_dense(name, values, dtype=dtype, storage=storage)
     raw = dense.parts["dense"]
     item = carrier(dense.storage).itemsize
     if not raw or memoryview(raw)[item:] != memoryview(raw)[:-item]:  # without two copies
         return _by_planes(dense) if planes and len(raw) >= _LEAST_FOR_PLANES else dense
     first = values.ravel()[:1]
-    return code_constant(name, values.shape, value=first, dtype=dtype, storage=dense.storage)
+    return encode_constant(name, values.shape, value=first, dtype=dtype, storage=dense.storage)
 
 
 def _by_planes(dense: CodedTensor) -> CodedTensor:
@@ -270,7 +270,7 @@ def decode_dense(tensor: CodedTensor) -> NDArray[Any]:
     return values.reshape(tensor.shape)
 
 
-def code_alias(name: str, tensor: CodedTensor, *, target: int) -> CodedTensor:
+def encode_alias(name: str, tensor: CodedTensor, *, target: int) -> CodedTensor:
     """Code a tensor that is the same as ``tensor``, the ``target``-th of the file (from 0)."""
     return CodedTensor(
         name=name,
@@ -286,7 +286,7 @@ def decode_tensor(tensor: CodedTensor) -> NDArray[Any]:
     """Return the values of any tensor that is no alias, as an array of the carrier of its dtype."""
     if tensor.encoding != "shared":
         return decode_dense(tensor)
-    symbols, levels = DEcode_shared(tensor)
+    symbols, levels = decode_shared(tensor)
     values = np.concatenate([np.zeros(1, dtype=levels.dtype), levels])[symbols]
     scales, offsets = decode_channels(tensor)
     if scales is None:

@@ -8,8 +8,8 @@ length of the file. Whatever is wrong with a file is a `FormatError`.
 Example:
 
 >>> import numpy as np
->>> from flyweight.coding import code_lossless
->>> container = Container(tensors=(code_lossless("b", np.float32([1, 2]), dtype="float32"),))
+>>> from flyweight.coding import encode_lossless
+>>> container = Container(tensors=(encode_lossless("b", np.float32([1, 2]), dtype="float32"),))
 >>> loads(dumps(container)) == container
 True
 """

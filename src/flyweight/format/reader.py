@@ -49,7 +49,7 @@ class Reader:
     Raises `FormatError` for whatever is wrong with the file, `OSError` if it cannot be read.
 
     Example:
-        >>> from flyweight.container import Container, dumps
+        >>> from flyweight.format import Container, dumps
         >>> Reader(dumps(Container(tensors=(), metadata={"a": "b"}))).metadata
         {'a': 'b'}
     """

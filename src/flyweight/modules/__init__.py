@@ -1,8 +1,17 @@
 """Any `nn.Module`: build it, check it, select its weights, parametrize them."""
 
-from flyweight.modules.architectures import Architecture, build, fill_
+from flyweight.modules.architectures import (
+    Architecture,
+    architectures,
+    build,
+    fill_,
+    names_and_shapes,
+    register_architecture,
+    without_wrappers,
+)
 from flyweight.modules.checks import IntegerLayer, check_float, check_model
 from flyweight.modules.digest import add_network_
+from flyweight.modules.layout import OUTPUTS_FIRST, WeightLayout
 from flyweight.modules.parametrize import (
     WeightParametrization,
     attach_,
@@ -12,10 +21,12 @@ from flyweight.modules.parametrize import (
     dense_weight,
     detach_,
     first_revived,
+    is_plain,
     straight_through,
 )
 from flyweight.modules.selection import (
     apply_masks_,
+    embeddings_of,
     matching,
     matching_parameters,
     nonzero_mask,
@@ -25,11 +36,14 @@ from flyweight.modules.selection import (
 )
 
 __all__ = [
+    "OUTPUTS_FIRST",
     "Architecture",
     "IntegerLayer",
+    "WeightLayout",
     "WeightParametrization",
     "add_network_",
     "apply_masks_",
+    "architectures",
     "attach_",
     "attached",
     "build",
@@ -39,13 +53,18 @@ __all__ = [
     "check_plain",
     "dense_weight",
     "detach_",
+    "embeddings_of",
     "fill_",
     "first_revived",
+    "is_plain",
     "matching",
     "matching_parameters",
+    "names_and_shapes",
     "nonzero_mask",
     "overrides_by_name",
+    "register_architecture",
     "select_weights",
     "straight_through",
     "weights_named",
+    "without_wrappers",
 ]
