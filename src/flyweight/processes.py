@@ -1,7 +1,8 @@
-"""One process or several: who trains on what, and who writes.
+"""Several processes: their devices, and values that all of them share.
 
-``accelerate launch`` starts as many processes as there are devices, on one machine or several.
-Each trains on its part of every batch, and gradients are averaged: all hold the same weights.
+``accelerate launch`` and ``torchrun`` start as many processes as there are devices, on one machine
+or several. Each trains on its part of every batch, and gradients are averaged: all hold the same
+weights. A process group that the user's own program has initialized counts as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+from flyweight.errors import FlyweightError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -25,17 +28,44 @@ __all__ = [
 ]
 
 
+def _number_in(variable: str, default: int) -> int:
+    """Return the number in an environment variable that a launcher sets."""
+    text = os.environ.get(variable, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise FlyweightError(
+            f"the environment variable {variable} is {text!r}, not a number; unset it, or start "
+            "the processes with accelerate launch"
+        ) from None
+
+
+def _has_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def _launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Tell whether this is one of several processes."""
+    if _has_group():
+        return distributed.get_world_size() > 1
+    return _number_in("WORLD_SIZE", 1) > 1
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints and writes: the only one, or the first of several."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Tell whether this is the process that prints and writes: the only one, or the first.
+
+    Raises:
+        FlyweightError: the environment variable ``RANK`` is not a number.
+
+    Example:
+        >>> is_main_process()
+        True
+    """
+    return (distributed.get_rank() if _has_group() else _number_in("RANK", 0)) == 0
 
 
 def _state() -> PartialState:
-    """What joins the processes. Without an accelerator it has to be told so, or it joins none."""
+    """Return the state that joins the processes, on CPUs where there is no accelerator."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
@@ -44,7 +74,7 @@ def _state() -> PartialState:
 
 
 def launched_device() -> torch.device | None:
-    """The device of this process among several; None where it is the only one."""
+    """Return the device of this process among several; None if it is the only one."""
     if not _launched():
         return None
     device: torch.device = _state().device
@@ -52,11 +82,11 @@ def launched_device() -> torch.device | None:
 
 
 def accelerator_for(device: torch.device) -> Accelerator:
-    """What joins this process to the others, if there are any, to train on ``device``."""
+    """Return an `accelerate.Accelerator` that joins this process to the others on ``device``."""
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
 
-    # A process alone may train on one device after another; what is kept of the first would stay.
+    # A single process may train on one device after another; Accelerate would stay on the first.
     known = PartialState().device.type if PartialState._shared_state else device.type
     if known != device.type and not _launched():
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -64,27 +94,47 @@ def accelerator_for(device: torch.device) -> Accelerator:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come this far."""
-    if _launched():
+    """Wait until every process has called this function."""
+    if _has_group():
+        distributed.barrier()
+    elif _launched():
         _state().wait_for_everyone()
 
 
 def share_buffers_(model: nn.Module) -> None:
-    """Give the statistics of batch normalisation, and masks, of the first process to the others."""
+    """Copy the buffers of the first process, such as batch statistics and masks, to the others."""
     for buffer in model.buffers():
         buffer.copy_(of_first_process(buffer))
 
 
 def of_first_process(tensor: Tensor) -> Tensor:
-    """The tensor as the first process has it; all have to call this, in the same order.
+    """Broadcast a tensor of the first process; every process calls this, in the same order.
+
+    Works in any process group of `torch.distributed`. Without one, and where a launcher has
+    started several processes, Accelerate initializes it.
+
+    Args:
+        tensor: of the same shape and type in each process.
+
+    Returns:
+        The tensor of the first process, on the device of ``tensor``.
 
     Example:
-        >>> of_first_process(torch.tensor([1.0]))  # there is only one
+        >>> of_first_process(torch.tensor([1.0]))  # the only process
         tensor([1.])
     """
     if not _launched():
         return tensor
-    from accelerate.utils import broadcast
+    if not _has_group():
+        _state()  # initializes the group
+    found = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if found.device.type == "cpu" and _only_nccl():
+        found = found.to(torch.accelerator.current_accelerator())
+    distributed.broadcast(found, src=0)
+    return found.to(tensor.device)
 
-    found: Tensor = broadcast(tensor.contiguous())  # in place, so nothing that is expanded
-    return found
+
+def _only_nccl() -> bool:
+    """Tell whether the process group has no backend for tensors on the CPU."""
+    backends = str(distributed.get_backend_config()).lower()
+    return "nccl" in backends and "gloo" not in backends

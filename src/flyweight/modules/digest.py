@@ -1,4 +1,4 @@
-"""What tells one network from another."""
+"""Hash the state of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_network_"]
 
 
 def add_network_(digest: _Hash, network: nn.Module) -> None:
-    """Add names and bytes of all tensors of a network's state to a digest of `hashlib`.
+    """Update a `hashlib` digest with the names and bytes of all tensors in a network's state.
 
     Example:
         >>> import hashlib

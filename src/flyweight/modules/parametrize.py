@@ -1,12 +1,11 @@
-"""Put parametrizations on the parameters of any module, and take them off."""
+"""Attach parametrizations to the parameters of any module, and remove them."""
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import operator
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +22,15 @@ __all__ = [
     "dense_weight",
     "detach_",
     "first_revived",
+    "is_plain",
     "straight_through",
 ]
 
+_ORDER = "_flyweight_parameter_order"
+
 
 class WeightParametrization(nn.Module):
-    """Base of the parametrizations that pruning and quantization put on weights."""
-
+    """Base of the parametrizations that pruning and quantization attach to weights."""
 
 
 Holders = dict[nn.Parameter, list[tuple[nn.Module, str]]]
@@ -44,7 +45,7 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _dense(module: nn.Module, leaf: str) -> Any:
-    """The parameter itself, also where a parametrization stands before it."""
+    """Return the parameter itself, also behind a parametrization."""
     if parametrize.is_parametrized(module, leaf):
         # That of torch's weight_norm has two tensors in its place, original0 and original1.
         return getattr(module.parametrizations[leaf], "original", None)  # type: ignore[index]
@@ -52,7 +53,7 @@ def _dense(module: nn.Module, leaf: str) -> Any:
 
 
 def _holders(model: nn.Module) -> Holders:
-    """Every module that holds a parameter, and what it is called there, for each parameter."""
+    """Return every module that holds a parameter, and its name there, for each parameter."""
     found: Holders = defaultdict(list)
     for module in model.modules():
         if isinstance(module, parametrize.ParametrizationList):
@@ -68,16 +69,14 @@ def _holders(model: nn.Module) -> Holders:
 
 
 def dense_weight(model: nn.Module, name: str) -> nn.Parameter:
-    """The parameter of a name that the optimiser trains, also behind a parametrization.
+    """Return the named parameter that the optimizer trains, also behind a parametrization.
 
-    Raises ModelError where the model has no such parameter.
+    Raises:
+        ModelError: the model has no such parameter.
 
     Example:
-        >>> import torch
-        >>> model = nn.Linear(2, 1)
-        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
-        >>> dense_weight(model, "weight").all().item(), model.weight.all().item()
-        (True, False)
+        >>> dense_weight(nn.Linear(2, 1), "weight").shape
+        torch.Size([1, 2])
     """
     parameter = _dense(*_owner(model, name))
     if not isinstance(parameter, nn.Parameter):
@@ -86,36 +85,42 @@ def dense_weight(model: nn.Module, name: str) -> nn.Parameter:
 
 
 def attach_(model: nn.Module, parametrizations: Mapping[str, nn.Module]) -> None:
-    """Put a parametrization on each parameter named. Changes ``model``.
+    """Attach a parametrization to each named parameter. Changes ``model``.
 
-    Where several layers share the parameter, each of them sees the same. Raises ModelError where
-    the model has no such parameter, it has a parametrization that is none of flyweight's, or a mask
-    has another shape; nothing is changed then.
+    Layers that share a parameter share its parametrization.
+
+    Raises:
+        ModelError: the model has no such parameter, the parameter has a parametrization that is
+            not flyweight's, or a mask has another shape; nothing is changed then.
 
     Example:
-        >>> import torch
+        >>> class Doubled(WeightParametrization):
+        ...     def forward(self, weight: Tensor) -> Tensor:
+        ...         return 2 * weight
         >>> model = nn.Linear(2, 1)
-        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
-        >>> (model.weight != 0).tolist()
-        [[False, True]]
+        >>> attach_(model, {"weight": Doubled()})
+        >>> torch.equal(model.weight, 2 * dense_weight(model, "weight"))
+        True
     """
     check_plain(model, parametrizations)
     for name, parametrization in parametrizations.items():
         kind = "symbols" if hasattr(parametrization, "symbols") else "mask"
-        found, wanted = getattr(parametrization, kind, None), dense_weight(model, name).shape
-        if isinstance(found, Tensor) and found.shape != wanted:
+        found, expected = getattr(parametrization, kind, None), dense_weight(model, name).shape
+        if isinstance(found, Tensor) and found.shape != expected:
             raise ModelError(
-                f"tensor {name!r} has the shape {tuple(wanted)}, and its {kind} "
+                f"tensor {name!r} has the shape {tuple(expected)}, and its {kind} "
                 f"{tuple(found.shape)}; give one of the shape of the tensor"
             )
     holders = _holders(model)
     for name, parametrization in parametrizations.items():
         for module, leaf in holders[dense_weight(model, name)]:
+            if _ORDER not in vars(module):  # torch appends a parameter again when it detaches it
+                setattr(module, _ORDER, tuple(module._parameters))
             parametrize.register_parametrization(module, leaf, parametrization, unsafe=True)
 
 
 def attached(model: nn.Module) -> dict[str, nn.Module]:
-    """The parametrizations that `attach_` has put on a model, by name of the parameter.
+    """Return the parametrizations that `attach_` attached to a model, by name of the parameter.
 
     Example:
         >>> attached(nn.Linear(2, 2))
@@ -125,29 +130,59 @@ def attached(model: nn.Module) -> dict[str, nn.Module]:
         f"{path}.{leaf}".removeprefix("."): parametrization
         for path, module in model.named_modules()
         if parametrize.is_parametrized(module)
-        for leaf, some in module.parametrizations.items()
-        for parametrization in some
+        for leaf, parametrizations in module.parametrizations.items()
+        for parametrization in parametrizations
         if isinstance(parametrization, WeightParametrization)
     }
 
 
 def check_detached(model: nn.Module) -> None:
-    """Raise ModelError where a stage that is not over has a parametrization on a weight.
+    """Raise ModelError if a pruner or quantizer that is not finalized holds a weight.
 
     Example:
         >>> check_detached(nn.Linear(2, 2))
     """
     for name, parametrization in attached(model).items():
         raise ModelError(
-            f"tensor {name!r} has a {type(parametrization).__name__} of another stage on it; "
-            "finalize that stage first"
+            f"tensor {name!r} has a {type(parametrization).__name__} attached, of a Pruner or "
+            "Quantizer that is not finalized; call its finalize() first"
         )
 
 
+def _foreign(model: nn.Module, name: str, holders: Holders) -> nn.Module | None:
+    """Return a parametrization of a parameter that is not flyweight's; None if there is none."""
+    owner, _ = _owner(model, name)
+    lists = [owner] if isinstance(owner, parametrize.ParametrizationList) else []
+    for module, leaf in holders[dense_weight(model, name)]:
+        if parametrize.is_parametrized(module, leaf):
+            lists.append(module.parametrizations[leaf])  # type: ignore[index,arg-type]
+    for parametrization in (one for parametrizations in lists for one in parametrizations):
+        if not isinstance(parametrization, WeightParametrization):
+            return parametrization
+    return None
+
+
+def _seen_name(name: str) -> str:
+    """Return the name that a layer has for a tensor behind a parametrization."""
+    return name.rpartition(".original")[0].replace("parametrizations.", "") or name
+
+
+def is_plain(model: nn.Module, names: Iterable[str]) -> dict[str, bool]:
+    """Tell for each named parameter whether no parametrization but flyweight's is on it.
+
+    Example:
+        >>> model = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+        >>> is_plain(model, ["bias", "parametrizations.weight.original"])
+        {'bias': True, 'parametrizations.weight.original': False}
+    """
+    holders = _holders(model)
+    return {name: _foreign(model, name, holders) is None for name in names}
+
+
 def check_plain(
-    model: nn.Module, names: Iterable[str], *, advice: str = "or leave the tensor out"
+    model: nn.Module, names: Iterable[str], *, advice: str = "or exclude the tensor"
 ) -> None:
-    """Raise ModelError where a parameter named has a parametrization that is none of flyweight's.
+    """Raise ModelError if a named parameter has a parametrization that is not flyweight's.
 
     ``advice`` ends the sentence.
 
@@ -160,32 +195,32 @@ def check_plain(
     """
     holders = _holders(model)
     for name in names:
-        owner, _ = _owner(model, name)
-        lists = [owner] if isinstance(owner, parametrize.ParametrizationList) else []
-        for module, leaf in holders[dense_weight(model, name)]:
-            if parametrize.is_parametrized(module, leaf):
-                lists.append(module.parametrizations[leaf])  # type: ignore[index,arg-type]
-        for kind in (parametrization for some in lists for parametrization in some):
-            if not isinstance(kind, WeightParametrization):
-                seen = name.rpartition(".original")[0].replace("parametrizations.", "") or name
-                raise ModelError(
-                    f"tensor {seen!r} has a parametrization, {type(kind).__name__}, between it and "
-                    f"its layer; take it off with torch.nn.utils.parametrize, {advice}"
-                )
+        if (foreign := _foreign(model, name, holders)) is not None:
+            raise ModelError(
+                f"tensor {_seen_name(name)!r} has a parametrization, {type(foreign).__name__}, "
+                "between it and its layer; remove it with torch.nn.utils.parametrize, "
+                f"{advice}"
+            )
 
 
 def detach_(model: nn.Module, names: Iterable[str]) -> None:
-    """Take the parametrizations off; what the layers saw becomes the weight. Changes ``model``.
+    """Remove parametrizations; the values that the layers saw become the weights. Changes ``model``.
 
-    Raises ModelError where there is none to take off.
+    The parameters of each module are in the order again that they had before `attach_`, so that
+    ``parameters()`` and ``state_dict()`` are those of the model given.
+
+    Raises:
+        ModelError: there is none to remove.
 
     Example:
-        >>> import torch
+        >>> class Doubled(WeightParametrization):
+        ...     def forward(self, weight: Tensor) -> Tensor:
+        ...         return 2 * weight
         >>> model = nn.Linear(2, 1)
-        >>> attach_(model, {"weight": MaskedWeight(torch.tensor([[False, True]]))})
+        >>> attach_(model, {"weight": Doubled()})
         >>> detach_(model, ["weight"])
-        >>> attached(model), model.weight[0, 0].item()
-        ({}, 0.0)
+        >>> attached(model), [*model.state_dict()]
+        ({}, ['weight', 'bias'])
     """
     holders = _holders(model)
     for name in names:
@@ -197,9 +232,30 @@ def detach_(model: nn.Module, names: Iterable[str]) -> None:
             own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
             module.__class__ = type(shared.__name__, shared.__bases__, own)
             parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+            _restore_order_(module)
 
 
-class _Through(torch.autograd.Function):
+def _is_attached(module: nn.Module) -> bool:
+    """Tell whether any parameter of a module, its children excepted, has a parametrization."""
+    return parametrize.is_parametrized(module) and any(
+        isinstance(parametrization, WeightParametrization)
+        for parametrizations in module.parametrizations.values()  # type: ignore[union-attr,operator]
+        for parametrization in parametrizations
+    )
+
+
+def _restore_order_(module: nn.Module) -> None:
+    """Put the parameters of a module in the order that they had before `attach_`."""
+    found = module._parameters
+    order = [leaf for leaf in vars(module).get(_ORDER, ()) if leaf in found]
+    ordered = {leaf: found[leaf] for leaf in [*order, *found]}
+    found.clear()
+    found.update(ordered)
+    if _ORDER in vars(module) and not _is_attached(module):
+        delattr(module, _ORDER)
+
+
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
@@ -209,14 +265,16 @@ class _Through(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
         (mask,) = ctx.saved_tensors
-        return gradient * mask, None, None
+        # Not a product, which would make NaN of an infinite gradient.
+        zero = torch.zeros((), dtype=gradient.dtype, device=gradient.device)
+        return torch.where(mask, gradient, zero), None, None
 
 
 def straight_through(weight: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """``values`` where ``mask`` is True and exactly 0 elsewhere, to be trained as ``weight``.
+    """Return ``values`` where ``mask`` is True, else 0, with a straight-through gradient.
 
-    ``weight`` gets the gradient of what is returned where the mask is True, and none elsewhere. All
-    three have the same shape.
+    ``weight`` gets the gradient of the result where the mask is True, and 0 elsewhere. All three
+    have the same shape.
 
     Example:
         >>> weight = torch.tensor([0.9, 0.2], requires_grad=True)
@@ -227,17 +285,17 @@ def straight_through(weight: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
     Source: Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons".
     """
-    seen: Tensor = _Through.apply(weight, values, mask)  # type: ignore[no-untyped-call]
+    seen: Tensor = _StraightThrough.apply(weight, values, mask)  # type: ignore[no-untyped-call]
     return seen
 
 
 @torch.no_grad()
-def first_revived(model: nn.Module, kept: Mapping[str, Tensor]) -> str | None:
-    """The first weight that has a value where its mask, bool, is False; None if there is none.
+def first_revived(model: nn.Module, masks: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first weight with a value where its mask is False, else None.
 
-    Arguments:
-        model: runs nothing; what its layers see, through any parametrizations, is looked at.
-        kept: masks by name of the weight, of its shape, on any device.
+    Args:
+        model: is not run; the weights are read as its layers see them.
+        masks: bool tensors by name and of the shape of each weight, on any device.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -245,7 +303,7 @@ def first_revived(model: nn.Module, kept: Mapping[str, Tensor]) -> str | None:
         'weight'
         >>> first_revived(layer, {"weight": torch.tensor([[True, True]])})
     """
-    for name, mask in kept.items():
+    for name, mask in masks.items():
         seen = operator.attrgetter(name)(model)
         if bool(seen[~mask.to(seen.device)].any()):
             return name
