@@ -18,8 +18,7 @@ from flyweight.format import (
     write,
 )
 from flyweight.errors import ModelError
-from flyweight.modules import Architecture, build, fill_
-from flyweight.cifar import architectures
+from flyweight.modules import Architecture, architectures, build, fill_
 
 __all__ = ["decompress", "load", "materialize", "save", "skeleton"]
 

@@ -41,9 +41,10 @@ from flyweight.format import (
     Container,
     dumps,
     loads,
+    Skeleton,
     overhead,
 )
-from flyweight.coding import Skeleton
+
 from flyweight.errors import FormatError
 
 __all__ = ["SizeReport", "Row", "inspect"]
