@@ -3,7 +3,7 @@
 from flyweight.checkpoints.compression import (
     METADATA_PREFIX,
     CheckpointReport,
-    shrink,
+    compress_checkpoint,
 )
 from flyweight.checkpoints.histogram_quantization import (
     FLOATS,
@@ -18,28 +18,22 @@ from flyweight.checkpoints.safetensors_files import (
     read_values,
 )
 from flyweight.checkpoints.state_dicts import (
-    Architecture,
-    build,
-    fill_,
     read_state_dict,
     write_state_dict,
 )
 
 __all__ = [
-    "Architecture",
-    "Checkpoint",
     "FLOATS",
-    "Grid",
     "METADATA_PREFIX",
-    "SafetensorsWriter",
+    "Checkpoint",
     "CheckpointReport",
+    "Grid",
+    "SafetensorsWriter",
     "TensorEntry",
-    "build",
-    "fill_",
+    "compress_checkpoint",
     "open_checkpoint",
     "quantized",
     "read_state_dict",
     "read_values",
-    "compress_checkpoint",
     "write_state_dict",
 ]

@@ -28,8 +28,8 @@ from flyweight.checkpoints.safetensors_files import (
 from flyweight.coding import (
     CodedTensor,
     Effort,
-    code_alias,
-    code_lossless,
+    encode_alias,
+    encode_lossless,
 )
 from flyweight.coding.threads import cores
 from flyweight.format import check_target, open_writer
@@ -114,7 +114,7 @@ def compress_checkpoint(
         for entry in checkpoint.entries:
             if entry.name in targets:
                 target = places[targets[entry.name]]
-                tensor = code_alias(entry.name, coded[target], target=target)
+                tensor = encode_alias(entry.name, coded[target], target=target)
             else:
                 tensor = next(results)
                 outline = dataclasses.replace(tensor, parts={})
@@ -207,4 +207,4 @@ def _code(entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort) -> C
         if tensor is not None:
             return tensor
     storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only
-    return code_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
+    return encode_lossless(entry.name, values, dtype=entry.dtype, storage=storage)

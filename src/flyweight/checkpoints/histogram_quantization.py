@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyweight.coding import CodedTensor, Effort, code_shared
+from flyweight.coding import CodedTensor, Effort, encode_shared
 from flyweight.coding.numba_choice import loops_for
 from flyweight.quantization import kmeans_1d
 
@@ -68,7 +68,7 @@ def quantized(
     del keys
     rounded = torch.from_numpy(levels).to(FLOATS[dtype])
     carried = rounded.view(torch.uint16) if dtype == "bfloat16" else rounded
-    return code_shared(
+    return encode_shared(
         name, symbols.reshape(values.shape), levels=carried.numpy(), dtype=dtype, effort=effort
     )
 

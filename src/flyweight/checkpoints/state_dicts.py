@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from flyweight.errors import CheckpointError, ModelError
-from flyweight.cifar.architectures import architectures, create_model
+from flyweight.errors import CheckpointError
 
-__all__ = ["Architecture", "build", "fill_", "read_state_dict", "write_state_dict"]
+
+__all__ = ["read_state_dict", "write_state_dict"]
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a ``.safetensors`` file or a torch checkpoint of plain tensors.
@@ -29,8 +28,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if not path.exists():
         raise CheckpointError(
-            f"there is no file {path}, nor a network of that name; "
-            f"the networks are {', '.join(architectures())}"
+            f"there is no file {path}"
         )
     try:
         if path.suffix == ".safetensors":
