@@ -1,8 +1,9 @@
-"""Prune in a training loop of your own: prepare, train, finalize.
+"""Prune, then quantize, in a training loop of your own.
 
     python examples/own_loop.py
 
-Ten epochs of two-class points on the plane; 90 % of the weights end as exact zeros.
+A small classifier learns whether a point lies within a circle. The result is ``circle.fly``: 90 %
+of the weights are zero, the others are quantized to 4 bits.
 """
 
 import torch
@@ -10,26 +11,46 @@ from torch import nn
 
 import flyweight
 
-generator = torch.Generator().manual_seed(0)
-points = torch.randn(2000, 2, generator=generator)
+EPOCHS, BATCH = 10, 50
+points = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
 labels = (points.norm(dim=1) > 1.2).long()
 
-model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-recipe = flyweight.PruningConfig(sparsity=0.9, ramp=0.5, interval=5)
-epochs, batch = 10, 50
-prepared = flyweight.prepare(model, recipe, steps=epochs * len(points) // batch)
-optimizer = torch.optim.AdamW(prepared.model.parameters(), 0.01, weight_decay=0.01)
 
-for epoch in range(epochs):
-    order = torch.randperm(len(points), generator=generator)
-    for some in order.split(batch):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(prepared.model(points[some]), labels[some])
-        loss.backward()
-        optimizer.step()
-        prepared.step()
-    hits = (prepared.model(points).argmax(1) == labels).float().mean()
-    print(f"epoch {epoch + 1}: sparsity {prepared.sparsity:.3f}, accuracy {hits:.3f}")
+def accuracy(model):
+    """Fraction of the points on the right side."""
+    with torch.no_grad():
+        return (model(points).argmax(1) == labels).float().mean().item()
 
-pruned = prepared.finalize()
-print(flyweight.pruning.summarize_sparsity(pruned))
+
+def train(stage, epochs):
+    """Train ``stage.model``; after each step of the optimizer, `step` follows the schedule."""
+    optimizer = torch.optim.AdamW(stage.model.parameters(), 0.01)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(points)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(stage.model(points[batch]), labels[batch]).backward()
+            optimizer.step()
+            stage.step()
+
+
+def main(path="circle.fly"):
+    """Prune and quantize; write the file and return the model read back from it."""
+    torch.manual_seed(0)
+    layers = nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    model = nn.Sequential(*layers)
+    steps = EPOCHS * len(points) // BATCH
+
+    pruner = flyweight.Pruner(model, flyweight.PruningConfig(sparsity=0.9), steps=steps)
+    train(pruner, EPOCHS)
+    pruned = pruner.finalize()  # plain weights with exact zeros
+
+    quantizer = flyweight.Quantizer(pruned, flyweight.QuantizationConfig(bits=4), steps=steps // 5)
+    train(quantizer, EPOCHS // 5)
+    flyweight.save(quantizer.finalize(), path)
+    return flyweight.load(path, model)
+
+
+if __name__ == "__main__":
+    loaded = main()
+    print(flyweight.inspect("circle.fly"))
+    print(f"accuracy of the model in the file: {accuracy(loaded):.3f}")

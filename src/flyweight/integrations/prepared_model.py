@@ -1,0 +1,41 @@
+"""Check that a trainer trains the model that a `Pruner` or `Quantizer` prepared."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import nn
+
+from flyweight.errors import ModelError
+from flyweight.training import Stage
+
+__all__ = ["PreparedStage", "check_trains_prepared"]
+
+
+class PreparedStage(Stage, Protocol):
+    """Stage of a training run with its prepared model: a `Pruner` or a `Quantizer`."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Model to train."""
+
+
+def check_trains_prepared(trained: nn.Module, prepared: nn.Module, owner: str) -> None:
+    """Raise ModelError if ``prepared`` is not ``trained`` or a submodule of it.
+
+    Args:
+        trained: model that a trainer trains, wrapped or not.
+        prepared: ``model`` of a `Pruner` or `Quantizer`.
+        owner: "pruner" or "quantizer", for the message.
+
+    Example:
+        >>> inner = nn.Linear(2, 2)
+        >>> check_trains_prepared(nn.Sequential(inner), inner, "pruner")
+        >>> check_trains_prepared(nn.Linear(2, 2), inner, "pruner")
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: the trainer trains another model than pruner.model; ...
+    """
+    if not any(module is prepared for module in trained.modules()):
+        raise ModelError(
+            f"the trainer trains another model than {owner}.model; pass {owner}.model to it"
+        )
