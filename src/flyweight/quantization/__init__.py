@@ -1,55 +1,29 @@
 """Quantize weights: k-means, fixed point, learned steps, GPTQ, post-training, the `Quantizer`."""
 
-from flyweight.quantization.bias_correction import (
-    correct_biases_,
-)
-from flyweight.quantization.comparison import (
-    SchemeError,
-    compare_schemes,
-)
+from flyweight.quantization.bias_correction import correct_biases_
+from flyweight.quantization.comparison import SchemeError, compare_schemes
 from flyweight.quantization.config import METHODS, Method, QuantizationConfig
-from flyweight.quantization.exact_kmeans import (
-    LEAST_SHARE,
-    exact_kmeans_edges,
-)
+from flyweight.quantization.exact_kmeans import exact_kmeans_edges
 from flyweight.quantization.fixed_point import (
+    SCHEMES,
     FixedPoint,
     Grid,
-    SCHEMES,
     Scheme,
     quantize_fixed_point,
 )
-from flyweight.quantization.fixed_point_weight import (
-    BinaryWeight,
-    FixedPointWeight,
-)
-from flyweight.quantization.gptq_rounding import (
-    input_correlations,
-    gptq,
-)
-from flyweight.quantization.kmeans import (
-    kmeans_1d,
-    nearest,
-)
+from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
+from flyweight.quantization.gptq_rounding import gptq, input_correlations
+from flyweight.quantization.kmeans import kmeans_1d, nearest
 from flyweight.quantization.kmeans_initialization import (
     INITIALIZATIONS,
     Initialization,
     initial_centroids,
 )
-from flyweight.quantization.kmeans_weight import (
-    KMeansWeight,
-)
-from flyweight.quantization.learned_step_weight import (
-    LearnedStepWeight,
-    TernaryWeight,
-)
-from flyweight.quantization.post_training import (
-    quantize_post_training_,
-)
+from flyweight.quantization.kmeans_weight import KMeansWeight
+from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
+from flyweight.quantization.post_training import quantize_post_training_
 from flyweight.quantization.post_training_config import PostTrainingConfig
-from flyweight.quantization.quantizer import (
-    Quantization,
-)
+from flyweight.quantization.quantizer import Quantizer
 from flyweight.quantization.rate_distortion import (
     LARGEST_CODE,
     check_loss_per_bit,
@@ -57,43 +31,43 @@ from flyweight.quantization.rate_distortion import (
     rdoq,
     steps_at_loss_per_bit,
 )
-from flyweight.quantization.weight_sharing import (
-    quantize_kmeans,
-)
+from flyweight.quantization.report import LayerQuantization, QuantizationReport
+from flyweight.quantization.weight_sharing import quantize_kmeans
 
 __all__ = [
-    "BinaryWeight",
+    "INITIALIZATIONS",
+    "LARGEST_CODE",
     "METHODS",
-    "Method",
-    "PostTrainingConfig",
-    "QuantizationConfig",
+    "SCHEMES",
+    "BinaryWeight",
     "FixedPoint",
     "FixedPointWeight",
     "Grid",
-    "INITIALIZATIONS",
     "Initialization",
-    "LARGEST_CODE",
-    "LEAST_SHARE",
+    "KMeansWeight",
+    "LayerQuantization",
     "LearnedStepWeight",
-    "Quantization",
-    "SCHEMES",
+    "Method",
+    "PostTrainingConfig",
+    "QuantizationConfig",
+    "QuantizationReport",
+    "Quantizer",
     "Scheme",
     "SchemeError",
-    "KMeansWeight",
     "TernaryWeight",
     "check_loss_per_bit",
     "code_bits",
     "compare_schemes",
     "correct_biases_",
+    "exact_kmeans_edges",
+    "gptq",
     "initial_centroids",
-    "quantize_fixed_point",
     "input_correlations",
     "kmeans_1d",
     "nearest",
-    "exact_kmeans_edges",
+    "quantize_fixed_point",
+    "quantize_kmeans",
     "quantize_post_training_",
     "rdoq",
-    "gptq",
-    "quantize_kmeans",
     "steps_at_loss_per_bit",
 ]

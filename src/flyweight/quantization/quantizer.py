@@ -1,304 +1,372 @@
-"""Few values for the weights that are left, while a network trains, in our loop or in yours."""
+"""Quantization-aware training: parametrizations that follow a schedule while a model trains."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flyweight._config import config_digest
-from flyweight.compressed import CompressedTensor, rounded
+from flyweight.batch_norm import check_unfolded, fold_batch_norms_
+from flyweight.batches import Batches, Loss, default_loss, take_examples, to_device
+from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
-from flyweight.modules import attach_, check_plain, dense_weight, detach_, first_revived
-from flyweight.modules import matching_parameters, weights_named
-from flyweight.modules.checks import check_float
+from flyweight.modules import (
+    WeightLayout,
+    attach_,
+    check_model,
+    check_plain,
+    dense_weight,
+    detach_,
+    first_revived,
+    matching,
+    overrides_by_name,
+    select_weights,
+)
+from flyweight.modules.optimizer_check import OptimizerCheck
 from flyweight.processes import of_first_process
 from flyweight.pruning import MaskedWeight, fisher_information
 from flyweight.quantization.config import QuantizationConfig
-from flyweight.quantization.fixed_point import FixedPoint
-from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
+from flyweight.quantization.fixed_point_weight import FixedPointWeight
 from flyweight.quantization.kmeans_weight import KMeansWeight
-from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
-from flyweight.quantization.weight_sharing import quantize_kmeans
+from flyweight.quantization.learned_step_weight import LearnedStepWeight
+from flyweight.quantization.level_storage import round_tables
+from flyweight.quantization.quantized_weight import QuantizedWeight, WeightSettings
+from flyweight.quantization.report import QuantizationReport, quantization_row
 
-__all__ = ["Quantization"]
+__all__ = ["Quantizer"]
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 _LEAST_IMPORTANCE = 1e-6  # of the mean
-QuantizedWeight = KMeansWeight | FixedPointWeight | LearnedStepWeight | TernaryWeight | BinaryWeight
 
 
-class Quantization:
-    """The quantised weights of a model in training; from the first step on its layers see them.
+class Quantizer:
+    """Quantize the weights of a model while it trains, in any training loop.
 
-    Puts a parametrization on each weight named, so ``model`` is changed. Weights that are zero stay
-    so, those of the layers that the recipe keeps as they are included; which they are is kept here
-    too, since the masks in the model are a part of its state, which others load and average. `at`
-    follows the schedule of the recipe; `finish_` takes the parametrizations off.
+    Makes a copy of the model whose layers see quantized weights. Train `model` with an optimizer
+    over its parameters, call `step` after each optimizer step, and `finalize` at the end. Weights
+    that are zero stay zero, those of excluded layers included: prune first.
 
-    Arguments:
-        model: any module.
-        names: of its weights to quantise.
-        recipe: how.
-        steps: of the whole run; with none, the bits are those of the end at once.
-        batches: gives calibration batches (inputs, targets), where the recipe weighs errors.
-        seed: of k-means, where its start is drawn.
+    Args:
+        model: any module; it is not changed.
+        config: how to quantize.
+        steps: number of optimizer steps that will be made; 0 quantizes at once, with the bits of
+            the end.
+        data: batches to measure Fisher information on, where ``importance`` is "fisher".
+        loss: loss of which the Fisher information is measured.
+        seed: of k-means, where centroids are drawn.
 
-    Raises ModelError, which names the tensor, where a weight cannot be quantised so, the model
-    lacks it, or another stage is not over, and where a glob of what the recipe keeps matches
-    nothing.
+    Attributes:
+        model: the prepared copy; on any device, and wrapped as the training loop needs it.
+        config: how to quantize.
+        number: number of steps made.
+
+    Raises:
+        ModelError: a weight cannot be quantized as asked, no weight is selected, a pattern matches
+            nothing, or another stage is not finalized.
 
     Example:
-        >>> model, steps = nn.Linear(30, 20), 4
-        >>> quantization = Quantization(model, ["weight"], QuantizationConfig(bits=2), steps=steps)
-        >>> for step in range(steps):
-        ...     quantization.at(step)  # and a step of the optimiser
-        >>> compressed = quantization.finish_()
-        >>> len(compressed["weight"].levels), len(model.weight.unique())
-        (4, 4)
+        >>> config = QuantizationConfig(method="learned-step", bits=3)
+        >>> quantizer = Quantizer(nn.Linear(8, 4), config, steps=10)
+        >>> optimizer = torch.optim.SGD(quantizer.model.parameters(), 0.1)
+        >>> for _ in range(10):
+        ...     quantizer.model(torch.randn(2, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     quantizer.step()
+        >>> compressed = quantizer.finalize()
+        >>> len(compressed["weight"].levels) <= 8
+        True
+
+    Sources: Jacob et al. 2018, "Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference", §3 (training with quantized weights); for each method see
+    `QuantizationConfig`.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        names: Iterable[str],
-        recipe: QuantizationConfig,
+        config: QuantizationConfig | None = None,
         *,
         steps: int,
-        batches: Batches | None = None,
+        data: Batches | None = None,
+        loss: Loss = default_loss,
         seed: int = 0,
     ) -> None:
-        self.model = model
-        self.recipe = recipe
+        if steps < 0:
+            raise ModelError(f"the number of steps is 0 or more; found {steps}")
+        check_model(model)
+        if steps:
+            check_unfolded(model)
+        self.config = config = config or QuantizationConfig()
         self.steps = steps
-        self._seed = seed
-        check_float(model)
-        weights = weights_named(model, names)
-        check_plain(model, weights)
+        self.number = 0
+        self.model = copy.deepcopy(model)
+        self._finalized = False
+        weights = select_weights(self.model, include=config.include, exclude=config.exclude)
+        check_plain(self.model, weights)
+        self._names = tuple(weights)
+        sizes = {name: weight.numel() for name, weight in weights.items()}
+        overrides = overrides_by_name(self.model, weights, config.bits_overrides)
+        self._settings = {
+            name: WeightSettings(
+                config,
+                int(matching(name, overrides, bits)),
+                # Scales belong to slices along the first axis; in a transposed layer, to inputs.
+                config.per_channel and not WeightLayout.at(self.model, name).transposed,
+                seed,
+            )
+            for name, bits in config.bits_of(sizes).items()
+        }
+        self._extra = config.extra_bits(0, steps)
         self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
-        left = matching_parameters(model, recipe.keep)
-        self._names = tuple(name for name, weight in weights.items() if weight not in left)
-        self._bits = recipe.bits_of({name: weights[name].numel() for name in self._names})
-        self._extra = recipe.extra_bits(0, steps)
-        importance = self._measured(batches) if recipe.importance == "fisher" else {}
-        self.quantized = {name: self._start(name, importance.get(name)) for name in self._names}
-        kept = [name for name in weights if name not in self.quantized]
-        masked = {name: MaskedWeight(self._masks[name].clone()) for name in kept}
-        self._attached = {**self.quantized, **masked}
-        attach_(model, self._attached)
+        if steps:
+            _warn_of_zeros(self._masks)
+        importance = {} if config.importance == "equal" else self._importance(data, loss)
+        self._quantized = {name: self._parametrized(name, importance.get(name)) for name in weights}
+        held = _held_masks(self.model, weights)
+        self._masks |= held
+        masked = {name: MaskedWeight(mask.clone()) for name, mask in held.items()}
+        self._attached: dict[str, nn.Module] = {**self._quantized, **masked}
+        attach_(self.model, self._attached)
+        self._optimizer_check = OptimizerCheck(self.model, "quantizer")
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """The dense weights that the optimiser trains, by name, where they are now."""
+        """The float weights that the optimizer trains, by name."""
         return {name: dense_weight(self.model, name) for name in self._names}
 
-    def bits(self, name: str) -> int:
-        """Bits of a tensor now."""
-        return min(8, self._bits[name] + self._extra)
+    @property
+    def parametrizations(self) -> Mapping[str, nn.Module]:
+        """The parametrization of each quantized weight, by name."""
+        return dict(self._quantized)
 
-    def _start(self, name: str, importance: Tensor | None) -> QuantizedWeight:
+    def bits(self, name: str) -> int:
+        """Return the bits that a tensor has at this step."""
+        return min(8, self._settings[name].bits + self._extra)
+
+    def _parametrized(self, name: str, importance: Tensor | None) -> QuantizedWeight:
         weight, mask = dense_weight(self.model, name), self._masks[name].clone()
-        scheme = self.recipe.scheme
         try:
-            if scheme == "shared":
-                symbols = self._share(name, weight, importance).symbols
-                return KMeansWeight(symbols, 2 ** self.bits(name), importance)
-            if scheme == "learned-step":
-                channels = self.recipe.per_channel
-                return LearnedStepWeight(weight, mask, bits=self.bits(name), per_channel=channels)
-            if scheme == "ternary":
-                return TernaryWeight(weight, mask, threshold=self.recipe.threshold)
-            if scheme == "binary":
-                return BinaryWeight(mask, per_channel=self.recipe.per_channel)
-            wanted = FixedPoint(
-                self.bits(name),
-                scheme,
-                per_channel=self.recipe.per_channel,
-                power_of_two=self.recipe.power_of_two,
-                zero_level=self.recipe.zero_level,
+            return self._settings[name].parametrization(
+                weight, mask, self.bits(name), importance=importance
             )
-            last = dataclasses.replace(wanted, bits=self._bits[name])
-            last.compressed(weight, mask)  # refuses before training what it would refuse after
-            return FixedPointWeight(mask, wanted)
         except FlyweightError as error:
             raise type(error)(f"tensor {name!r}: {error}") from error
 
-    def _measured(self, batches: Batches | None) -> dict[str, Tensor]:
-        """How much the error of each weight counts, 1 in the mean of those kept, and above 0."""
-        if batches is None:
-            raise ModelError("values weighed by 'fisher' information need calibration batches")
+    def _importance(self, data: Batches | None, loss: Loss) -> dict[str, Tensor]:
+        """Fisher information, divided by its mean over the nonzero weights, and above 0."""
+        if data is None:
+            raise ModelError(
+                "the importance 'fisher' needs calibration data; give data=, or set "
+                "importance='equal'"
+            )
         weights = self.weights
         device = next(iter(weights.values())).device
-        moved = ((inputs.to(device), targets.to(device)) for inputs, targets in batches())
+        examples = take_examples(data, self.config.calibration_examples)
+        batches = (to_device(batch, device) for batch in examples)
         found = {}
-        for name, bend in fisher_information(self.model, weights, moved).items():
-            kept = self._masks[name].to(bend.device)
-            mean = bend[kept].mean() if bool(kept.any()) else bend.new_zeros(())
-            even = torch.ones_like(bend)
-            ratio = (bend / mean).clamp(min=_LEAST_IMPORTANCE) if float(mean) > 0 else even
+        for name, fisher in fisher_information(self.model, weights, batches, loss=loss).items():
+            mask = self._masks[name].to(fisher.device)
+            mean = fisher[mask].mean() if bool(mask.any()) else fisher.new_zeros(())
+            even = torch.ones_like(fisher)
+            ratio = (fisher / mean).clamp(min=_LEAST_IMPORTANCE) if float(mean) > 0 else even
             found[name] = of_first_process(ratio)
         return found
 
-    def _share(self, name: str, weight: Tensor, importance: Tensor | None) -> CompressedTensor:
-        return quantize_kmeans(
-            weight,
-            bits=self.bits(name),
-            init=self.recipe.init,
-            mask=self._masks[name].to(weight.device),
-            weights=importance,
-            seed=self._seed,
-        )
+    def _check_open(self) -> None:
+        if self._finalized:
+            raise ModelError("this quantizer is finalized; make a new one of the model")
 
-    def at(self, step: int) -> None:
-        """Get ready for the step that comes next, counted from 0."""
-        self.resume(step)
-        recipe = self.recipe
-        fewer = step > 0 and recipe.extra_bits(step - 1, self.steps) > self._extra
-        reassign = step and step % recipe.interval == 0 and step < recipe.settle * self.steps
-        if not (fewer or reassign):
+    def step(self) -> None:
+        """Follow the schedule; call it after each step of the optimizer.
+
+        Bits fall, and k-means assigns weights to centroids again, where the configuration says so.
+        """
+        self._check_open()
+        self._optimizer_check.step()
+        self.number += 1
+        self._resume(self.number)
+        step, config = self.number, self.config
+        fewer = config.extra_bits(step - 1, self.steps) > self._extra
+        until = config.assignment_until * self.steps
+        if not (fewer or (step % config.assignment_interval == 0 and step < until)):
             return
         for name, weight in self.weights.items():
-            quantized = self.quantized[name]
+            quantized = self._quantized[name]
             if isinstance(quantized, KMeansWeight):
                 if fewer:
-                    self._share_anew_(quantized, name, weight)
+                    self._cluster_again_(quantized, name, weight)
                 else:
                     quantized.reassign_(weight)
 
-    def _share_anew_(self, quantized: KMeansWeight, name: str, weight: Tensor) -> None:
+    def _cluster_again_(self, quantized: KMeansWeight, name: str, weight: Tensor) -> None:
         self._check_finite(name)
-        quantized.symbols.copy_(self._share(name, weight, quantized.importance).symbols)
+        found = self._settings[name].kmeans(
+            weight, self._masks[name], self.bits(name), importance=quantized.importance
+        )
+        quantized.symbols.copy_(found.symbols)
 
-    def resume(self, step: int) -> None:
-        """Set the bits of a step before which `at` was called already."""
-        self._extra = self.recipe.extra_bits(step, self.steps)
-        for name, quantized in self.quantized.items():
+    def _resume(self, step: int) -> None:
+        """Set the bits of a step."""
+        self._extra = self.config.extra_bits(step, self.steps)
+        for name, quantized in self._quantized.items():
             if isinstance(quantized, FixedPointWeight | LearnedStepWeight):
                 quantized.set_bits_(self.bits(name))
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: where no zeros are, and what tells the recipe from others.
+        """Return the state: save it with those of the model and the optimizer.
 
-        The values, and which weight has which, are a part of the state of the model.
+        Levels and symbols are part of the state of the model.
         """
+        self._check_open()
         masks = {name: mask.clone() for name, mask in self._masks.items()}
-        return {"recipe": config_digest(self.recipe), "masks": masks}
+        return {"step": self.number, "config": config_digest(self.config), "masks": masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that a state is of such a run; what there is to load, the state of the model has.
+        """Continue from a state of `state_dict`; load that of the model too.
 
-        Raises CheckpointError where it is of another model or recipe, or of a model with other
-        zeros.
+        Raises:
+            CheckpointError: the state is of another model or configuration, or no state.
         """
-        masks = state.get("masks") if "recipe" in state else None
-        if not isinstance(masks, Mapping):
+        self._check_open()
+        step = state.get("step") if isinstance(state, Mapping) else None
+        masks = state.get("masks") if isinstance(state, Mapping) and "config" in state else None
+        if not isinstance(step, int) or step < 0 or not isinstance(masks, Mapping):
             raise CheckpointError(
-                "this is not the state of a quantisation, which has masks and a recipe; give what "
-                "state_dict() returned"
+                "this is not the state of a Quantizer; give what its state_dict() returned"
             )
-        if state["recipe"] != config_digest(self.recipe):
+        if state["config"] != config_digest(self.config):
             raise CheckpointError(
-                "this state is of a run with another recipe; prepare the model with that one"
+                "this state is of another configuration; make the quantizer with that one"
             )
-        alike = masks.keys() == self._masks.keys() and all(
+        same = masks.keys() == self._masks.keys() and all(
             isinstance(masks[name], Tensor) and torch.equal(masks[name].to(mask), mask)
             for name, mask in self._masks.items()
         )
-        if not alike:
+        if not same:
             raise CheckpointError(
-                "this state is of another model, or of one with other zeros; prepare the one that "
-                "it belongs to"
+                "this state is of another model, or of one with other zeros; make the quantizer of "
+                "that model"
             )
+        self.number = step
+        self._resume(step)
 
     def _check_finite(self, name: str) -> None:
         seen = operator.attrgetter(name)(self.model)
         if not all(bool(torch.isfinite(w).all()) for w in (seen, dense_weight(self.model, name))):
             raise ModelError(
-                f"tensor {name!r} holds NaN or infinity after {self.recipe.scheme!r} training; go "
-                "back to a state from before, and train at a lower rate"
+                f"tensor {name!r} holds NaN or infinity after training with the method "
+                f"{self.config.method!r}; load an earlier state, and lower the learning rate"
             )
 
     def check(self) -> None:
-        """Raise ModelError where a layer sees a value in the place of a weight that was zero."""
+        """Raise ModelError if a layer sees a value where the weight was zero."""
+        self._check_open()
         if name := first_revived(self.model, self._masks):
             raise ModelError(
-                f"tensor {name!r} lost zeros while its values were trained; load the state "
-                "that belongs to this model, or begin again"
+                f"tensor {name!r} lost zeros in training; load the state that belongs to this "
+                "model, or start again"
             )
 
-    def finish_(self) -> dict[str, CompressedTensor]:
-        """Leave what the layers see in plain weights; return it as symbols and levels.
+    def report(self) -> QuantizationReport:
+        """Return bits, levels and error of each quantized tensor as it is now."""
+        self._check_open()
+        return QuantizationReport(
+            self.config.method,
+            tuple(
+                quantization_row(name, weight.detach(), self._quantized[name].compressed(weight))
+                for name, weight in self.weights.items()
+            ),
+        )
 
-        Levels, scales and offsets are rounded to what the recipe stores, unless that would make
-        one of them zero, move one by more than the digits of that type do, make two levels the
-        same, or an offset wrong by more than half a step. A weight that was zero is zero, whatever
-        the masks in the model have become. Where bits were still to fall, they do, with a warning.
-        Raises ModelError where shared values have other zeros, and where a weight is not finite;
-        the model is as it was then.
+    def finalize(
+        self,
+        *,
+        fold_batch_norm: bool = True,
+        float_dtype: str = "float32",
+        float_mantissa_bits: int = 0,
+        metadata: Mapping[str, str] | None = None,
+    ) -> CompressedModel:
+        """Return the compressed model; `model` is left with plain quantized weights.
+
+        Levels, scales and offsets are rounded to ``level_dtype``, except where that would lose
+        more than its precision (`round_tables`). If the bits have not fallen to their final number
+        yet, they do so now, with a warning.
+
+        Args:
+            fold_batch_norm: store the effective scale and bias of a batch normalization instead of
+                its four vectors.
+            float_dtype: type that the other float32 tensors are rounded to: "bfloat16", "float16"
+                or "float32".
+            float_mantissa_bits: bits of their mantissa that are kept; 0 for all that the type has.
+            metadata: strings for the file.
+
+        Raises:
+            ModelError: a zero was lost, or a weight is not finite; nothing is changed then.
         """
+        tensors = self._finalize_()
+        model = copy.deepcopy(self.model)
+        if fold_batch_norm:
+            fold_batch_norms_(model)
+        return compress_module(
+            model,
+            tensors,
+            float_dtype=float_dtype,
+            float_mantissa_bits=float_mantissa_bits,
+            metadata=metadata,
+        )
+
+    def _finalize_(self) -> dict[str, CompressedTensor]:
+        """Leave plain weights in the model; return their symbols and levels."""
+        self._check_open()
         for name, module in self._attached.items():
-            if not isinstance(module, KMeansWeight):
+            if not isinstance(module, KMeansWeight):  # whatever the masks in the model have become
                 module.mask.logical_and_(self._masks[name].to(module.mask.device))
         self.check()
         for name in self._names:
             self._check_finite(name)
         if self._extra:
             warnings.warn(
-                f"the run ended {self._extra} bits above the {self.recipe.bits} that its recipe "
-                f"ends with, which came untrained; make all of its {self.steps} steps",
+                f"training ended with {self._extra} bits more than the final {self.config.bits}, "
+                f"so the final levels are untrained; make all {self.steps} steps",
                 stacklevel=3,
             )
-            self.resume(self.steps)
+            self._resume(self.steps)
             for name, weight in self.weights.items():
-                quantized = self.quantized[name]
+                quantized = self._quantized[name]
                 if isinstance(quantized, KMeansWeight):
-                    self._share_anew_(quantized, name, weight)
-        storage: torch.dtype = getattr(torch, self.recipe.storage)
-        compressed: dict[str, CompressedTensor] = {}
-        for name, weight in self.weights.items():
-            compressed[name] = _stored(self.quantized[name].compressed(weight), storage)
+                    self._cluster_again_(quantized, name, weight)
+        dtype: torch.dtype = getattr(torch, self.config.level_dtype)
+        found = {
+            name: round_tables(self._quantized[name].compressed(weight), dtype)
+            for name, weight in self.weights.items()
+        }
         detach_(self.model, self._attached)
-        for name, tensor in compressed.items():
+        self._finalized = True
+        for name, tensor in found.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
-        return compressed
-
-
-def _stored(tensor: CompressedTensor, storage: torch.dtype) -> CompressedTensor:
-    """The tensor with its tables rounded to ``storage``, but for those that it cannot hold.
-
-    An output that is all zeros has a scale and an offset of 0, which every type holds.
-    """
-    if tensor.scales is not None:
-        used = (tensor.symbols > 0).flatten(1).any(1)
-        tensor = dataclasses.replace(
-            tensor,
-            scales=tensor.scales * used,
-            offsets=None if tensor.offsets is None else tensor.offsets * used,
-        )
-    digits = torch.finfo(storage).eps
-
-    def close(table: Tensor, sizes: Tensor) -> Tensor:
-        """Rounded, if no entry moves by more than the last digit of what is so large."""
-        found = rounded(table, storage)
-        lost = ((found == 0) & (table != 0)) | ((found - table).abs() > digits * sizes)
-        return table.clone() if bool(lost.any()) else found
-
-    largest = tensor.levels.abs().max() if tensor.levels.numel() else tensor.levels
-    levels = close(tensor.levels, largest)
-    if torch.unique(levels).numel() < torch.unique(tensor.levels).numel():
-        levels = tensor.levels.clone()
-    found = dataclasses.replace(tensor, levels=levels)
-    if tensor.scales is None:
         return found
-    found = dataclasses.replace(found, scales=close(tensor.scales, tensor.scales))
-    if tensor.offsets is not None:
-        offsets = rounded(tensor.offsets, storage)
-        far = (offsets - tensor.offsets).abs() > tensor.scales / 2
-        moved = bool((far & (tensor.scales > 0)).any())
-        found = dataclasses.replace(found, offsets=tensor.offsets.clone() if moved else offsets)
-    return found
+
+
+def _warn_of_zeros(masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        if mask.numel() and not bool(mask.any()):
+            warnings.warn(
+                f"tensor {name!r} holds nothing but zeros, which stay zeros and do not train; "
+                "exclude it if it is to be trained",
+                stacklevel=3,
+            )
+
+
+def _held_masks(model: nn.Module, quantized: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks of the zeros in other weights; those of nothing but zeros are initial and train."""
+    others = {n: w.detach() for n, w in select_weights(model).items() if n not in quantized}
+    masks = {name: weight != 0 for name, weight in others.items()}
+    held = {n: mask for n, mask in masks.items() if bool(mask.any()) and not bool(mask.all())}
+    check_plain(model, held, advice="since nothing preserves its zeros")
+    return held
