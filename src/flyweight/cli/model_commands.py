@@ -1,0 +1,142 @@
+"""Commands that compress or evaluate a network by its task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flyweight.cli.command import describing_stop, states_in
+from flyweight.cli.networks import load_task, open_network
+from flyweight.cli.options import (
+    ArchitectureName,
+    AsJson,
+    Data,
+    Debug,
+    Device,
+    Force,
+    ModelName,
+    OutputFile,
+    Quiet,
+    Seed,
+    TaskName,
+)
+from flyweight.cli.outputs import check_fly_output
+from flyweight.cli.progress import display
+from flyweight.cli.tables import print_json, print_rows
+from flyweight.errors import DataError
+
+__all__ = ["compress", "evaluate"]
+
+
+def compress(
+    model: ModelName,
+    output: OutputFile,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="post-training, quick, full, or a TOML file.")
+    ] = "post-training",
+    task: TaskName = None,
+    architecture: ArchitectureName = None,
+    data: Data = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compress a network, and measure what the file does.
+
+    A run that was stopped resumes from the last whole epoch when the same command is repeated.
+    Compress a checkpoint without its network and without data by compress-checkpoint.
+    """
+    check_fly_output(output, inputs=[model, recipe], force=force)
+    import flyweight
+    from flyweight.compression import remove_states
+    from flyweight.processes import is_main_process, wait_for_all
+    from flyweight.training import keep_freed_memory
+
+    keep_freed_memory()
+    settings = flyweight.load_recipe(recipe)
+    states = output.with_name(f"{output.name}.partial")
+    with (
+        describing_stop(_stop_of_compress(output, states)),
+        display(quiet=quiet) as progress,
+    ):
+        network = open_network(model, architecture)
+        arguments = load_task(
+            task, network, model, data=data, device=device, seed=seed, progress=progress
+        )
+        if "data" not in arguments:
+            raise DataError(f'--task {task} returns no "data"; return batches under that key')
+        compressed = flyweight.compress(
+            network,
+            settings,
+            **arguments,
+            device=device,
+            seed=seed,
+            resume=states,
+            progress=progress,
+        )
+        if is_main_process():
+            flyweight.save(compressed, output)
+            remove_states(states)
+        wait_for_all()
+    report = compressed.report
+    if as_json:
+        print_json(report.to_dict())
+        return
+    print_rows({"file": output, **report.rows()})
+
+
+def _stop_of_compress(output: Path, states: Path) -> Callable[[], str]:
+    """Describe, when the run is stopped, whether it can be resumed."""
+    before = states_in(states)
+
+    def describe() -> str:
+        found = states_in(states)
+        if found != before:
+            return (
+                f"stopped; {states} has the state after the last whole epoch, and the same "
+                "command resumes from it"
+            )
+        unchanged = f", and the states in {states} are unchanged" if before else ""
+        return f"stopped; {output} was not written{unchanged}"
+
+    return describe
+
+
+def evaluate(
+    model: ModelName,
+    task: TaskName = None,
+    architecture: ArchitectureName = None,
+    data: Data = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a .fly file, a checkpoint or a network by the metric of its task."""
+    import flyweight
+    from flyweight.training import choose_device
+
+    with describing_stop(lambda: "stopped"), display(quiet=quiet) as progress:
+        network = open_network(model, architecture, may_be_fly=True)
+        arguments = load_task(task, network, model, data=data, device=device, progress=progress)
+        if arguments.get("evaluate") is None:
+            raise DataError(f'--task {task} returns no "evaluate"; return a metric under that key')
+        result = flyweight.evaluate(
+            network.to(choose_device(device)), evaluate=arguments["evaluate"], device=device
+        )
+    size = Path(model).stat().st_size if Path(model).is_file() else None
+    result = dataclasses.replace(result, file_bytes=size)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = {"model": model, "score": f"{result.score:.4f}"}
+    if size is not None:
+        rows["file bytes"] = f"{size:,}"
+    print_rows(rows | {"device": result.device})

@@ -1,0 +1,78 @@
+"""Check the files that a command reads and writes, before it does any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from flyweight._files import check_output
+from flyweight.errors import CheckpointError
+
+__all__ = ["check_fly_output", "check_input", "check_safetensors_output"]
+
+_STREAMS = ("-", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1")
+_OTHER_FORMATS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".toml", ".json")
+
+
+def check_input(path: str | Path) -> None:
+    """Refuse ``-``: a file is read at several places, which stdin does not allow.
+
+    Raises:
+        CheckpointError: the path is ``-``.
+    """
+    if str(path) == "-":
+        raise CheckpointError("stdin cannot be read; save it to a file and name that file")
+
+
+def check_fly_output(path: Path, *, inputs: Iterable[str | Path], force: bool) -> None:
+    """Check that a ``.fly`` file can be written.
+
+    Args:
+        path: the file.
+        inputs: files, or folders of files, that the command reads.
+        force: whether a file that exists may be replaced.
+
+    Raises:
+        CheckpointError: it cannot be written, is one of the inputs, is named like another format,
+            or exists and ``force`` is False.
+    """
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise CheckpointError(
+            f"{path} is named like a {path.suffix} file; name a .fly file with --output"
+        )
+    _check(path, inputs, force)
+
+
+def check_safetensors_output(path: Path, *, inputs: Iterable[str | Path], force: bool) -> None:
+    """Check that a ``.safetensors`` file can be written; the rest is as in `check_fly_output`."""
+    _check_stream(path)
+    if path.suffix.lower() != ".safetensors" and not path.is_dir():
+        raise CheckpointError(
+            f"{path} is not named .safetensors, which is what decompress writes; name "
+            f"{path.with_suffix('.safetensors')}"
+        )
+    _check(path, inputs, force)
+
+
+def _check_stream(path: Path) -> None:
+    if str(path) in _STREAMS:
+        raise CheckpointError(f"{path} is not a file, and stdout has the report; name a file")
+
+
+def _check(path: Path, inputs: Iterable[str | Path], force: bool) -> None:
+    _check_stream(path)
+    check_output(path, inputs=_files(inputs))
+    if path.is_file() and not force:
+        raise CheckpointError(
+            f"{path} exists already; replace it with --force, or name another with --output"
+        )
+
+
+def _files(inputs: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield each input, and all files beside an index or in a folder, among them its shards."""
+    for source in map(Path, inputs):
+        yield source
+        if source.is_dir():
+            yield from source.iterdir()
+        elif source.name.endswith(".index.json"):
+            yield from source.parent.iterdir()
