@@ -81,8 +81,16 @@ def check_fields(config: Any, table: str) -> None:
             object.__setattr__(config, name, _converted(found, hint, key))
 
 
+def _without_functions(hint: Any) -> Any:
+    """The hint ``Literal[…] | Callable`` without the function, which has no form in TOML."""
+    parts = typing.get_args(hint)
+    if any(typing.get_origin(part) is Literal for part in parts):
+        return next(part for part in parts if typing.get_origin(part) is Literal)
+    return hint
+
+
 def _converted(found: Any, hint: Any, key: str) -> Any:
-    plain = _plain(found)
+    plain, hint = _plain(found), _without_functions(hint)
     try:
         return msgspec.convert(plain, hint)
     except msgspec.ValidationError as error:
@@ -110,14 +118,18 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
 
 
-def from_table(kind: type[_Config], table: Any, where: str, name: str = "") -> _Config:
+def from_table(
+    kind: type[_Config], table: Any, where: str, name: str = "", default: _Config | None = None
+) -> _Config:
     """Make a dataclass of a TOML table.
 
     Args:
-        kind: a dataclass; a field that is one itself is a table of its own.
+        kind: a dataclass; a field that is one itself is a table of its own, whose keys replace
+            those of the field's default.
         table: the table.
         where: the file, for errors.
         name: of the table, for errors; "" for the whole document.
+        default: gives the values of the keys that the table leaves out.
 
     Raises:
         RecipeError: an unknown key, a value of another type or out of its bounds.
@@ -131,13 +143,15 @@ def from_table(kind: type[_Config], table: Any, where: str, name: str = "") -> _
             full = f"{name}.{key}".removeprefix(".")
             raise RecipeError(f"{where}: the key {full!r} is unknown; known here are {known}")
     values = {
-        key: from_table(inner, value, where, f"{name}.{key}".removeprefix("."))
+        key: from_table(
+            inner, value, where, f"{name}.{key}".removeprefix("."), getattr(kind, key, None)
+        )
         if (inner := _dataclass_in(hints[key]))
         else value
         for key, value in table.items()
     }
     try:
-        return kind(**values)
+        return kind(**values) if default is None else dataclasses.replace(default, **values)  # type: ignore[type-var]
     except RecipeError as error:
         raise RecipeError(str(error) if name else f"{where}: {error}") from None
 

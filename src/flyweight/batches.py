@@ -12,7 +12,6 @@ A batch has one of three forms:
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +35,7 @@ __all__ = [
     "logits_of",
     "output_tensors",
     "run_model",
+    "same_bits",
     "same_outputs",
     "slice_batch",
     "split_batch",
@@ -240,7 +240,7 @@ def check_batch(batch: Batch, name: str = "data") -> None:
             raise DataError(f"{name} gives a batch that holds NaN or infinity; remove it")
 
 
-def check_batches(batches: Any, name: str = "data", *, endless: bool = False) -> int:
+def check_batches(batches: Any, name: str = "data") -> int:
     """Return the number of batches after a look at the first one.
 
     Args:
@@ -317,8 +317,21 @@ def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         yield from _named_tensors(part, f"{name}.{key}".removeprefix("."))
 
 
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Tell whether two tensors have the same type, shape and bits.
+
+    Example:
+        >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+        False
+    """
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    left, right = (t.detach().contiguous().flatten().view(torch.uint8) for t in (first, second))
+    return torch.equal(left, right)
+
+
 def same_outputs(first: Any, second: Any) -> bool:
-    """Tell whether two outputs of a model are identical, bit for bit; NaN equals NaN.
+    """Tell whether two outputs of a model are identical, bit for bit.
 
     Example:
         >>> same_outputs((torch.ones(1),), (torch.ones(1),))
@@ -326,9 +339,7 @@ def same_outputs(first: Any, second: Any) -> bool:
     """
     left, right = output_tensors(first), output_tensors(second)
     return left.keys() == right.keys() and all(
-        tensor.shape == right[name].shape
-        and torch.equal(tensor.nan_to_num(), right[name].nan_to_num())
-        for name, tensor in left.items()
+        same_bits(tensor, right[name]) for name, tensor in left.items()
     )
 
 
@@ -394,7 +405,3 @@ def default_loss(model: nn.Module, batch: Batch) -> Tensor:
         )
     return F.cross_entropy(logits, targets)
 
-
-def first_batches(batches: Batches, number: int) -> Iterator[Batch]:
-    """Yield the first ``number`` batches."""
-    return itertools.islice(iter(batches), number)

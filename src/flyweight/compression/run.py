@@ -23,6 +23,7 @@ from flyweight.batches import (
     Loss,
     default_loss,
     run_model,
+    same_bits,
     same_outputs,
     take_examples,
     to_device,
@@ -351,7 +352,7 @@ def _filled(model: nn.Module, state: dict[str, Tensor], device: torch.device) ->
 def _same(first: nn.Module, second: nn.Module, data: Batches, device: torch.device) -> bool:
     """Whether two models have the same tensors and give the same outputs, bit for bit."""
     states = first.state_dict(), second.state_dict()
-    if not all(_same_bits(states[0][name], states[1][name]) for name in states[0]):
+    if not all(same_bits(states[0][name], states[1][name]) for name in states[0]):
         return False
     for batch in itertools.islice(iter(data), _PROOF_BATCHES):
         moved = to_device(batch, device)
@@ -362,15 +363,6 @@ def _same(first: nn.Module, second: nn.Module, data: Batches, device: torch.devi
             if not same_outputs(expected, run_model(second, moved)):
                 return False
     return True
-
-
-def _same_bits(first: Tensor, second: Tensor) -> bool:
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    return torch.equal(
-        first.contiguous().flatten().view(torch.uint8),
-        second.contiguous().flatten().view(torch.uint8),
-    )
 
 
 def _tell(progress: Progress | None, phase: str) -> None:
