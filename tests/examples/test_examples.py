@@ -61,6 +61,19 @@ def test_lightning_trainer_writes_quantized_file(tmp_path):
     assert (found == bits.sum(1).long() % 2).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("compress_*.py")), ids=lambda path: path.stem)
+def test_compress_examples_write_file_that_loads(path, tmp_path, monkeypatch, capsys):
+    for library in ("sklearn", "transformers"):
+        if library in path.read_text(encoding="utf-8"):
+            pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(path))
+    (file,) = tmp_path.glob("*.fly")
+    report = names["compressed"].report
+    assert report.file_bytes == file.stat().st_size
+    assert capsys.readouterr().out.splitlines()[-1].endswith(str(report.score_after))
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_examples_fit_one_screen(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
