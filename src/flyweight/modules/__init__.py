@@ -12,6 +12,7 @@ from flyweight.modules.architectures import (
 from flyweight.modules.checks import IntegerLayer, check_float, check_model
 from flyweight.modules.digest import add_network_
 from flyweight.modules.layout import OUTPUTS_FIRST, WeightLayout
+from flyweight.modules.optimizer_check import OptimizerCheck
 from flyweight.modules.parametrize import (
     WeightParametrization,
     attach_,
@@ -39,6 +40,7 @@ __all__ = [
     "OUTPUTS_FIRST",
     "Architecture",
     "IntegerLayer",
+    "OptimizerCheck",
     "WeightLayout",
     "WeightParametrization",
     "add_network_",

@@ -15,7 +15,7 @@ class OptimizerCheck:
 
     A `Pruner` or `Quantizer` prepares a copy of the model. An optimizer over the parameters of the
     original trains nothing, which no error shows. Steps that gradient scaling skips, since
-    gradients are infinite, do not count.
+    gradients are infinite, do not count. After the first change the check costs nothing.
 
     Args:
         model: the prepared model.
@@ -32,7 +32,7 @@ class OptimizerCheck:
     def __init__(self, model: nn.Module, owner: str) -> None:
         self._model = model
         self._owner = owner
-        self._before: list[float] | None = None
+        self._before: tuple[list[int], list[float]] | None = None
         self._passed = False
 
     @torch.no_grad()
@@ -41,13 +41,10 @@ class OptimizerCheck:
         if self._passed:
             return
         trained = [p for p in self._model.parameters() if p.requires_grad]
-        sums = torch.stack([p.double().abs().sum().cpu() for p in trained]) if trained else None
-        found = [] if sums is None else sums.tolist()
+        found = _fingerprint(trained)
         if self._before is not None and found != self._before:
             self._passed = True
-        elif self._before is not None and all(
-            bool(torch.isfinite(p.grad).all()) for p in trained if p.grad is not None
-        ):
+        elif self._before is not None and _has_finite_gradients(trained):
             self._passed = True
             warnings.warn(
                 "no parameter of the prepared model changed between two steps; give the optimizer "
@@ -55,3 +52,17 @@ class OptimizerCheck:
                 stacklevel=3,
             )
         self._before = found
+
+
+def _fingerprint(parameters: list[nn.Parameter]) -> tuple[list[int], list[float]]:
+    """Return the versions and sums of parameters.
+
+    Steps with a learning rate of 0 change the versions only, writes to ``.data`` the sums only.
+    """
+    versions = [0 if p.is_inference() else p._version for p in parameters]
+    sums = [p.float().abs().sum().cpu() for p in parameters]
+    return versions, torch.stack(sums).tolist() if sums else []
+
+
+def _has_finite_gradients(parameters: list[nn.Parameter]) -> bool:
+    return all(bool(torch.isfinite(p.grad).all()) for p in parameters if p.grad is not None)

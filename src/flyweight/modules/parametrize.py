@@ -204,7 +204,7 @@ def check_plain(
 
 
 def detach_(model: nn.Module, names: Iterable[str]) -> None:
-    """Remove parametrizations; the values that the layers saw become the weights. Changes ``model``.
+    """Remove parametrizations; what the layers saw becomes the weights. Changes ``model``.
 
     The parameters of each module are in the order again that they had before `attach_`, so that
     ``parameters()`` and ``state_dict()`` are those of the model given.
@@ -239,7 +239,7 @@ def _is_attached(module: nn.Module) -> bool:
     """Tell whether any parameter of a module, its children excepted, has a parametrization."""
     return parametrize.is_parametrized(module) and any(
         isinstance(parametrization, WeightParametrization)
-        for parametrizations in module.parametrizations.values()  # type: ignore[union-attr,operator]
+        for parametrizations in module.parametrizations.values()  # type: ignore[operator]
         for parametrization in parametrizations
     )
 

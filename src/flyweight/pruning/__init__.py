@@ -28,7 +28,9 @@ from flyweight.pruning.patterns import (
     n_of_m_mask,
     to_blocks,
 )
+from flyweight.pruning.pruner import Pruner
 from flyweight.pruning.ranking import check_finite, keep_highest, masks_by_score
+from flyweight.pruning.report import PrunedLayer, PruningReport
 from flyweight.pruning.saliency import fisher_information, reached_weights, saliency_scores
 from flyweight.pruning.schedules import cubic_sparsity, linear_sparsity, prunings, sparsity_at
 
@@ -37,7 +39,10 @@ __all__ = [
     "LayerSummary",
     "MaskedWeight",
     "Pattern",
+    "PrunedLayer",
+    "Pruner",
     "PruningConfig",
+    "PruningReport",
     "SensitivityPoint",
     "Summary",
     "allocate",

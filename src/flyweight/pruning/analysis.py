@@ -1,4 +1,4 @@
-"""What pruning did to each layer, and what the network scores without some of one layer."""
+"""Analyze pruned networks: sparsity of each layer, zero filters, and sensitivity scans."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from flyweight.errors import ModelError
 from flyweight.batches import evaluating
+from flyweight.errors import ModelError
+from flyweight.modules import OUTPUTS_FIRST, WeightLayout, select_weights
 from flyweight.pruning.choice import Pattern
-from flyweight.modules import select_weights
 from flyweight.pruning.patterns import block_extents
 
 __all__ = [
@@ -22,24 +22,27 @@ __all__ = [
     "Summary",
     "filter_sums",
     "sensitivity",
+    "sparsity_table",
     "summarize_sparsity",
     "zero_filters",
 ]
 
+_WIDTH = 80
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerSummary:
-    """The weight of one layer.
+    """Zeros in the weight of one layer.
 
     Attributes:
-        name: of the weight.
+        name: name of the weight.
         type: class of the layer.
         parameters: number of weights.
-        nonzeros: of these.
-        filters: outputs of the layer.
-        channels: inputs of the layer.
-        zero_filters: outputs whose weights are all zero.
-        zero_channels: inputs whose weights are all zero.
+        nonzeros: number of weights that are not zero.
+        filters: number of outputs of the layer.
+        channels: number of inputs of the layer, in one group.
+        zero_filters: number of outputs whose weights are all zero.
+        zero_channels: number of inputs whose weights are all zero.
     """
 
     name: str
@@ -58,7 +61,7 @@ class LayerSummary:
 
     @property
     def structured(self) -> bool:
-        """Whether there are zeros, all of them in filters or channels that are zero as a whole."""
+        """Whether there are zeros, and all of them are in zero filters or zero channels."""
         kernel = self.parameters // max(1, self.filters * self.channels)
         left = (self.filters - self.zero_filters) * (self.channels - self.zero_channels) * kernel
         return self.nonzeros == left < self.parameters
@@ -66,9 +69,9 @@ class LayerSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The layers of a network, one row each; ``str`` gives them as a table with totals.
+    """Sparsity of the layers of a network; ``str`` gives a table of at most 80 columns.
 
-    Biases, and what batch normalisation learns, have no row: they are never pruned.
+    Biases and the parameters of batch normalization have no row: they are never pruned.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -80,7 +83,7 @@ class Summary:
 
     @property
     def nonzeros(self) -> int:
-        """Of these."""
+        """Number of weights in all rows that are not zero."""
         return sum(layer.nonzeros for layer in self.layers)
 
     @property
@@ -89,53 +92,90 @@ class Summary:
         return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
 
     def __str__(self) -> str:
-        width = max(5, *(len(layer.name) for layer in self.layers))
-        kind = max(5, *(len(layer.type) for layer in self.layers))
+        return sparsity_table(
+            "non-zeros",
+            [
+                (row.name, row.type, row.parameters, row.nonzeros, row.sparsity)
+                for row in self.layers
+            ],
+            (self.parameters, self.nonzeros, self.sparsity),
+        )
 
-        def line(name: str, of: str, parameters: str, nonzeros: str, sparsity: str) -> str:
-            return f"{name:{width}}  {of:{kind}}  {parameters:>11}  {nonzeros:>11}  {sparsity:>8}"
 
-        lines = [line("layer", "type", "parameters", "non-zeros", "sparsity")]
-        for row in self.layers:
-            counts = f"{row.parameters:,}", f"{row.nonzeros:,}"
-            lines.append(line(row.name, row.type, *counts, f"{row.sparsity:.4f}"))
-        counts = f"{self.parameters:,}", f"{self.nonzeros:,}"
-        lines.append(line("total", "", *counts, f"{self.sparsity:.4f}"))
-        return "\n".join(lines)
+def sparsity_table(
+    counted: str,
+    rows: Sequence[tuple[str, str, int, int, float]],
+    total: tuple[int, int, float],
+) -> str:
+    """Format a table of layers that fits 80 columns; longer names lose their beginning.
+
+    Args:
+        counted: heading of the second count.
+        rows: name, type, number of parameters, second count and sparsity of each layer.
+        total: the last three of the whole network.
+
+    Example:
+        >>> print(sparsity_table("zeros", [("fc.weight", "Linear", 8, 2, 0.25)], (8, 2, 0.25)))
+        layer      type    parameters        zeros  sparsity
+        fc.weight  Linear           8            2    0.2500
+        total                       8            2    0.2500
+    """
+    kinds = [_shortened(kind, 20) for _, kind, *_ in rows]
+    kind = max(4, *(len(text) for text in kinds))
+    numbers = [f"{count:,}" for _, _, *counts, _ in rows for count in counts]
+    numbers += [f"{count:,}" for count in total[:2]]
+    digits = max(10, *(len(text) for text in numbers))
+    names = [_shortened(name, _WIDTH - kind - 2 * digits - 16) for name, *_ in rows]
+    width = max(5, *(len(name) for name in names))
+
+    def line(name: str, of: str, parameters: str, count: str, sparsity: str) -> str:
+        return (
+            f"{name:{width}}  {of:{kind}}  {parameters:>{digits}}  {count:>{digits}}  {sparsity:>8}"
+        )
+
+    lines = [line("layer", "type", "parameters", counted, "sparsity")]
+    for name, of, (_, _, parameters, count, sparsity) in zip(names, kinds, rows, strict=True):
+        lines.append(line(name, of, f"{parameters:,}", f"{count:,}", f"{sparsity:.4f}"))
+    lines.append(line("total", "", f"{total[0]:,}", f"{total[1]:,}", f"{total[2]:.4f}"))
+    return "\n".join(lines)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return the end of a text, at most ``width`` characters of it."""
+    return text if len(text) <= width else f"...{text[len(text) - width + 3 :]}"
 
 
 def summarize_sparsity(model: nn.Module) -> Summary:
     """Count the non-zero weights of every layer, as the layer sees them.
 
-    Raises ModelError for a model without weights of two and more dimensions.
+    Raises:
+        ModelError: the model has no weights of two or more dimensions.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 2))
         >>> _ = model[0].weight.data.copy_(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0, 0, 0, 0]]))
         >>> print(summarize_sparsity(model))
-        layer     type     parameters    non-zeros  sparsity
-        0.weight  Linear            8            3    0.6250
-        total                       8            3    0.6250
+        layer     type    parameters   non-zeros  sparsity
+        0.weight  Linear           8           3    0.6250
+        total                      8           3    0.6250
         >>> summarize_sparsity(model).layers[0].zero_filters
         1
     """
-    with torch.no_grad(), evaluating(model):  # spectral_norm of torch counts each look in training
+    with torch.no_grad(), evaluating(model):  # torch's spectral_norm counts reads in training
         rows = tuple(_row(*found) for found in _weights(model))
     if not rows:
-        raise ModelError("the model has no weights of two and more dimensions to count")
+        raise ModelError("the model has no weights of two or more dimensions to count")
     return Summary(rows)
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Each weight once, with its name and the type of its layer, through any parametrization."""
+    """Yield each weight once, outputs first, with its name and the type of its layer."""
     seen: set[int] = set()
     for path, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue
         held: dict[str, object] = dict(module.named_parameters(recurse=False))
-        kind = type(module).__name__
         if parametrize.is_parametrized(module):
-            kind = type(module).__mro__[1].__name__
             for leaf, inner in module.parametrizations.items():
                 held[leaf] = getattr(inner, "original", inner)  # weight_norm has two tensors
         for leaf, dense in held.items():
@@ -143,15 +183,13 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
             if weight.ndim >= 2 and id(dense) not in seen:
                 seen.add(id(dense))
                 name = f"{path}.{leaf}".removeprefix(".")
-                yield name, kind, _outputs_first(module, weight)
+                yield name, layer_type(module), WeightLayout.of(module).outputs_first(weight)
 
 
-def _outputs_first(layer: nn.Module, weight: Tensor) -> Tensor:
-    """The weight with a filter in each slice; a transposed convolution has its inputs first."""
-    if not isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return weight
-    grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
-    return grouped.transpose(1, 2).flatten(0, 1)
+def layer_type(layer: nn.Module) -> str:
+    """Return the name of the class of a layer, also behind a parametrization."""
+    kind = type(layer)
+    return (kind.__mro__[1] if parametrize.is_parametrized(layer) else kind).__name__
 
 
 def _row(name: str, kind: str, weight: Tensor) -> LayerSummary:
@@ -167,36 +205,52 @@ def _row(name: str, kind: str, weight: Tensor) -> LayerSummary:
     )
 
 
-def zero_filters(weight: Tensor) -> Tensor:
-    """Which filters, weight[k], have no weight left: a bool for each.
+def zero_filters(weight: Tensor, *, layout: WeightLayout = OUTPUTS_FIRST) -> Tensor:
+    """Find the filters, the weights of one output each, that are all zero.
 
-    ``weight`` has two or more dimensions, outputs first. Raises ModelError for fewer.
+    Args:
+        weight: of two or more dimensions.
+        layout: of the layer; by default the filters are the slices ``weight[k]``.
+
+    Returns:
+        A bool for each output.
+
+    Raises:
+        ModelError: the weight has fewer dimensions.
 
     Example:
         >>> zero_filters(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
         tensor([False,  True])
     """
     block_extents(weight, "filters")
-    return ~weight.detach().flatten(1).any(1)
+    return ~layout.outputs_first(weight.detach()).flatten(1).any(1)
 
 
-def filter_sums(weight: Tensor) -> Tensor:
-    """Sum of the magnitudes of each filter, weight[k]: where it is 0 the filter is gone.
+def filter_sums(weight: Tensor, *, layout: WeightLayout = OUTPUTS_FIRST) -> Tensor:
+    """Sum the magnitudes of each filter; a sum of 0 is a zero filter.
 
-    ``weight`` has two or more dimensions, outputs first; returns as many sums as outputs. Raises
-    ModelError for fewer dimensions.
+    Arguments and errors are those of `zero_filters`.
+
+    Returns:
+        A sum for each output.
 
     Example:
         >>> filter_sums(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
         tensor([3., 0.])
     """
     block_extents(weight, "filters")
-    return weight.detach().abs().flatten(1).sum(1)
+    return layout.outputs_first(weight.detach()).abs().flatten(1).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class SensitivityPoint:
-    """What a network scores with one layer pruned to a sparsity, and nothing else."""
+    """Score of a network with one layer pruned to a sparsity, and no other.
+
+    Attributes:
+        name: name of the layer's weight.
+        sparsity: fraction of it that is pruned.
+        score: what ``evaluate`` gave.
+    """
 
     name: str
     sparsity: float
@@ -208,37 +262,42 @@ def sensitivity(
     evaluate: Callable[[nn.Module], float],
     sparsities: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9),
     *,
-    layers: Sequence[str] = ("*",),
+    include: Sequence[str] = ("*",),
     pattern: str = "weights",
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> list[SensitivityPoint]:
-    """Prune one layer at a time by magnitude, without retraining, and score the network.
+    """Scan the sensitivity to pruning: prune one layer at a time by magnitude, and score the network.
 
-    Arguments:
-        model: is copied, and stays as it is.
-        evaluate: gives a score, higher for better; on validation data, since choices follow. The
-            network with nothing pruned is scored once.
+    Args:
+        model: is copied and not changed.
+        evaluate: ``evaluate(model)``, any metric as a number, higher for better; on validation
+            data, since choices follow from it. The unpruned network is scored once.
         sparsities: fractions from 0 to 1.
-        layers: globs over names of weights.
-        pattern: as in a recipe.
-        progress: told what is being done.
+        include: globs over names of weights.
+        pattern: as in `PruningConfig`.
+        progress: called with text, number of scores done, and their total.
+
+    Returns:
+        A point for each layer and sparsity, for `allocate`.
 
     Source: Han et al. 2015, "Learning both weights and connections", figure 6.
     """
     copied = copy.deepcopy(model)
-    weights = select_weights(copied, layers=layers)
+    weights = select_weights(copied, include=include)
     shape = Pattern.of(pattern)
     points = []
-    whole: float | None = None  # the score with nothing pruned is the same for all layers
+    unpruned: float | None = None  # the same for all layers
     for place, (name, weight) in enumerate(weights.items()):
         dense = weight.detach().clone()
+        layout = WeightLayout.at(copied, name)
         for number, sparsity in enumerate(sparsities):
-            mask = shape.mask(dense.abs(), sparsity)
+            mask = shape.mask(dense.abs(), sparsity, layout=layout)
             with torch.no_grad():
                 weight.copy_(dense.masked_fill(~mask, 0))
-            score = evaluate(copied) if whole is None or not bool(mask.all()) else whole
-            if bool(mask.all()):
-                whole = score
+            prunes = not bool(mask.all())
+            score = float(evaluate(copied)) if unpruned is None or prunes else unpruned
+            if not prunes:
+                unpruned = score
             points.append(SensitivityPoint(name, sparsity, score))
             if progress is not None:
                 done = place * len(sparsities) + number + 1

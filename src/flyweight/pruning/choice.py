@@ -1,4 +1,4 @@
-"""Masks for all layers of a network at once: scores in, one sparsity, exceptions by name."""
+"""Choose masks for all layers of a network from scores, one sparsity and overrides by name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from typing import Literal
 from torch import Tensor
 
 from flyweight.errors import ModelError, RecipeError
-from flyweight.modules import matching
-from flyweight.pruning.patterns import (
-    block_mask,
-    channel_mask,
-    filter_mask,
-    n_of_m_mask,
-)
+from flyweight.modules import OUTPUTS_FIRST, WeightLayout, matching
+from flyweight.pruning.patterns import block_mask, channel_mask, filter_mask, n_of_m_mask
 from flyweight.pruning.ranking import masks_by_score
 
 __all__ = ["Pattern", "choose_masks"]
@@ -26,7 +21,11 @@ __all__ = ["Pattern", "choose_masks"]
 
 @dataclass(frozen=True)
 class Pattern:
-    """The shape of what goes: single weights, N of M, blocks, filters or channels.
+    """Sparsity pattern: single weights, N of M, blocks, filters or channels.
+
+    Attributes:
+        kind: of the pattern.
+        extents: N and M, or the extents of a block: outputs, inputs, kernel.
 
     Example:
         >>> Pattern.of("2:4")
@@ -40,9 +39,10 @@ class Pattern:
 
     @staticmethod
     def of(text: str) -> Pattern:
-        """Read "weights", "filters", "channels", "2:4" or a block such as "4x1x3x3".
+        """Parse "weights", "filters", "channels", "2:4" or a block such as "4x1x3x3".
 
-        Raises RecipeError for anything else.
+        Raises:
+            RecipeError: the text is something else.
         """
         if text in ("weights", "filters", "channels"):
             return Pattern(text)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ class Pattern:
         )
 
     def pruned_of_each(self, sparsity: float) -> int:
-        """How many of every M weights an N:M pattern prunes: never more than was asked for.
+        """Return how many of every M weights an N:M pattern prunes, at most the sparsity asked for.
 
         A sparsity that is written with six digits counts as the fraction that it stands for.
 
@@ -70,17 +70,26 @@ class Pattern:
         """
         return math.floor((sparsity + 1e-6) * self.extents[1] + 1e-9)
 
-    def mask(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Mask of one tensor from its scores, which are 0 and more."""
+    def mask(
+        self, scores: Tensor, sparsity: float, *, layout: WeightLayout = OUTPUTS_FIRST
+    ) -> Tensor:
+        """Return the mask of one tensor.
+
+        Args:
+            scores: at least 0, of the shape of the weight.
+            sparsity: fraction to prune, from 0 to 1.
+            layout: of the layer that the weight belongs to.
+        """
+        if self.kind == "filters":
+            return filter_mask(scores, sparsity, layout=layout)
+        if self.kind == "channels":
+            return channel_mask(scores, sparsity, layout=layout)
+        rows = layout.outputs_first(scores)
         if self.kind == "n:m":
             _, m = self.extents
-            return n_of_m_mask(scores, m - self.pruned_of_each(sparsity), m)
+            return layout.as_stored(n_of_m_mask(rows, m - self.pruned_of_each(sparsity), m))
         if self.kind == "block":
-            return block_mask(scores, sparsity, self.extents, order=1)
-        if self.kind == "filters":
-            return filter_mask(scores, sparsity)
-        if self.kind == "channels":
-            return channel_mask(scores, sparsity)
+            return layout.as_stored(block_mask(rows, sparsity, self.extents, order=1))
         return masks_by_score({"": scores}, sparsity)[""]
 
 
@@ -91,19 +100,24 @@ def choose_masks(
     scope: Literal["global", "layer"] = "global",
     pattern: Pattern | None = None,
     overrides: Mapping[str, float] | None = None,
+    layouts: Mapping[str, WeightLayout] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that prune the lowest scores of all tensors.
+    """Choose masks that prune the lowest scores of all tensors.
 
-    Arguments:
-        scores: 0 and more, of the shape of each weight: magnitudes or `saliency_scores`.
+    Args:
+        scores: at least 0, of the shape of each weight: magnitudes or `saliency_scores`.
         sparsity: fraction to prune, from 0 to 1.
         scope: "global" has one threshold for all tensors, "layer" the same sparsity in each.
-        pattern: the shape of what goes; another than single weights is chosen layer by layer.
+        pattern: of the zeros; patterns other than single weights are chosen layer by layer.
         overrides: sparsity by glob over the names, for layers that differ from the others. They
-            have a threshold of their own; of several globs that match the last counts.
+            have thresholds of their own; of several globs that match the last counts.
+        layouts: of the layers by name, where outputs are not the first dimension.
 
-    Raises ModelError for what the shape of a weight does not allow, and for a glob that matches
-    nothing.
+    Returns:
+        A bool mask for each tensor, of its shape, False where it is pruned.
+
+    Raises:
+        ModelError: the pattern does not fit the shape of a weight, or a glob matches nothing.
 
     Example:
         >>> import torch
@@ -114,7 +128,7 @@ def choose_masks(
         [False, True]
     """
     pattern = pattern or Pattern()
-    overrides = overrides or {}
+    overrides, layouts = overrides or {}, layouts or {}
     for glob in overrides:
         if not any(fnmatchcase(name, glob) for name in scores):
             raise ModelError(f"the layer pattern {glob!r} matches none of the weights to prune")
@@ -125,8 +139,9 @@ def choose_masks(
     }
     masks: dict[str, Tensor] = {}
     for name, asked in own.items():
+        layout = layouts.get(name, OUTPUTS_FIRST)
         try:
-            masks[name] = pattern.mask(scores[name], asked)
+            masks[name] = pattern.mask(scores[name], asked, layout=layout)
         except ModelError as error:
             raise ModelError(f"tensor {name!r}: {error}") from error
     rest = {name: score for name, score in scores.items() if name not in own}

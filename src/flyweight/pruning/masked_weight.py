@@ -1,50 +1,47 @@
-"""Pruned weights: exactly zero for the layer, whatever the optimiser does."""
+"""Parametrization of a pruned weight: exactly zero for the layer, whatever the optimizer does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flyweight.modules import WeightParametrization
+from flyweight.modules import OUTPUTS_FIRST, WeightLayout, WeightParametrization
 
 __all__ = ["MaskedWeight"]
 
 
-class _MaskedProduct(torch.autograd.Function):
-    """weight · mask, whose gradient may reach the pruned weights too."""
+class _Masked(torch.autograd.Function):
+    """weight · mask, with a gradient for those weights where ``learning`` is True."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, recovery: bool) -> Tensor:
-        ctx.recovery = recovery
-        ctx.save_for_backward(mask)
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, learning: Tensor) -> Tensor:
+        ctx.save_for_backward(learning)
         return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
-        (mask,) = ctx.saved_tensors
-        learning = _in_live_filters(mask) if ctx.recovery else mask
-        return gradient * learning, None, None
-
-
-def _in_live_filters(mask: Tensor) -> Tensor:
-    """True for all weights of each filter of which something is left; broadcasts over the mask."""
-    if mask.ndim < 2:
-        return torch.ones((), dtype=torch.bool, device=mask.device)
-    return mask.flatten(1).any(1).view(-1, *(1,) * (mask.ndim - 1))
+        (learning,) = ctx.saved_tensors
+        # Not a product, which would make NaN of an infinite gradient.
+        zero = torch.zeros((), dtype=gradient.dtype, device=gradient.device)
+        return torch.where(learning, gradient, zero), None, None
 
 
 class MaskedWeight(WeightParametrization):
-    """The weight a layer sees is the dense one where ``mask`` is True and exactly 0 elsewhere.
+    """Mask a weight: its layer sees the dense weight where ``mask`` is True, and exactly 0 elsewhere.
 
-    The optimiser keeps the dense weight, so nothing it does can revive a zero. With ``recovery``
-    the gradient reaches pruned weights too, and a weight may return when the mask is chosen again
-    (Lin et al. 2020, "Dynamic model pruning with feedback"); but not those of a filter of which
-    nothing is left, since batch normalisation of its zeros would multiply the gradient by 1/√ε and
-    blow it up. Without recovery no pruned weight gets a gradient. ``mask`` is bool, of the shape of
-    the weight.
+    The optimizer trains the dense weight, so that none of its steps revives a zero. Without
+    regrowth a pruned weight gets no gradient. With ``allow_regrowth`` it gets that of the masked
+    weight, and may return when the mask is chosen again (Lin et al. 2020, "Dynamic model pruning
+    with feedback"). The weights of an empty filter get none in either case, since batch
+    normalization of its zeros would multiply the gradient by 1/√ε.
+
+    Args:
+        mask: bool, of the shape of the weight; a buffer.
+        allow_regrowth: whether pruned weights get a gradient.
+        layout: tells which slices are filters; of the layer.
 
     Example:
         >>> MaskedWeight(torch.tensor([True, False]))(torch.tensor([3.0, 4.0])).tolist()
@@ -53,11 +50,25 @@ class MaskedWeight(WeightParametrization):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor, *, recovery: bool = False) -> None:
+    def __init__(
+        self, mask: Tensor, *, allow_regrowth: bool = False, layout: WeightLayout = OUTPUTS_FIRST
+    ) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
-        self.recovery = recovery
+        self.allow_regrowth = allow_regrowth
+        self.layout = layout
 
     def forward(self, weight: Tensor) -> Tensor:
-        masked: Tensor = _MaskedProduct.apply(weight, self.mask, self.recovery)  # type: ignore[no-untyped-call]
+        """Return the masked weight."""
+        regrows = self.allow_regrowth and torch.is_grad_enabled()
+        learning = self._in_live_filters() if regrows else self.mask
+        masked: Tensor = _Masked.apply(weight, self.mask, learning)  # type: ignore[no-untyped-call]
         return masked
+
+    def _in_live_filters(self) -> Tensor:
+        """Return a mask that is True for all weights of each filter that is not empty."""
+        rows = self.layout.outputs_first(self.mask)
+        if rows.ndim < 2:
+            return torch.ones_like(self.mask)
+        live = rows.flatten(1).any(1).view(-1, *(1,) * (rows.ndim - 1))
+        return self.layout.as_stored(live.expand(rows.shape))

@@ -1,364 +1,432 @@
-"""Masks that follow a schedule while a network trains, in our loop or in yours."""
+"""Prune a model while it trains in any loop."""
 
 from __future__ import annotations
 
-import itertools
+import copy
+import dataclasses
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flyweight.cifar import Split
+from flyweight._config import config_digest
+from flyweight.batch_norm import folded_batch_norms
+from flyweight.batches import Batches, Loss, default_loss
 from flyweight.errors import CheckpointError, ModelError
-from flyweight.int8 import check_float
-from flyweight.pruning.masked_weight import MaskedWeight
 from flyweight.modules import (
+    OptimizerCheck,
+    WeightLayout,
     attach_,
+    check_model,
     check_plain,
     dense_weight,
     detach_,
+    embeddings_of,
+    first_revived,
+    is_plain,
+    matching,
+    matching_parameters,
+    overrides_by_name,
+    select_weights,
 )
+from flyweight.processes import of_first_process
+from flyweight.pruning.analysis import layer_type
 from flyweight.pruning.choice import Pattern, choose_masks
-from flyweight.modules import matching, overrides_by_name, select_weights
+from flyweight.pruning.config import PruningConfig
+from flyweight.pruning.masked_weight import MaskedWeight
+from flyweight.pruning.report import PrunedLayer, PruningReport
 from flyweight.pruning.schedules import prunings, sparsity_at
-from flyweight.pruning.saliency import saliency_scores
-from flyweight.recipes import PruningConfig
-from flyweight._config import config_digest
-from flyweight.modules.parametrize import first_revived
-from flyweight.training import (
-    Progress,
-    train_,
-    of_first_process,
-    prefixed,
-)
-from flyweight.cifar import calibration_batches
+from flyweight.pruning.scoring import Scorer, magnitudes
 
-__all__ = ["Pruning", "prune_"]
-
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+__all__ = ["Pruner"]
 
 
-class Pruning:
-    """The masks of a model in training; from the first step on its layers see the pruned weights.
+class Pruner:
+    """Prune a copy of a model gradually while it trains in your own loop.
 
-    Puts a parametrization on each weight that the recipe chooses, so ``model`` is changed. Weights
-    that are zero stay so, whatever the recipe: no stage undoes one before. A tensor that it does
-    not choose has a mask too where it holds zeros, which stays as it is and counts nowhere; one of
-    nothing but zeros, as some layers begin with, has none and trains. `at`
-    chooses the masks anew where the schedule says so; `finish_` takes the parametrizations off and
-    leaves exact zeros. The masks are kept here too, since those in the model are a part of its
-    state, which others load and average.
+    The layers of ``model``, the copy, see weights with exact zeros; the optimizer trains dense
+    weights behind them, so that none of its steps revives a zero. `step` follows the schedule, and
+    `finalize` leaves plain weights. The prepared model is an ordinary module: it can be moved,
+    copied, compiled, averaged, wrapped for several devices, and saved.
 
-    Arguments:
-        model: any module.
-        recipe: what to prune, and when.
-        steps: of the whole run.
-        epochs: of the whole run; needed where the recipe counts in epochs.
-        batches: gives calibration batches for saliency, as often as it is called.
-        seed: of what is pruned at random.
+    - Weights that are zero at the start stay zero, also in layers that are not pruned.
+    - A weight that is all zero at the start, as low-rank adapters have one, is not pruned, trains,
+      and is not counted.
+    - Embeddings, and the weights that other layers share with them, are pruned only if
+      ``config.layer_types`` or a glob of ``config.include`` other than "*" names them.
 
-    Raises ModelError and RecipeError for what cannot be, DataError where there are no calibration
-    batches in ``batches``.
+    Args:
+        model: any module; it is not changed.
+        config: what to prune, and when.
+        steps: number of optimizer steps of the run; 0 prunes at once.
+        epochs: the same in epochs, needed if ``config.unit`` is "epochs".
+        data: calibration batches for the criteria "taylor" and "fisher".
+        loss: ``loss(model, batch)`` for them.
+        seed: of the criterion "random".
+
+    Attributes:
+        model: the prepared copy, to be trained.
+        config: what to prune, and when.
+        number: number of steps made.
+
+    Raises:
+        ModelError: the model cannot be compressed, there is nothing to prune, or nothing would be
+            left.
+        RecipeError: the configuration does not fit the run.
+        DataError: ``data`` holds no batches.
 
     Example:
-        >>> model = nn.Linear(8, 4)
-        >>> pruning = Pruning(model, PruningConfig(sparsity=0.5, interval=1), steps=4)
-        >>> for step in range(4):
-        ...     pruning.at(step)  # and a step of the optimiser
-        >>> pruning.finish_(), int((model.weight == 0).sum())
-        (('weight',), 16)
+        >>> pruner = Pruner(nn.Linear(8, 4), PruningConfig(sparsity=0.5), steps=10)
+        >>> optimizer = torch.optim.AdamW(pruner.model.parameters())
+        >>> for _ in range(10):
+        ...     pruner.model(torch.randn(2, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     pruner.step()
+        >>> int((pruner.finalize().weight == 0).sum())
+        16
     """
 
     def __init__(
         self,
         model: nn.Module,
-        recipe: PruningConfig,
+        config: PruningConfig | None = None,
         *,
         steps: int,
         epochs: int = 0,
-        batches: Batches | None = None,
+        data: Batches | None = None,
+        loss: Loss = default_loss,
         seed: int = 0,
     ) -> None:
-        check_float(model)
-        self.model = model
-        self.recipe = recipe
-        chosen = select_weights(model, layers=recipe.layers, keep=recipe.keep, types=recipe.types)
-        self._names = tuple(chosen)
-        check_plain(model, chosen)
-        self._overrides = overrides_by_name(model, chosen, recipe.overrides)
-        self._batches = batches
+        if steps < 0:
+            raise ModelError(f"the number of steps is {steps}; give 0 or more")
+        check_model(model)
+        self.config = config = config or PruningConfig()
+        self.model = copy.deepcopy(model)
+        self.number = 0
+        self._finalized: PruningReport | None = None
+        selected = _selected_weights(self.model, config)
+        check_plain(self.model, selected)
+        self._names = tuple(name for name, weight in selected.items() if bool(weight.any()))
+        if not self._names:
+            raise ModelError(
+                f"all {len(selected)} weights to prune are zero, so that they are initial values "
+                "which must train first; prune the model after training"
+            )
+        overrides = overrides_by_name(self.model, selected, config.overrides)
+        self._overrides = {
+            glob: sparsity
+            for glob, sparsity in overrides.items()
+            if any(matching(name, {glob: 1.0}, 0.0) for name in self._names)
+        }
         self._prunings = prunings(
-            recipe.schedule,
+            config.schedule,
             steps=steps,
-            ramp=recipe.ramp,
-            interval=recipe.interval,
-            unit=recipe.unit,
+            ramp=config.ramp,
+            interval=config.interval,
+            unit=config.unit,
             epochs=epochs,
         )
         self._last = max(self._prunings)
-        if recipe.criterion in ("taylor", "fisher") and batches is None:
-            raise ModelError(f"pruning by {recipe.criterion!r} needs calibration batches")
-        self._drawn: dict[str, Tensor] = {}
-        if recipe.criterion == "random":
-            generator = torch.Generator().manual_seed(seed)
-            self._drawn = {
-                name: torch.rand(weight.shape, generator=generator)
-                for name, weight in self.weights.items()
-            }
-        self._never = {name: weight.detach() == 0 for name, weight in self.weights.items()}
-        self._chosen = {name: ~zero for name, zero in self._never.items()}
-        self.masks = {name: MaskedWeight(kept.clone()) for name, kept in self._chosen.items()}
-        self._check_end()
-        others = {n: w.detach() for n, w in select_weights(model).items() if n not in chosen}
-        kept = {name: weight != 0 for name, weight in others.items()}
-        # Nothing but zeros is what a weight begins with, and not what pruning leaves of it.
-        self._held = {n: mask for n, mask in kept.items() if bool(mask.any()) and not mask.all()}
-        check_plain(model, self._held, advice="since nothing keeps its zeros")
-        held = {name: MaskedWeight(kept.clone()) for name, kept in self._held.items()}
-        self._attached = {**self.masks, **held}
-        attach_(model, self._attached)
-
-    def _check_end(self) -> None:
-        """Refuse before training what could not be done in it, or is all zeros after it."""
-        last = self._choose(1.0, self._magnitudes())
-        total = sum(mask.numel() for mask in last.values())
-        kept = sum(int((mask & ~self._never[name]).sum()) for name, mask in last.items())
-        if not kept:
-            raise ModelError(
-                f"a sparsity of {self._asked / total:g} leaves none of the {total} weights; "
-                "ask for less"
-            )
-        if self.recipe.criterion in ("taylor", "fisher"):
-            one = [(inputs[:1], targets[:1]) for inputs, targets in self._calibration(1)]
-            saliency_scores(self.model, self.weights, one, criterion=self.recipe.criterion)
-
-    def _calibration(self, number: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many batches, or all there are, on the device of the weights."""
-        assert self._batches is not None
-        device = next(iter(self.weights.values())).device
-        for inputs, targets in itertools.islice(self._batches(), number):
-            yield inputs.to(device), targets.to(device)
-
-    @property
-    def _asked(self) -> float:
-        """How many zeros the recipe asks for, or else how many there were."""
-        asked = sum(
-            matching(name, self._overrides, self.recipe.sparsity) * weight.numel()
-            for name, weight in self.weights.items()
-        )
-        return asked or sum(int(zero.sum()) for zero in self._never.values())
-
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """The dense weights that the optimiser trains, by name, where they are now."""
-        return {name: dense_weight(self.model, name) for name in self._names}
-
-    def at(self, step: int) -> None:
-        """Make the masks those of the step that comes next, counted from 0."""
-        self.resume(step)
-        if step in self._prunings:
-            progress = self._prunings[step]
-            scores = self._scores() if progress else self._magnitudes()
-            for name, chosen in self._choose(progress, scores).items():
-                if self.recipe.criterion in ("taylor", "fisher"):  # each process has its own
-                    chosen = of_first_process(chosen)
-                self._keep(name, chosen & ~self._gone(name))
-
-    def resume(self, step: int) -> None:
-        """Set what a step goes with before which `at` was called already."""
-        for mask in self.masks.values():
-            mask.recovery = self.recipe.recovery and step < self._last
-
-    def _keep(self, name: str, chosen: Tensor) -> None:
-        self._chosen[name] = chosen
-        self.masks[name].mask.copy_(chosen)
-
-    def _choose(self, progress: float, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        recipe = self.recipe
-        grown = {
-            glob: sparsity_at(recipe.schedule, progress, final)
-            for glob, final in self._overrides.items()
+        weights = self._weights
+        self._layouts = {name: WeightLayout.at(self.model, name) for name in weights}
+        self._scorer = Scorer(config, weights, data=data, loss=loss, seed=seed)
+        # The masks are kept here too: those in the model are in its state, which users average.
+        self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+        self._initial_zeros = {name: ~mask for name, mask in self._masks.items()}
+        self._masked = {
+            name: MaskedWeight(mask.clone(), layout=self._layouts[name])
+            for name, mask in self._masks.items()
         }
-        lowest = -1.0 if recipe.pattern == "weights" else 0.0
-        return choose_masks(
-            {name: score.masked_fill(self._gone(name), lowest) for name, score in scores.items()},
-            sparsity_at(recipe.schedule, progress, recipe.sparsity),
-            scope=recipe.scope,
-            pattern=Pattern.of(recipe.pattern),
-            overrides=grown,
-        )
+        self._emptied: set[str] = set()
+        self._check_end()
+        self._fixed = _masks_of_zeros(self.model, without=selected)
+        fixed = {name: MaskedWeight(mask.clone()) for name, mask in self._fixed.items()}
+        self._attached = {**self._masked, **fixed}
+        attach_(self.model, self._attached)
+        self._optimizer_check = OptimizerCheck(self.model, "pruner")
+        self._folded = folded_batch_norms(self.model)
+        self._prune()
 
-    def _gone(self, name: str) -> Tensor:
-        """Where a weight cannot come back: it was zero from the start, or has no recovery."""
-        gone = self._never[name] if self.recipe.recovery else ~self._chosen[name]
-        return gone.to(self.masks[name].mask.device)
-
-    def _magnitudes(self) -> dict[str, Tensor]:
-        return {name: weight.detach().abs() for name, weight in self.weights.items()}
-
-    def _scores(self) -> dict[str, Tensor]:
-        if self.recipe.criterion == "random":
-            weights = self.weights
-            return {name: drawn.to(weights[name].device) for name, drawn in self._drawn.items()}
-        if self.recipe.criterion == "magnitude":
-            return self._magnitudes()
-        # Of the dense weights, by what the network with the masks of before loses.
-        recoveries = [mask.recovery for mask in self.masks.values()]
-        for mask in self.masks.values():
-            mask.recovery = True
-        try:
-            return saliency_scores(
-                self.model, self.weights, self._calibration(), criterion=self.recipe.criterion
-            )
-        finally:
-            for mask, recovery in zip(self.masks.values(), recoveries, strict=True):
-                mask.recovery = recovery
+    @property
+    def _weights(self) -> dict[str, Tensor]:
+        """The dense weights that the optimizer trains, on the device where they are now."""
+        return {name: dense_weight(self.model, name) for name in self._names}
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the weights chosen that the masks prune now."""
-        masks = [mask.mask for mask in self.masks.values()]
+        """Fraction of the weights to prune that their layers see as zero now."""
+        masks = [masked.mask for masked in self._masked.values()]
         return sum(int((~m).sum()) for m in masks) / max(1, sum(m.numel() for m in masks))
 
     @property
-    def chosen(self) -> dict[str, Tensor]:
-        """A copy of the masks that were chosen, bool tensors by name of the weight."""
-        return {name: mask.clone() for name, mask in self._chosen.items()}
+    def masks(self) -> dict[str, Tensor]:
+        """Copies of the masks, bool and of the shape of each weight, by its name."""
+        return {name: mask.clone() for name, mask in self._masks.items()}
 
-    @property
-    def _kept(self) -> dict[str, Tensor]:
-        """The masks that were chosen, and those of the weights that were not."""
-        return {**self._chosen, **self._held}
+    def step(self) -> None:
+        """Follow the schedule; call it after each step of the optimizer.
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: the masks, and what tells the recipe from others."""
-        held = {name: mask.clone() for name, mask in self._held.items()}
-        return {"recipe": config_digest(self.recipe), "masks": {**self.chosen, **held}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put masks that were chosen before in the place of those there are; choose none.
-
-        Raises CheckpointError where they are of another model or recipe, and changes nothing then.
+        Warns if no parameter has changed since the step before, as of an optimizer over the
+        parameters of the original model.
         """
-        masks = state.get("masks") if "recipe" in state else None
-        if not isinstance(masks, Mapping):
-            raise CheckpointError(
-                "this is not the state of a pruning, which has masks and a recipe; give what "
-                "state_dict() returned"
-            )
-        shapes = {name: getattr(mask, "shape", None) for name, mask in masks.items()}
-        if shapes != {name: mask.shape for name, mask in self._kept.items()}:
-            raise CheckpointError("the masks in this state are those of another model or recipe")
-        if state["recipe"] != config_digest(self.recipe):
-            raise CheckpointError(
-                "this state is of a run with another recipe; prepare the model with that one"
-            )
-        for name, mask in self._held.items():
-            if not torch.equal(masks[name].to(mask), mask):
-                raise CheckpointError(
-                    f"this state is of a model with other zeros in tensor {name!r}, which the "
-                    "recipe leaves as it is; prepare the one that it belongs to"
-                )
-        for name in self._names:
-            self._keep(name, masks[name].to(self.masks[name].mask.device, torch.bool, copy=True))
+        self._check_open()
+        self._check_batch_norm()
+        self._optimizer_check.step()
+        self.number += 1
+        self._prune()
 
     def check(self) -> None:
-        """Raise ModelError where a layer sees a value in the place of a zero of any mask."""
-        if name := first_revived(self.model, self._kept):
+        """Raise ModelError if a layer sees a value where a mask says zero."""
+        if name := first_revived(self.model, {**self._masks, **self._fixed}):
             raise ModelError(
                 f"tensor {name!r} has values where its mask says zero; load the masks that "
                 "belong to this model, or begin again"
             )
 
-    def finish_(self) -> tuple[str, ...]:
-        """Leave exact zeros in plain weights, whose names are returned.
+    def report(self) -> PruningReport:
+        """Return the sparsity asked for and reached; ``print`` gives a table."""
+        if self._finalized is not None:
+            return self._finalized
+        rows = []
+        for name in self._names:
+            seen = operator.attrgetter(name)(self.model).detach()
+            layer = self.model.get_submodule(name.rpartition(".")[0])
+            rows.append(PrunedLayer(name, layer_type(layer), seen.numel(), int((seen == 0).sum())))
+        total = sum(row.parameters for row in rows)
+        return PruningReport(asked=self._zeros_asked / total, layers=tuple(rows))
 
-        Where a mask was False there is a zero, whatever the masks in the model have become. Raises
-        ModelError where nothing but zeros is left, or the parametrizations are off already; warns
-        where sparsity is not what the recipe asked for, unless that was 0.
+    def finalize(self) -> nn.Module:
+        """Leave plain weights with exact zeros in ``model``, and return it.
+
+        Its parameters are in the order of the model given. Wherever a mask of this pruner is
+        False there is a zero, also if averaging has changed the masks in the model.
+
+        Warns if the sparsity reached is not the one asked for, after too few steps for example.
+
+        Raises:
+            ModelError: no weight is left, or the pruner is finalized already.
         """
-        kept = self._kept
-        for name, mask in self._attached.items():  # an average has all that ever were True
-            mask.mask.logical_and_(kept[name].to(mask.mask.device))
+        self._check_open()
+        masks = {**self._masks, **self._fixed}
+        for name, masked in self._attached.items():
+            masked.mask.logical_and_(masks[name].to(masked.mask.device))
         self.check()
-        seen = [operator.attrgetter(name)(self.model).detach() for name in self._names]
-        total = sum(weight.numel() for weight in seen)
-        zeros = sum(int((weight == 0).sum()) for weight in seen)
-        if zeros == total:
-            raise ModelError(f"none of the {total} weights is other than zero; ask for less")
-        detach_(self.model, self._attached)
-        if abs(zeros - self._asked) > max(1.0, 0.001 * total):
-            warnings.warn(
-                f"sparsity {zeros / total:.4f} was reached where {self._asked / total:.4f} was "
-                "asked for",
-                stacklevel=3,
+        report = self.report()
+        if report.zeros == report.parameters:
+            raise ModelError(
+                f"all {report.parameters} weights are zero, so nothing is left of the model; lower "
+                "the sparsity or the learning rate"
             )
-        return self._names
+        detach_(self.model, self._attached)
+        self._finalized = report
+        if abs(report.zeros - self._zeros_asked) > max(1.0, 0.001 * report.parameters):
+            warnings.warn(
+                f"sparsity {report.reached:.4f} was reached where {report.asked:.4f} was asked "
+                "for; call step() after each of the steps that the pruner was made for",
+                stacklevel=2,
+            )
+        return self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `load_state_dict`, to save beside those of model and optimizer."""
+        masks = {name: mask.clone() for name, mask in {**self._masks, **self._fixed}.items()}
+        return {"step": self.number, "config": _digest(self.config), "masks": masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state; load that of the model as well.
+
+        Raises:
+            CheckpointError: the state belongs to another model or configuration, or is none;
+                nothing is changed then.
+        """
+        self._check_open()
+        masks = _masks_in(state)
+        expected = {**self._masks, **self._fixed}
+        if {name: getattr(mask, "shape", None) for name, mask in masks.items()} != {
+            name: mask.shape for name, mask in expected.items()
+        }:
+            raise CheckpointError(
+                "the masks in this state belong to another model or configuration; give the state "
+                "of a pruner for the same model and configuration"
+            )
+        if state["config"] != _digest(self.config):
+            raise CheckpointError(
+                "this state belongs to a run with another configuration; make the pruner with "
+                "that one"
+            )
+        for name, mask in self._fixed.items():
+            if not torch.equal(masks[name].to(mask), mask):
+                raise CheckpointError(
+                    f"this state belongs to a model with other zeros in tensor {name!r}, which is "
+                    "not pruned; make the pruner of that model"
+                )
+        for name in self._names:
+            device = self._masked[name].mask.device
+            self._set_mask(name, masks[name].to(device, torch.bool, copy=True))
+        self.number = state["step"]
+        self._set_regrowth()
+
+    def _check_open(self) -> None:
+        if self._finalized is not None:
+            raise ModelError("this pruner was finalized; make a new one of the model")
+
+    def _check_batch_norm(self) -> None:
+        """Refuse to train batch normalization without statistics, at the first step."""
+        for name, module in self._folded.items():
+            if module.training:
+                raise ModelError(
+                    f"batch normalization {name!r} was folded to one scale and one bias per "
+                    "channel, as in a network read from a .fly file, and trains as another "
+                    "function; restore its statistics with "
+                    "flyweight.batch_norm.unfold_batch_norms_(model, batches) before the pruner"
+                )
+        self._folded = {}
+
+    def _check_end(self) -> None:
+        """Refuse before training what would leave nothing, or cannot be scored."""
+        masks = self._choose(1.0, magnitudes(self._weights))
+        total = sum(mask.numel() for mask in masks.values())
+        if not any(bool((mask & self._masks[name]).any()) for name, mask in masks.items()):
+            raise ModelError(
+                f"a sparsity of {self._zeros_asked / total:g} leaves none of the {total} weights; "
+                "ask for less"
+            )
+        self._scorer.check(self.model, self._weights)
+
+    @property
+    def _zeros_asked(self) -> float:
+        """Number of zeros in the end: as configured, or those at the start if that is none."""
+        asked = sum(
+            matching(name, self._overrides, self.config.sparsity) * mask.numel()
+            for name, mask in self._masks.items()
+        )
+        return asked or sum(int(zeros.sum()) for zeros in self._initial_zeros.values())
+
+    def _prune(self) -> None:
+        """Choose the masks of the step that comes next, where the schedule says so."""
+        self._set_regrowth()
+        progress = self._prunings.get(self.number)
+        if progress is None:
+            return
+        scores = self._scores() if progress else magnitudes(self._weights)
+        for name, mask in self._choose(progress, scores).items():
+            if self._scorer.differs_by_process:
+                mask = of_first_process(mask)
+            self._set_mask(name, mask & ~self._gone(name))
+        self._warn_of_emptied_layers()
+
+    def _set_regrowth(self) -> None:
+        for masked in self._masked.values():
+            masked.allow_regrowth = self.config.allow_regrowth and self.number < self._last
+
+    def _set_mask(self, name: str, mask: Tensor) -> None:
+        self._masks[name] = mask
+        self._masked[name].mask.copy_(mask)
+
+    def _choose(self, progress: float, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config = self.config
+        lowest = -1.0 if config.pattern == "weights" else 0.0
+        return choose_masks(
+            {name: score.masked_fill(self._gone(name), lowest) for name, score in scores.items()},
+            sparsity_at(config.schedule, progress, config.sparsity),
+            scope=config.scope,
+            pattern=Pattern.of(config.pattern),
+            overrides={
+                glob: sparsity_at(config.schedule, progress, final)
+                for glob, final in self._overrides.items()
+            },
+            layouts=self._layouts,
+        )
+
+    def _gone(self, name: str) -> Tensor:
+        """Where a weight cannot return: it was zero at the start, or regrowth is not allowed."""
+        gone = self._initial_zeros[name] if self.config.allow_regrowth else ~self._masks[name]
+        return gone.to(self._masked[name].mask.device)
+
+    def _scores(self) -> dict[str, Tensor]:
+        """Score all dense weights, those behind a mask too, in the masked network."""
+        before = {name: masked.allow_regrowth for name, masked in self._masked.items()}
+        for masked in self._masked.values():
+            masked.allow_regrowth = True
+        try:
+            return self._scorer.scores(self.model, self._weights)
+        finally:
+            for name, masked in self._masked.items():
+                masked.allow_regrowth = before[name]
+
+    def _warn_of_emptied_layers(self) -> None:
+        emptied = {name for name, mask in self._masks.items() if not bool(mask.any())}
+        if found := [name for name in self._names if name in emptied - self._emptied]:
+            self._emptied |= emptied
+            several = f"tensors {', '.join(map(repr, found))}" if found[1:] else f"{found[0]!r}"
+            warnings.warn(
+                f"pruning leaves no weight of {several}, so the layer gives a constant; lower the "
+                'sparsity, set an override for it, or use the scope "layer"',
+                stacklevel=4,
+            )
 
 
-def prune_(
-    model: nn.Module,
-    recipe: PruningConfig,
-    data: Split,
-    *,
-    seed: int,
-    teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
-    progress: Progress | None = None,
-) -> tuple[str, ...]:
-    """Prune while ``model`` retrains; return the names of the pruned weights.
+def _selected_weights(model: nn.Module, config: PruningConfig) -> dict[str, nn.Parameter]:
+    """Return the weights to prune by name; embeddings only if they are named."""
+    weights = select_weights(
+        model, include=config.include, exclude=config.exclude, layer_types=config.layer_types
+    )
+    named = matching_parameters(model, [glob for glob in config.include if glob != "*"])
+    left_out = {
+        parameter
+        for parameter, kinds in embeddings_of(model).items()
+        if parameter not in named and kinds.isdisjoint(config.layer_types)
+    }
+    found = {name: weight for name, weight in weights.items() if weight not in left_out}
+    if not found:
+        raise ModelError(
+            f"all weights to prune are embeddings, such as {next(iter(weights))!r}, which are "
+            "pruned only if they are named; name them in include, or their type in layer_types"
+        )
+    return found
 
-    Afterwards the weights hold exact zeros.
 
-    Arguments:
-        model: takes images N×3×H×W, gives logits N×K; on the device of ``data``.
-        recipe: what to prune, when, and how the network retrains.
-        data: training images and their labels.
-        seed: of the order of the images, and of what is pruned at random.
-        teacher: gives the soft labels where the recipe distils.
-        checkpoint: file that holds the state after each epoch; a run that was stopped goes on.
-        progress: told how far the training is.
+def _masks_of_zeros(model: nn.Module, *, without: Iterable[str]) -> dict[str, Tensor]:
+    """Return masks that hold the zeros of weights which are not pruned.
 
-    Raises ModelError as `Pruning` does, and at the end of an epoch in which a zero came back; warns
-    where the sparsity reached is not what was asked for.
-
-    Example:
-        >>> from flyweight.training import TrainingConfig
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-        >>> data = Split(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
-        >>> recipe = PruningConfig(sparsity=0.9, training=TrainingConfig(epochs=1, ema_decay=0.0))
-        >>> prune_(model, recipe, data, seed=0), int((model[1].weight == 0).sum())
-        (('1.weight',), 27648)
+    A weight of nothing but zeros has none: these are initial values, which train.
     """
-    training = recipe.training
-    per_epoch = max(1, len(data.labels) // training.batch_size)
-    steps = training.epochs * per_epoch
+    others = {name: w for name, w in select_weights(model).items() if name not in {*without}}
+    masks = {name: weight.detach() != 0 for name, weight in others.items()}
+    found = {n: mask for n, mask in masks.items() if bool(mask.any()) and not bool(mask.all())}
+    plain = is_plain(model, found)
+    if foreign := [name for name in found if not plain[name]]:
+        warnings.warn(
+            f"tensor {foreign[0]!r} holds zeros that training may revive, since a parametrization "
+            "that is not flyweight's is on it; remove it with torch.nn.utils.parametrize if the "
+            "zeros are to stay",
+            stacklevel=3,
+        )
+    return {name: mask for name, mask in found.items() if plain[name]}
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return calibration_batches(data, recipe.calibration, seed=seed)
 
-    pruning = Pruning(
-        model, recipe, steps=steps, epochs=training.epochs, batches=batches, seed=seed
-    )
-    if not steps:
-        pruning.at(0)
-    result = train_(
-        model,
-        data,
-        training,
-        seed=seed,
-        teacher=teacher,
-        before_step=lambda step, _: pruning.at(step),
-        after_epoch=lambda epoch, loss: pruning.check(),
-        beside=pruning,
-        checkpoint=checkpoint,
-        progress=prefixed(progress, "prune and retrain"),
-    )
-    if result.averaged is not None:  # of the dense weights; its masks are those of the last step
-        model.load_state_dict(result.averaged.state_dict())
-        pruning.check()
-    return pruning.finish_()
+def _masks_in(state: Any) -> Mapping[str, Tensor]:
+    """Return the masks of a state; CheckpointError unless it has the form of one."""
+    masks = state.get("masks") if isinstance(state, Mapping) else None
+    step = state.get("step") if isinstance(state, Mapping) else None
+    if not isinstance(masks, Mapping) or not isinstance(step, int) or "config" not in state:
+        raise CheckpointError(
+            "this is not the state of a pruner, which has step, config and masks; give what "
+            "state_dict() returned"
+        )
+    if step < 0:
+        raise CheckpointError(f"the step of this state is {step}; give what state_dict() returned")
+    return masks
+
+
+def _digest(config: PruningConfig) -> str:
+    """Return digits that tell configurations apart; a function counts by its name."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if callable(config.criterion):
+        kind = type(config.criterion)
+        fields["criterion"] = getattr(config.criterion, "__qualname__", kind.__qualname__)
+    return config_digest(fields)

@@ -1,57 +1,64 @@
-"""How much the loss depends on each weight: scores beyond magnitude, from a calibration set."""
+"""Saliency: estimate from calibration data how much the loss depends on each weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from flyweight.batches import (
+    Batch,
+    Batches,
+    Loss,
+    default_loss,
+    evaluating,
+    examples_in,
+    split_batch,
+    to_device,
+)
 from flyweight.errors import DataError, ModelError
-from flyweight.batches import evaluating
 
-__all__ = ["Loss", "fisher_information", "reached_weights", "saliency_scores"]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Mean loss of a batch, given what the network makes of the inputs, and the targets."""
+__all__ = ["fisher_information", "reached_weights", "saliency_scores"]
 
 
 def saliency_scores(
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    data: Batches,
     *,
     criterion: Literal["taylor", "fisher"] = "taylor",
-    loss: Loss = F.cross_entropy,
+    loss: Loss = default_loss,
 ) -> dict[str, Tensor]:
-    """Score of each weight: about how much the loss would rise if it were 0.
+    """Score each weight by an estimate of how much the loss would rise if it were 0.
 
-    "taylor" is the mean over the batches of (g·w)², g being the gradient of the batch's mean loss:
-    first order, and the cheaper. "fisher" is ½·w²·E[g²] with g the gradient of the loss of one
-    example: the diagonal of the empirical Fisher matrix in place of the Hessian's, as optimal brain
-    damage has it; it takes one backward pass for each example.
+    "taylor" is the mean over the batches of (g·w)², with g the gradient of the batch's loss: first
+    order, and one backward pass per batch. "fisher" is ½·w²·E[g²] with g the gradient of the loss
+    of one example: optimal brain damage with the diagonal of the empirical Fisher matrix in place
+    of the Hessian's, and one backward pass per example.
 
-    Arguments:
-        model: stays as it was, in evaluation mode while it is scored.
+    Args:
+        model: is in evaluation mode while it is scored, and not changed.
         weights: parameters of ``model`` to score, by name.
-        batches: pairs of inputs (N×…) and targets (N×…) on the device of the model; some hundreds
-            of training examples will do.
+        data: batches of some hundreds of training examples.
         criterion: "taylor" or "fisher".
-        loss: mean loss of a batch.
+        loss: ``loss(model, batch)``, the mean over the examples of the batch.
 
-    Returns float32 scores (float64 for such weights) of the shape of each weight, to be given to
-    `masks_by_score`.
+    Returns:
+        Scores of the shape of each weight for `masks_by_score`, float32 or, of such weights,
+        float64.
 
-    Raises DataError where there are no batches, ModelError where a weight is frozen, the loss of no
-    batch depends on it, or the criterion is unknown.
+    Raises:
+        DataError: there are no batches.
+        ModelError: a weight is frozen, the loss of no batch depends on it, or the criterion is
+            unknown.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
         >>> batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
         >>> scores = saliency_scores(layer, {"weight": layer.weight}, [batch])
-        >>> (scores["weight"] > 0).tolist()  # nothing passes through the second column
+        >>> (scores["weight"] > 0).tolist()  # the second input is 0
         [[True, False], [True, False]]
 
     Sources: LeCun et al. 1990, "Optimal brain damage"; Molchanov et al. 2019, "Importance
@@ -60,48 +67,40 @@ def saliency_scores(
     if criterion not in ("taylor", "fisher"):
         raise ModelError(f"the criterion {criterion!r} is unknown; known are taylor, fisher")
     size = 1 if criterion == "fisher" else None
-    squares = _mean_squares(model, weights, batches, loss, size)
-    half = 0.5 if criterion == "fisher" else 1.0
+    squares = _mean_squares(model, weights, data, loss, size)
+    factor = 0.5 if criterion == "fisher" else 1.0
     return {
-        name: half * weights[name].detach().to(square.dtype) ** 2 * square
+        name: factor * weights[name].detach().to(square.dtype) ** 2 * square
         for name, square in squares.items()
     }
 
 
 def fisher_information(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    loss: Loss = F.cross_entropy,
+    model: nn.Module, weights: Mapping[str, Tensor], data: Batches, *, loss: Loss = default_loss
 ) -> dict[str, Tensor]:
-    """E[g²] of each weight, g being the gradient of the loss of one example.
+    """Estimate the diagonal of the empirical Fisher matrix: E[g²] of each weight.
 
-    The diagonal of the empirical Fisher matrix: how much an error of each weight costs, to second
-    order, for `share`. Arguments and errors are those of `saliency_scores`; so are the shapes and
-    types returned.
+    g is the gradient of the loss of one example. To second order E[g²] is what an error of the
+    weight costs, which k-means weight sharing takes as its importance. Arguments, errors, and the
+    shapes and types returned are those of `saliency_scores`.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
         >>> batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-        >>> found = fisher_information(layer, {"weight": layer.weight}, [batch])
-        >>> (found["weight"] > 0).tolist()
+        >>> fisher = fisher_information(layer, {"weight": layer.weight}, [batch])
+        >>> (fisher["weight"] > 0).tolist()
         [[True, False], [True, False]]
     """
-    return _mean_squares(model, weights, batches, loss, 1)
+    return _mean_squares(model, weights, data, loss, 1)
 
 
 def reached_weights(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    loss: Loss = F.cross_entropy,
+    model: nn.Module, weights: Mapping[str, Tensor], data: Batches, *, loss: Loss = default_loss
 ) -> dict[str, Tensor]:
-    """Those of the weights, by name, that the loss of some batch depends on.
+    """Return those of the weights, by name, that the loss of some batch depends on.
 
-    Others have no score: a head that takes part in training only, an expert that no example is sent
-    to. Arguments and errors are those of `saliency_scores`.
+    The others have no score: those of a head that is used in training only, or of an expert that
+    no example is routed to. Arguments and errors are those of `saliency_scores`.
 
     Example:
         >>> model = nn.ModuleDict({"used": nn.Linear(2, 2), "spare": nn.Linear(2, 2)})
@@ -112,21 +111,21 @@ def reached_weights(
     """
     found: set[str] = set()
     with evaluating(model):
-        for inputs, targets in batches:
+        for batch in data:
             if len(found) == len(weights):
                 break
-            found |= _gradients(model, weights, inputs, targets, loss).keys()
+            found |= _gradients(model, weights, batch, loss).keys()
     return {name: weight for name, weight in weights.items() if name in found}
 
 
 def _mean_squares(
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    data: Batches,
     loss: Loss,
     size: int | None,
 ) -> dict[str, Tensor]:
-    """Mean squared gradient of the mean loss of ``size`` examples (None: of a batch)."""
+    """Return the mean squared gradient of the loss of ``size`` examples (None: of a batch)."""
     squares = {
         name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         for name, weight in weights.items()
@@ -134,32 +133,38 @@ def _mean_squares(
     number = 0
     reached: set[str] = set()
     with evaluating(model):
-        for inputs, targets in batches:
-            each = size or max(1, len(inputs))
-            pieces = zip(torch.split(inputs, each), torch.split(targets, each), strict=True)
-            for few, wanted in pieces:
+        for batch in data:
+            for part in split_batch(batch, size or max(1, examples_in(batch))):
                 number += 1
-                gradients = _gradients(model, weights, few, wanted, loss)
+                gradients = _gradients(model, weights, part, loss)
                 reached |= gradients.keys()
                 for name, gradient in gradients.items():
                     squares[name] += gradient.to(squares[name].dtype) ** 2
     if not number:
-        raise DataError("there are no calibration batches to score the weights with")
+        raise DataError("there are no calibration batches to score the weights with; give data")
     for name in weights:
         if name not in reached:
-            raise ModelError(f"the loss does not depend on {name!r}; leave it out")
+            raise ModelError(f"the loss does not depend on {name!r}; exclude it")
     return {name: total / number for name, total in squares.items()}
 
 
 def _gradients(
-    model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, loss: Loss
+    model: nn.Module, weights: Mapping[str, Tensor], batch: Batch, loss: Loss
 ) -> dict[str, Tensor]:
-    """By name, of the weights that the loss depends on."""
+    """Return the gradients by name, of those weights that the loss of a batch depends on."""
+    device = None
     for name, weight in weights.items():
         if not weight.requires_grad:
-            raise ModelError(f"tensor {name!r} is frozen and has no gradient; leave it out")
+            raise ModelError(f"tensor {name!r} is frozen and has no gradient; exclude it")
+        device = weight.device
     with torch.enable_grad():
-        value = loss(model(inputs), targets)
+        value = loss(model, batch if device is None else to_device(batch, device))
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ModelError(
+            f"the loss gives a {type(value).__name__}"
+            + (f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "")
+            + ", not a scalar tensor; return the mean over the batch"
+        )
     try:
         gradients = torch.autograd.grad(value, [*weights.values()], allow_unused=True)
     except RuntimeError as error:
