@@ -365,11 +365,12 @@ def logits_of(outputs: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) and found.is_floating_point() else None
 
 
-def default_loss(model: nn.Module, batch: Batch) -> Tensor:
+def default_loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """Compute the loss that is used where none is given.
 
-    Cross-entropy between the logits N×K or N×K×… and integer targets N or N×…; for a mapping, the
-    ``loss`` that the model computes itself, as Hugging Face models do from ``labels``.
+    Cross-entropy between the logits N×K or N×K×… and integer targets N or N×…, in float32 at
+    least; for a mapping, the ``loss`` that the model computes itself, as Hugging Face models do
+    from ``labels``.
 
     Raises:
         DataError: the batch has no targets, or targets that are not integers.
@@ -403,5 +404,7 @@ def default_loss(model: nn.Module, batch: Batch) -> Tensor:
             f"the model gives a {type(outputs).__name__} without logits; give loss=, a function "
             "of model and batch"
         )
-    return F.cross_entropy(logits, targets)
+    if logits.element_size() < 4:  # bfloat16 and float16
+        logits = logits.float()
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 

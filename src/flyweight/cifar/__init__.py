@@ -1,4 +1,4 @@
-"""The example: CIFAR-10, residual networks, pretrained weights."""
+"""Example task: CIFAR-10, residual networks, and pretrained weights."""
 
 from flyweight.cifar.architectures import (
     architectures,
@@ -7,10 +7,11 @@ from flyweight.cifar.architectures import (
     pretrained_card,
 )
 from flyweight.cifar.augmentation import (
-    augment,
+    NATIVE_SIZES,
+    PROGRESSIVE_SIZES,
+    AugmentedImages,
     calibration_batches,
     normalize,
-    training_batches,
 )
 from flyweight.cifar.dataset import (
     CIFAR10_MEAN,
@@ -18,47 +19,33 @@ from flyweight.cifar.dataset import (
     Cifar10,
     Split,
     load_cifar10,
-    validation_indices,
 )
 from flyweight.cifar.evaluation import accuracy, predict
-from flyweight.cifar.resnet import (
-    CifarResNet,
-    Shortcut,
-)
-from flyweight.cifar.sources import (
-    Arrays,
-    Progress,
-    fetch_npm,
-    fetch_official,
-    read_batches,
-)
-from flyweight.cifar.train import (
-    train_resnet,
-)
+from flyweight.cifar.resnet import CifarResNet
+from flyweight.cifar.task import Task, task
+from flyweight.cifar.train import ALTERNATING, STANDARD, train_resnet
 
 __all__ = [
-    "Arrays",
+    "ALTERNATING",
     "CIFAR10_MEAN",
     "CIFAR10_STD",
+    "NATIVE_SIZES",
+    "PROGRESSIVE_SIZES",
+    "STANDARD",
+    "AugmentedImages",
     "Cifar10",
     "CifarResNet",
-    "Progress",
-    "Shortcut",
     "Split",
+    "Task",
     "accuracy",
     "architectures",
-    "augment",
     "calibration_batches",
     "create_model",
-    "fetch_npm",
-    "fetch_official",
     "load_cifar10",
     "load_pretrained",
     "normalize",
     "predict",
     "pretrained_card",
-    "read_batches",
+    "task",
     "train_resnet",
-    "training_batches",
-    "validation_indices",
 ]

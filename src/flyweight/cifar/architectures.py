@@ -1,56 +1,68 @@
-"""The networks that flyweight knows by name."""
+"""CIFAR-10 networks by name, and the pretrained weights that come with flyweight."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_safetensors
 from torch import nn
 
+from flyweight.cifar.resnet import CifarResNet
 from flyweight.errors import ModelError
-from flyweight.cifar.resnet import CifarResNet, Shortcut
+from flyweight.modules import register_architecture
 
 __all__ = ["architectures", "create_model", "load_pretrained", "pretrained_card"]
 
 
-def _resnet(depth: int, shortcut: Shortcut, stem_width: int) -> Callable[[], nn.Module]:
-    return lambda: CifarResNet(depth, shortcut=shortcut, stem_width=stem_width)
-
-
-_FACTORIES: dict[str, Callable[[], nn.Module]] = {
+_FACTORIES = {
     f"resnet{depth}" + ("-b" if shortcut == "B" else "") + ("-stem32" if stem == 32 else ""): (
-        _resnet(depth, shortcut, stem)
+        partial(CifarResNet, depth, shortcut=shortcut, stem_width=stem)
     )
     for depth in (20, 32, 44, 56, 110)
     for shortcut in ("A", "B")
     for stem in (16, 32)
 }
+for _name, _factory in _FACTORIES.items():
+    register_architecture(_name, _factory)
 
 
 def architectures() -> tuple[str, ...]:
-    """Names that `create_model` knows.
+    """List the names that `create_model` knows.
 
-    ``resnet20`` has shortcut A and a 16-channel stem; ``-b`` means shortcut B, ``-stem32`` a
-    32-channel stem.
+    ``resnet20`` has shortcut A and a stem of 16 channels; ``-b`` stands for shortcut B,
+    ``-stem32`` for a stem of 32 channels.
+
+    Example:
+        >>> architectures()[:3]
+        ('resnet20', 'resnet20-stem32', 'resnet20-b')
     """
     return tuple(_FACTORIES)
 
 
 def create_model(name: str, *, seed: int = 0) -> nn.Module:
-    """Build a network by name with fresh weights drawn from ``seed``.
+    """Build a network by name with initial weights drawn from a seed.
 
-    The global random state stays as it was. Raises ModelError for an unknown name.
+    The global random state is restored afterwards.
+
+    Args:
+        name: one of `architectures`.
+        seed: of the weights.
+
+    Raises:
+        ModelError: the name is unknown.
 
     Example:
         >>> sum(p.numel() for p in create_model("resnet20-b").parameters())
         272474
     """
     if name not in _FACTORIES:
-        raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(_FACTORIES)}")
+        raise ModelError(
+            f"architecture {name!r} is not of flyweight.cifar; choose one of "
+            f"{', '.join(_FACTORIES)}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # that of the CPU, where weights are drawn
         return _FACTORIES[name]()
@@ -60,23 +72,47 @@ def _pretrained_file(name: str, suffix: str) -> bytes:
     file = resources.files("flyweight.cifar") / "pretrained" / f"{name}{suffix}"
     if not file.is_file():
         raise ModelError(
-            f"no pretrained weights are shipped for {name!r}; "
-            f"train some with `flyweight train {name}` and pass the checkpoint"
+            f"no pretrained weights are shipped for {name!r}; train it with "
+            f"flyweight.cifar.train_resnet({name!r}, folder)"
         )
     return file.read_bytes()
 
 
 def load_pretrained(name: str) -> nn.Module:
-    """Build a network by name with the weights shipped with flyweight.
+    """Build a network by name with the pretrained weights that come with flyweight.
 
-    Raises ModelError for an unknown name or one without shipped weights.
+    Args:
+        name: one of `architectures`.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        ModelError: the name is unknown, or no weights are shipped for it.
+
+    Example:
+        >>> load_pretrained("resnet20").training
+        False
     """
+    from safetensors.torch import load as load_safetensors
+
     model = create_model(name)
     model.load_state_dict(load_safetensors(_pretrained_file(name, ".safetensors")))
     return model.eval()
 
 
 def pretrained_card(name: str) -> dict[str, Any]:
-    """How the shipped weights were trained: recipe, seed, epochs, device, commit and accuracies."""
+    """Return how the shipped weights were trained: settings, seed, device, commit, accuracies.
+
+    Args:
+        name: as for `load_pretrained`.
+
+    Raises:
+        ModelError: no weights are shipped for the name.
+
+    Example:
+        >>> pretrained_card("resnet20")["parameters"]
+        269722
+    """
     card: dict[str, Any] = json.loads(_pretrained_file(name, ".json"))
     return card

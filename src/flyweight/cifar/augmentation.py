@@ -1,129 +1,258 @@
-"""Batches from a data set that stays on the device: shuffling and augmentation of whole batches."""
+"""Augmentation of CIFAR-10 images, batch by batch on the device that holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flyweight.cifar.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
+from flyweight.errors import DataError
 
-__all__ = ["augment", "calibration_batches", "normalize", "training_batches"]
+__all__ = [
+    "NATIVE_SIZES",
+    "PROGRESSIVE_SIZES",
+    "AugmentedImages",
+    "alternating_crops",
+    "augment",
+    "calibration_batches",
+    "normalize",
+]
 
 PADDING = 4
 _CALIBRATION_BATCH = 64
-ALL = slice(None)
+_EPOCH_STRIDE = 1_000_003  # seeds of consecutive runs share no generator within this many epochs
+
+PROGRESSIVE_SIZES = ((16, 0.25), (20, 0.2), (24, 0.2), (28, 0.15), (32, 0.2))
+"""Images that grow from 16 to 32 pixels over the epochs: 0.57 of the arithmetic."""
+
+NATIVE_SIZES = ((24, 0.3), (28, 0.2), (32, 0.5))
+"""Image sizes for "alternating" augmentation, whose crops are not scaled."""
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 N×3×H×W to float32 of zero mean and unit variance per channel over CIFAR-10."""
+    """Scale pixels to zero mean and unit variance per channel over CIFAR-10.
+
+    Args:
+        images: uint8, N×3×H×W.
+
+    Returns:
+        float32, N×3×H×W.
+
+    Example:
+        >>> normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
+        tensor([-1.9892, -1.9802, -1.7070])
+    """
     mean = torch.tensor(CIFAR10_MEAN, device=images.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(CIFAR10_STD, device=images.device).view(1, 3, 1, 1) * 255
     return (images.float() - mean) / std
 
 
-def augment(images: Tensor, generator: torch.Generator, part: slice = ALL) -> Tensor:
-    """Random crop after padding by 4 zero pixels and random flip, drawn for each image alone.
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Crop each image at random after padding by 4 zero pixels, and flip half of them.
 
-    ``images``: uint8 N×3×H×W, returns the same type and shape, or only ``part`` of the images.
-    The offsets of all are drawn from ``generator`` on the CPU, so every device sees the same batch.
+    Args:
+        images: uint8, N×3×H×W.
+        generator: of the CPU, from which all offsets are drawn, so that every device gets the
+            same batch.
+
+    Returns:
+        uint8, N×3×H×W in channels-last memory order.
+
+    Example:
+        >>> images = torch.ones(2, 3, 32, 32, dtype=torch.uint8)
+        >>> augment(images, torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 32, 32])
     """
     offsets = 2 * PADDING + 1
-    drawn = (
-        torch.randint(0, offsets, (len(images),), generator=generator),
-        torch.randint(0, offsets, (len(images),), generator=generator),
-        torch.randint(0, 2, (len(images),), generator=generator, dtype=torch.bool),
-    )
-    images = images[part]
     count, _, height, width = images.shape
     device = images.device
-    top, left, flip = (values[part].to(device) for values in drawn)
+    top = torch.randint(0, offsets, (count,), generator=generator).to(device)
+    left = torch.randint(0, offsets, (count,), generator=generator).to(device)
+    flip = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool).to(device)
     padded = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
     rows = top[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(count, width)
     columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
-    batch = torch.arange(count, device=device)
-    # An index on dimensions 0, 2 and 3 puts the channels last; the network reads them so.
-    picked = padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    return _gathered(padded, rows, columns)
 
 
 def alternating_crops(
-    images: Tensor, flip: Tensor, size: int, generator: torch.Generator, part: slice = ALL
+    images: Tensor, flip: Tensor, size: int, generator: torch.Generator
 ) -> Tensor:
-    """Random crops of ``size`` pixels at their own scale, after padding by reflection.
+    """Crop each image at random at its own scale after reflection padding; flip those named.
 
-    ``images``: uint8 N×3×H×H; ``flip``: bool N, which images are mirrored. Each of nine offsets in
-    either direction is as likely; they are drawn from ``generator`` on the CPU.
+    Args:
+        images: uint8, N×3×H×H.
+        flip: bool, N, which images to mirror.
+        size: side of the crops in pixels. Each of nine offsets in either direction is as likely.
+        generator: of the CPU, from which the offsets are drawn.
+
+    Returns:
+        float32 pixel values, N×3×size×size in channels-last memory order.
 
     Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", §3.6, for the flips.
     """
     offsets = 2 * PADDING + 1
     top, left = torch.randint(0, offsets, (2, len(images)), generator=generator)
-    images, flip = images[part], flip[part]
-    count, _, height, _ = images.shape
     device = images.device
-    pad = (size + 2 * PADDING - height) // 2
+    pad = (size + 2 * PADDING - images.shape[2]) // 2
     padded = F.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images.float()
     pixels = torch.arange(size, device=device)
-    rows = top[part].to(device)[:, None] + pixels
+    rows = top.to(device)[:, None] + pixels
     columns = torch.where(flip.to(device)[:, None], size - 1 - pixels, pixels)
-    columns = left[part].to(device)[:, None] + columns
-    batch = torch.arange(count, device=device)
-    return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    return _gathered(padded, rows, left.to(device)[:, None] + columns)
 
 
-def training_batches(
-    data: Split,
-    batch_size: int,
-    image_size: int,
-    generator: torch.Generator,
-    *,
-    part: slice = ALL,
-    flips: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented, normalised batches in random order; the last short batch is left out.
+def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixels at ``rows`` N×H and ``columns`` N×W of each image, channels last in memory."""
+    batch = torch.arange(len(images), device=images.device)
+    # An index on dimensions 0, 2 and 3 puts the channels last, as the network reads them.
+    picked = images[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
 
-    A data set smaller than a batch gives one batch of all of it; of each batch, only ``part`` is
-    made. Yields float32 N×3×S×S
-    (channels last) and int64 N, with S = ``image_size``. With ``flips``, bool, one for each image of
-    ``data``, they are `alternating_crops`.
+
+class AugmentedImages:
+    """Shuffled, augmented and normalized batches of a split; a sized iterable.
+
+    Each pass gives ``len(self)`` batches (float32 N×3×S×S in channels-last order, int64 N), where
+    a last, shorter batch is left out. All is drawn from the seed and the epoch, on the CPU, so the
+    batches of an epoch are the same each time and on every device. They are on the device of the
+    split. A split smaller than a batch gives one batch of all its images.
+
+    Args:
+        split: images and labels.
+        batch_size: images per batch.
+        seed: of the order, the crops and the flips.
+        image_sizes: pairs of a side in pixels, 8 to 32, and the fraction of the epochs with it.
+        augmentation: "standard" crops after padding with zeros, flips at random and scales to
+            smaller sizes; "alternating" pads by reflection, crops smaller sizes without scaling,
+            and flips each image in every other epoch.
+        epochs: of the run; needed with several image sizes.
+
+    Raises:
+        DataError: the split is empty, or an argument is out of its bounds.
+
+    Example:
+        >>> split = Split(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10)
+        >>> data = AugmentedImages(split, batch_size=8)
+        >>> [tuple(images.shape) for images, labels in data]
+        [(8, 3, 32, 32), (8, 3, 32, 32)]
     """
-    count = len(data.labels)
-    batch_size = min(batch_size, count)
-    order = torch.randperm(count, generator=generator).to(data.images.device)
-    for start in range(0, count - batch_size + 1, batch_size):
-        index = order[start : start + batch_size]
-        if flips is not None:
-            crops = alternating_crops(
-                data.images[index], flips[index.cpu()], image_size, generator, part
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        image_sizes: Sequence[tuple[int, float]] = ((32, 1.0),),
+        augmentation: Literal["standard", "alternating"] = "standard",
+        epochs: int | None = None,
+    ) -> None:
+        if not len(split):
+            raise DataError("the split holds no images; give one with at least one image")
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; give at least 1")
+        if augmentation not in ("standard", "alternating"):
+            raise DataError(f"augmentation {augmentation!r} is unknown; give standard, alternating")
+        known = all(8 <= size <= 32 and share >= 0 for size, share in image_sizes)
+        if not known or not math.isclose(sum(share for _, share in image_sizes), 1.0):
+            raise DataError(
+                f"image_sizes is {image_sizes!r}; give pairs of a size from 8 to 32 and a fraction "
+                "of the epochs, which sum to 1"
             )
-            images = normalize(crops)
-            yield images.contiguous(memory_format=torch.channels_last), data.labels[index[part]]
-            continue
-        images = normalize(augment(data.images[index], generator, part))
-        if image_size != images.shape[-1]:
-            images = F.interpolate(
-                images, size=image_size, mode="bilinear", antialias=True, align_corners=False
-            )
-        yield images.contiguous(memory_format=torch.channels_last), data.labels[index[part]]
+        if len(image_sizes) > 1 and epochs is None:
+            raise DataError("several image_sizes need the number of epochs; give epochs=")
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.image_sizes = tuple(image_sizes)
+        self.augmentation = augmentation
+        self.epochs = epochs
+        self._epoch = 0
+        self._run_seed = 0
+
+    def __len__(self) -> int:
+        return max(1, len(self.split) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, counted from 0, that the next pass belongs to."""
+        self._epoch = epoch
+
+    def set_seed(self, seed: int) -> None:
+        """Add the seed of a run to that of the data, so that each run sees another order."""
+        self._run_seed = seed
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images of this epoch, in pixels.
+
+        Example:
+            >>> split = Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1))
+            >>> data = AugmentedImages(split, image_sizes=((16, 0.5), (32, 0.5)), epochs=10)
+            >>> data.set_epoch(4)
+            >>> data.image_size
+            16
+        """
+        boundary = 0.0
+        for size, share in self.image_sizes:
+            boundary += share * (self.epochs or 0)
+            if self._epoch < boundary - 1e-9:
+                return size
+        return self.image_sizes[-1][0]
+
+    def _flips(self, seed: int) -> Tensor | None:
+        """Which images alternating augmentation mirrors in this epoch."""
+        if self.augmentation == "standard":
+            return None
+        start = torch.Generator().manual_seed(seed)
+        return torch.randint(0, 2, (len(self.split),), generator=start) % 2 == self._epoch % 2
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.split.images, self.split.labels
+        seed, size = self.seed + self._run_seed, self.image_size
+        generator = torch.Generator().manual_seed(seed * _EPOCH_STRIDE + self._epoch)
+        flips = self._flips(seed)
+        order = torch.randperm(len(labels), generator=generator).to(images.device)
+        batch_size = min(self.batch_size, len(labels))
+        for start in range(0, len(self) * batch_size, batch_size):
+            index = order[start : start + batch_size]
+            if flips is None:
+                batch = normalize(augment(images[index], generator))
+                if size != batch.shape[-1]:
+                    batch = F.interpolate(
+                        batch, size=size, mode="bilinear", antialias=True, align_corners=False
+                    )
+            else:
+                chosen = flips[index.cpu()]
+                batch = normalize(alternating_crops(images[index], chosen, size, generator))
+            yield batch.contiguous(memory_format=torch.channels_last), labels[index]
 
 
 def calibration_batches(
-    data: Split, number: int, *, seed: int = 0
+    split: Split, number: int, *, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """So many examples drawn from ``data``, the same at each call, normalised, with their labels.
+    """Draw examples without augmentation, the same at each call, in batches of 64.
+
+    Args:
+        split: images and labels.
+        number: of examples, at most those there are.
+        seed: of the draw.
+
+    Yields:
+        float32 images N×3×32×32 and int64 labels N.
 
     Example:
-        >>> data = Split(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
-        >>> [tuple(inputs.shape) for inputs, _ in calibration_batches(data, 80)]
+        >>> split = Split(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
+        >>> [tuple(inputs.shape) for inputs, _ in calibration_batches(split, 80)]
         [(64, 3, 32, 32), (16, 3, 32, 32)]
     """
     generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(data.labels), generator=generator)[:number]
-    for few in torch.split(some.to(data.labels.device), _CALIBRATION_BATCH):
-        yield normalize(data.images[few]), data.labels[few]
+    drawn = torch.randperm(len(split.labels), generator=generator)[:number]
+    for index in torch.split(drawn.to(split.labels.device), _CALIBRATION_BATCH):
+        yield normalize(split.images[index]), split.labels[index]

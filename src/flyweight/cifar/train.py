@@ -1,25 +1,26 @@
-"""Train a network known by name from scratch, on disk from start to finish."""
+"""Training of a CIFAR-10 network from its initial weights."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from flyweight.cifar.dataset import load_cifar10
-from flyweight.errors import CheckpointError
 from flyweight.cifar.architectures import create_model
-from flyweight._provenance import source_commit
-from flyweight.training.config import TrainingConfig
+from flyweight.cifar.augmentation import NATIVE_SIZES, AugmentedImages
+from flyweight.cifar.dataset import load_cifar10
 from flyweight.cifar.evaluation import accuracy
-from flyweight.training.loop import Progress, train_
-from flyweight.training.precision import choose_device, describe_device
-from flyweight.processes import is_main_process
+from flyweight.training import Progress, TrainingConfig, choose_device, train_into_folder
+from flyweight.training.run import check_folder
 
-__all__ = ["train_resnet"]
+__all__ = ["ALTERNATING", "STANDARD", "train_resnet"]
+
+STANDARD = TrainingConfig(epochs=100, learning_rate=0.2, ema_decay=0.999)
+"""Configuration for "standard" augmentation."""
+
+ALTERNATING = TrainingConfig(epochs=150, learning_rate=0.1, warmup=0.05, ema_decay=0.999)
+"""Configuration for "alternating" augmentation with `NATIVE_SIZES`."""
 
 
 def train_resnet(
@@ -27,6 +28,9 @@ def train_resnet(
     output: str | Path,
     *,
     config: TrainingConfig | None = None,
+    augmentation: Literal["standard", "alternating"] = "standard",
+    image_sizes: Sequence[tuple[int, float]] | None = None,
+    batch_size: int = 128,
     split: Literal["train45k", "train50k"] = "train45k",
     data: str | Path | None = None,
     device: str = "auto",
@@ -34,91 +38,73 @@ def train_resnet(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train on CIFAR-10; write ``model.safetensors``, ``card.json`` and ``history.jsonl``.
+    """Train a network on CIFAR-10; write its weights, a card and the history of the run.
 
-    ``output`` is a folder. While the run lasts it also holds ``checkpoint.pt``, written after each
-    epoch, from which ``resume=True`` goes on. Of the last epoch and the moving average, the one
-    better on the 5,000 validation images is kept (the average where all 50,000 images are trained
-    on). Returns the card; accuracies are fractions, ``commits`` is the code of all epochs, in
-    order, and ``commit`` that of the last. The test images decide nothing.
+    Of the last epoch and the moving average, the one that is better on the 5,000 validation
+    images is written, or the average where all 50,000 images are trained on. The test images
+    decide nothing.
 
-    Raises CheckpointError if ``output`` holds a finished run, another run, or any run where
-    ``resume`` is False.
+    Args:
+        architecture: one of `architectures`.
+        output: folder for ``model.safetensors``, ``card.json`` and ``history.jsonl``; while the
+            run lasts it also holds ``checkpoint.pt``.
+        config: optimizer and schedule; by default the one for the augmentation.
+        augmentation: of `AugmentedImages`.
+        image_sizes: of `AugmentedImages`; by default 32 pixels, and `NATIVE_SIZES` for
+            "alternating".
+        batch_size: images per batch.
+        split: the images to train on.
+        data: a folder that holds ``cifar-10-batches-py``; None finds or downloads the data.
+        device: "auto" is CUDA where available.
+        seed: of the initial weights, the order and the augmentation.
+        resume: continue from the state in the folder.
+        progress: called with the phase, how much is done, and of how much.
+
+    Returns:
+        The card; accuracies are fractions.
+
+    Raises:
+        CheckpointError: ``output`` holds a finished run, another run, or any run without
+            ``resume``.
+        DataError: the data is missing, damaged or not CIFAR-10.
+        ModelError: the architecture is unknown.
+        RecipeError: the configuration has no epochs.
 
     Example:
         >>> card = train_resnet("resnet20", "runs/resnet20")  # doctest: +SKIP
     """
-    commit = source_commit()  # of the code that runs, whatever is edited meanwhile
-    config = config or TrainingConfig()
-    output = Path(output)
-    checkpoint = output / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise CheckpointError(
-            f"{output} already holds {checkpoint.name}; go on from it with --resume, "
-            "or choose another folder with --output"
-        )
-    if (output / "model.safetensors").exists() and not checkpoint.exists():
-        raise CheckpointError(
-            f"{output} already holds model.safetensors of a finished run; "
-            "choose another folder with --output"
-        )
-    target = choose_device(device)
+    alternating = augmentation == "alternating"
+    config = config or (ALTERNATING if alternating else STANDARD)
+    image_sizes = image_sizes or (NATIVE_SIZES if alternating else ((32, 1.0),))
     model = create_model(architecture, seed=seed)
+    check_folder(Path(output), resume=resume)  # before a download
+    target = choose_device(device)
     dataset = load_cifar10(data, progress=progress)
-    validation = dataset.split("validation").to(target)
-    output.mkdir(parents=True, exist_ok=True)
-
-    def after_epoch(epoch: int, loss: float) -> None:
-        row: dict[str, float | str] = {"epoch": epoch + 1, "loss": loss, "commit": commit}
-        if (epoch + 1) % 5 == 0 and split == "train45k":
-            row["validation_accuracy"] = accuracy(model, validation)
-        with (output / "history.jsonl").open("a") as history:
-            history.write(json.dumps(row) + "\n")
-
-    result = train_(
-        model,
+    images = AugmentedImages(
         dataset.split(split).to(target),
+        batch_size=batch_size,
+        image_sizes=image_sizes,
+        augmentation=augmentation,
+        epochs=config.epochs,
+    )
+    held_out = dataset.split("validation").to(target) if split == "train45k" else None
+    return train_into_folder(
+        model,
+        images,
+        output,
         config,
+        validate=None if held_out is None else partial(accuracy, split=held_out),
+        evaluate=partial(accuracy, split=dataset.split("test").to(target)),
+        metric="accuracy",
+        details={
+            "architecture": architecture,
+            "split": split,
+            "batch_size": batch_size,
+            "image_sizes": image_sizes,
+            "augmentation": augmentation,
+        },
+        device=target,
         seed=seed,
-        after_epoch=after_epoch,
-        checkpoint=checkpoint,
+        resume=resume,
         progress=progress,
     )
-    candidates = {"last epoch": model}
-    if result.averaged is not None:
-        candidates["moving average"] = result.averaged
-    scores: dict[str, float | None] = dict.fromkeys(candidates)
-    if split == "train45k":
-        scores = {name: accuracy(m, validation) for name, m in candidates.items()}
-    # On a draw, and where nothing was held out, the moving average.
-    chosen = max(reversed(list(candidates)), key=lambda name: scores[name] or 0.0)
-    winner = candidates[chosen].eval()
-    card = {
-        "architecture": architecture,
-        "parameters": sum(p.numel() for p in winner.parameters()),
-        "recipe": dataclasses.asdict(config),
-        "split": split,
-        "seed": seed,
-        "epochs": config.epochs,
-        "weights": chosen,
-        "validation_accuracy": scores[chosen],
-        "test_accuracy": accuracy(winner, dataset.split("test").to(target)),
-        "device": describe_device(target),
-        "torch": torch.__version__,
-        "commit": commit,
-        "commits": _commits(output / "history.jsonl"),
-    }
-    if is_main_process():
-        from flyweight.checkpoints import write_state_dict
-
-        write_state_dict(winner.state_dict(), output / "model.safetensors")
-        (output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-        checkpoint.unlink(missing_ok=True)
-    return card
-
-
-def _commits(history: Path) -> list[str]:
-    rows = (
-        [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
-    )
-    return list(dict.fromkeys(row["commit"] for row in rows if "commit" in row))

@@ -1,21 +1,11 @@
 """Train any module on any loader with any loss; resume, distill, run on several devices."""
 
-from flyweight.training.checkpoints import (
-    read_checkpoint,
-    write_checkpoint,
-)
-from flyweight.training.config import (
-    TrainingConfig,
-)
-from flyweight.training.loop import (
-    TrainingResult,
-    Progress,
-    train_,
-    prefixed,
-)
-from flyweight.training.memory import (
-    keep_freed_memory,
-)
+from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
+from flyweight.training.config import TrainingConfig
+from flyweight.training.loaders import optimizer_steps
+from flyweight.training.loop import Progress, Stage, TrainingResult, prefixed, train_
+from flyweight.training.memory import keep_freed_memory
+from flyweight.training.optimizers import OptimizerFactory
 from flyweight.training.precision import (
     autocast,
     choose_device,
@@ -23,19 +13,26 @@ from flyweight.training.precision import (
     describe_device,
     memory_format_for,
 )
+from flyweight.training.run import read_history, train, train_into_folder
 
 __all__ = [
-    "TrainingResult",
+    "OptimizerFactory",
     "Progress",
+    "Stage",
     "TrainingConfig",
+    "TrainingResult",
     "autocast",
     "choose_device",
     "compiled",
     "describe_device",
-    "train_",
     "keep_freed_memory",
     "memory_format_for",
+    "optimizer_steps",
     "prefixed",
     "read_checkpoint",
+    "read_history",
+    "train",
+    "train_",
+    "train_into_folder",
     "write_checkpoint",
 ]

@@ -1,23 +1,32 @@
-"""Training states on disk: written whole or not at all, and read without running any code."""
+"""States of training on disk: written atomically, checksummed, read without running any code."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flyweight._files import replacing
 from flyweight.errors import CheckpointError
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
+_MAGIC = b"flyweight training state 1\n"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values to ``path`` by way of a temporary file beside it.
+    """Write tensors and plain values with a checksum, whole or not at all.
 
-    Raises OSError where it cannot be written; what was there before then stays.
+    Args:
+        state: a dict, nested as liked.
+        path: file to write or replace; its folder is created where necessary.
+
+    Raises:
+        OSError: it cannot be written; a file that was there before stays.
 
     Example:
         >>> import tempfile
@@ -27,20 +36,19 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
         ['state.pt']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()  # torch tells a full disk by RuntimeError, Python by OSError
-    torch.save(state, buffer)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(buffer.getbuffer())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()  # torch reports a full disk by RuntimeError, Python by OSError
+    torch.save(state, content)
+    payload = content.getbuffer()
+    with replacing(path) as file:
+        file.write(_MAGIC + hashlib.sha256(payload).digest())
+        file.write(payload)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote, onto the CPU.
+    """Read a state that `write_checkpoint` wrote, onto the CPU.
 
-    Raises CheckpointError for anything else.
+    Raises:
+        CheckpointError: there is no file, it is damaged, or it is something else.
 
     Example:
         >>> import tempfile
@@ -50,16 +58,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         {'epoch': 3}
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = memoryview(path.read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"there is no training state at {path}") from None
-    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(f"{path} does not exist; give the file of a training state") from None
+    except OSError as error:
         raise CheckpointError(
-            f"{path} is not a training state or is damaged; delete it and start again"
+            f"{path} cannot be read ({error.strerror}); give the file of a training state"
+        ) from error
+    start = len(_MAGIC) + _DIGEST_SIZE
+    if content[: len(_MAGIC)] != _MAGIC:
+        raise CheckpointError(
+            f"{path} is not a training state of this version; delete it and start again"
+        )
+    if hashlib.sha256(content[start:]).digest() != content[len(_MAGIC) : start]:
+        raise CheckpointError(
+            f"{path} is damaged: its checksum is wrong; delete it and start again"
+        )
+    try:
+        state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # a forged pickle can raise anything
+        raise CheckpointError(
+            f"{path} is not a training state of plain tensors; delete it and start again"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(
-            f"{path} holds a {type(state).__name__} and is not a training state, which is a dict; "
+            f"{path} holds a {type(state).__name__} and no training state, which is a dict; "
             "delete it and start again"
         )
     return state

@@ -1,191 +1,450 @@
-"""The training loop: one for dense networks, for masked retraining and for trained centroids."""
+"""Training loop for any module, loader and loss."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from flyweight.batch_norm import check_unfolded
-from flyweight.errors import CheckpointError, ModelError
+from flyweight.batches import (
+    Batch,
+    Batches,
+    Loss,
+    default_loss,
+    examples_in,
+    inputs_of,
+    slice_batch,
+    to_device,
+)
+from flyweight.errors import CheckpointError, DataError, FlyweightError, ModelError, RecipeError
+from flyweight.processes import accelerator_for, share_buffers_
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
-from flyweight.training.precision import autocast, compiled, memory_format_for
-from flyweight.processes import accelerator_for, share_buffers_
+from flyweight.training.distillation import distilled_loss, frozen_teacher
+from flyweight.training.loaders import (
+    batches_of_epoch,
+    is_sharded,
+    layer_randomness,
+    optimizer_steps,
+    reset_,
+)
+from flyweight.training.optimizers import (
+    OptimizerFactory,
+    average_,
+    configured_optimizer,
+    restore_,
+    set_rates_,
+)
+from flyweight.training.precision import autocast, choose_device, compiled, memory_format_for
 
-__all__ = ["TrainingResult", "Progress", "train_", "prefixed"]
+__all__ = ["Progress", "Stage", "TrainingResult", "prefixed", "train_"]
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how much is done, and out of how much if that is known."""
+"""Called with the phase, how much of it is done, and how much there is, None if unknown."""
+
+_CHECK_EVERY = 50  # steps; reading a loss waits for an accelerator
 
 
-class Stateful(Protocol):
-    """What has a state of its own while a network trains."""
+class Stage(Protocol):
+    """What follows the steps of a training run, such as a `Pruner` or a `Quantizer`."""
+
+    def step(self) -> None:
+        """Follow the schedule after a step of the optimizer."""
+
+    def check(self) -> None:
+        """Raise ModelError where the model has lost what the stage maintains."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: tensors and plain values."""
+        """Return what `load_state_dict` takes: tensors and plain values."""
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on from a state. Raises CheckpointError where it is of something else."""
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Continue from a state. Raises CheckpointError where it belongs to something else."""
 
 
-def prefixed(progress: Progress | None, stage: str) -> Progress | None:
-    """The same, told which stage of several it is."""
+def prefixed(progress: Progress | None, phase: str) -> Progress | None:
+    """Put the name of a phase before the texts of a progress callback.
+
+    Example:
+        >>> prefixed(lambda text, done, total: print(text), "fine-tune")("epoch 1 of 2", 0, None)
+        fine-tune, epoch 1 of 2
+    """
     if progress is None:
         return None
-    return lambda text, done, total: progress(f"{stage}, {text}", done, total)
+    return lambda text, done, total: progress(f"{phase}, {text}", done, total)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """``averaged`` is the moving average of the network, or None without one; ``losses`` has the
-    mean training loss of each epoch.
+    """What a training run gave.
 
-    Floats are averaged, the dense weights behind masks among them; masks and other integers are
-    those of the last step.
+    Attributes:
+        model: the moving average where the configuration asks for one, else the trained model.
+        averaged: the moving average, or None. Floats are averaged, the dense weights behind masks
+            among them; masks and other integers are those of the last step.
+        losses: mean training loss of each epoch.
     """
 
+    model: nn.Module
     averaged: nn.Module | None
     losses: tuple[float, ...]
 
 
 def train_(
     model: nn.Module,
-    data: Any,
+    data: Batches,
     config: TrainingConfig,
     *,
-    seed: int = 0,
+    loss: Loss | None = None,
     teacher: nn.Module | None = None,
-    with_optimizer: Callable[[torch.optim.Optimizer], object] | None = None,
-    before_step: Callable[[int, int], None] | None = None,
-    after_epoch: Callable[[int, float], None] | None = None,
-    beside: Stateful | None = None,
+    optimizer: OptimizerFactory | None = None,
+    attach: Callable[[torch.optim.Optimizer], object] | None = None,
+    stage: Stage | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
     checkpoint: Path | None = None,
+    after_epoch: Callable[[int, float], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train ``model`` in place on the device where it and ``data`` are.
+    """Train a model in place.
 
-    ``with_optimizer`` is called once with the optimiser, to attach a proximal step to it, say.
-    ``before_step(step, steps)`` is called ahead of every step, counted from 0 over the whole run;
-    ``after_epoch(epoch, loss)`` after each epoch. With ``checkpoint``, the state is written there
-    after every epoch, and a run that finds a state there goes on from it; on one device it reaches
-    the same weights, bit for bit, as one that was never stopped, random layers such as dropout
-    included: what they draw follows from ``seed`` and the epoch, and the generators of torch are
-    left as they were. The state of ``beside`` is kept with it.
+    The model moves to the device; batches move there one by one. Of a `DataLoader` that shuffles,
+    the order of an epoch follows from ``seed`` and the epoch. With ``checkpoint``, a state is
+    written after every epoch, and a run that finds one continues from it: on one device it
+    reaches the same weights, bit for bit, as a run without a stop, if the loader gives the same
+    batches in the same epoch. Random layers draw what follows from ``seed`` and the epoch; the
+    generators of torch are restored afterwards.
 
-    Under ``accelerate launch`` each process trains on its part of every batch, and all reach the
-    same weights; batch normalisation sees the part alone. The first process writes the states and
-    calls ``after_epoch`` and ``progress``.
+    Under ``accelerate launch`` each process trains on its part of every batch, unless the sampler
+    is a `DistributedSampler`, and all reach the same weights; batch normalization sees the part
+    alone. The first process writes the states and calls ``after_epoch`` and ``progress``.
 
-    Raises CheckpointError where the state found belongs to another run, or is none, ModelError for
-    soft labels without a teacher, and for folded batch normalisation unless that is frozen.
+    Args:
+        model: any module; is changed.
+        data: sized iterable of batches; ``set_epoch(epoch)`` is called on it, its sampler or its
+            data set, and ``set_seed(seed)`` on it, where they exist.
+        config: optimizer, schedule, averaging, distillation.
+        loss: scalar loss of a model and a batch; by default cross-entropy for integer targets,
+            and the model's own loss for mappings.
+        teacher: gives the soft targets of distillation.
+        optimizer: builds an optimizer in the place of the configured one; the learning rates of
+            its groups are the peaks of the schedule.
+        attach: called once with the optimizer, to attach a proximal step to it, say.
+        stage: follows every step, is checked after every epoch, and saved in the state.
+        device: "auto", or a device as torch knows it.
+        seed: of the order of the batches and of random layers.
+        checkpoint: file of the state.
+        after_epoch: called with the epoch, counted from 0, and its mean loss.
+        progress: called after every step of the optimizer.
+
+    Raises:
+        CheckpointError: the state found is damaged or belongs to another run.
+        DataError: ``data`` has no length, is empty, or gives batches of no known form.
+        ModelError: distillation without a teacher, a loss that is not a finite scalar, batch
+            normalization that is folded and not frozen, or a failed check of ``stage``.
+        RecipeError: a setting has no effect on this run.
 
     Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-        >>> data = Split(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10)
-        >>> config = TrainingConfig(epochs=2, batch_size=10, ema_decay=0.0)
-        >>> len(train_(model, data, config).losses)
+        >>> model = nn.Linear(8, 3)
+        >>> data = [(torch.randn(4, 8), torch.tensor([0, 1, 2, 0])) for _ in range(5)]
+        >>> config = TrainingConfig(epochs=2, learning_rate=0.1)
+        >>> len(train_(model, data, config, device="cpu").losses)
         2
 
-    Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018); distillation after
-    Hinton et al. 2015, §2.
+    Source: Nesterov SGD with a one-cycle schedule (Smith & Topin 2018).
     """
-    if config.epochs and config.distillation and teacher is None:
-        raise ModelError(
-            f"a distillation of {config.distillation:g} needs a teacher, which gives the soft "
-            "labels; name one, or set it to 0"
-        )
-    if config.trains_batch_norm:
-        check_unfolded(model)
-    device = data.images.device
-    model.to(device=device, memory_format=memory_format_for(model))  # type: ignore[call-overload]
-    accelerator = accelerator_for(device)
-    main, part = accelerator.is_main_process, slice(None)
-    if accelerator.num_processes > 1:
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
-    optimizer = _optimizer(model, config)
-    if with_optimizer is not None:
-        with_optimizer(optimizer)
-    averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
-    losses: list[float] = []
-    run = {"config": repr(config), "seed": seed, "images": len(data.labels)}
-    if checkpoint is not None and checkpoint.exists():
-        state = read_checkpoint(checkpoint)
-        _restore(state, run, checkpoint, model, optimizer, averaged, beside)
-        losses = list(state["losses"])
-
-    joined, optimizer = accelerator.prepare(model, optimizer, device_placement=[False, False])
-    forward: Callable[[Tensor], Tensor] = compiled(joined, device) if config.compile else joined
-    per_epoch = max(1, len(data.labels) // config.batch_size)
-    steps = config.epochs * per_epoch
-    for epoch in range(len(losses), config.epochs):
-        model.train()
-        if config.freeze_batch_norm:
-            _freeze_batch_norms_(model)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        total = torch.zeros((), device=device)
-        size = config.image_size(epoch)
-        flips = None
-        if config.augmentation == "alternating":
-            start = torch.Generator().manual_seed(seed)
-            flips = torch.randint(0, 2, (len(data.labels),), generator=start) % 2 == epoch % 2
-        batches = training_batches(data, config.batch_size, size, generator, part=part, flips=flips)
-        with _random_numbers_of(device, seed, epoch, accelerator.process_index):
-            for index, (images, labels) in enumerate(batches):
-                step = epoch * per_epoch + index
-                if before_step is not None:
-                    before_step(step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.rate(step, steps)
-                with autocast(device, config.precision):
-                    loss = _loss(forward, teacher, images, labels, config)
-                optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(loss)
-                optimizer.step()
-                if averaged is not None:
-                    _average_(averaged, model, min(config.ema_decay, (1 + step) / (10 + step)))
-                total += loss.detach()
-                if progress is not None and main:
-                    progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, steps)
-        losses.append(float(accelerator.reduce(total, "mean")) / per_epoch)
-        if checkpoint is not None and main:
-            state = {
-                **run,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "averaged": None if averaged is None else averaged.state_dict(),
-                "losses": losses,
-            }
-            if beside is not None:
-                state["beside"] = beside.state_dict()
-            write_checkpoint(state, checkpoint)
-        if after_epoch is not None and main:
-            after_epoch(epoch, losses[-1])
+    run = _Run(model, data, config, loss, teacher, device, seed)
+    run.prepare_(optimizer, attach, stage, checkpoint)
+    main = run.accelerator.is_main_process
+    try:
+        for epoch in range(len(run.losses), config.epochs):
+            run.train_epoch_(epoch, progress if main else None)
+            if stage is not None:
+                stage.check()
+            if checkpoint is not None and main:
+                run.write(checkpoint)
+            if after_epoch is not None and main:
+                after_epoch(epoch, run.losses[-1])
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(run.position(checkpoint))
+        raise
+    finally:
+        reset_(data)
     share_buffers_(model)
-    if averaged is not None:
-        share_buffers_(averaged)
-    return TrainingResult(averaged=averaged, losses=tuple(losses))
+    if run.averaged is not None:
+        share_buffers_(run.averaged)
+    result = model if run.averaged is None else run.averaged
+    return TrainingResult(model=result, averaged=run.averaged, losses=tuple(run.losses))
 
 
-@contextmanager
-def _random_numbers_of(device: torch.device, seed: int, epoch: int, process: int) -> Iterator[None]:
-    """Let layers draw the numbers of one epoch, whatever was drawn before or is after it."""
-    number = random.Random(f"{seed} {epoch} {process}").getrandbits(32)
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng([device] if cuda else []):
-        torch.default_generator.manual_seed(number)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
+class _Run:
+    """One call of `train_`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Batches,
+        config: TrainingConfig,
+        loss: Loss | None,
+        teacher: nn.Module | None,
+        device: str | torch.device,
+        seed: int,
+    ) -> None:
+        distills = config.epochs > 0 and config.distillation > 0
+        if distills and teacher is None:
+            raise ModelError(
+                f"training.distillation is {config.distillation:g} and there is no teacher; give "
+                "teacher=, or set it to 0"
+            )
+        custom = loss is not None and loss is not default_loss
+        if custom and config.label_smoothing:
+            raise RecipeError(
+                "training.label_smoothing has no effect on a loss of your own; set it to 0"
+            )
+        if config.trains_batch_norm:
+            check_unfolded(model)
+        self.model, self.data, self.config, self.seed = model, data, config, seed
+        self.device = choose_device(device) if isinstance(device, str) else device
+        form = memory_format_for(model)
+        model.to(device=self.device, memory_format=form)  # type: ignore[call-overload]
+        self.teacher = frozen_teacher(teacher, self.device) if distills and teacher else None
+        self.smooths = not custom and config.label_smoothing > 0
+        self.loss: Loss = loss if loss is not None and custom else default_loss
+        if self.smooths:
+            self.loss = partial(default_loss, label_smoothing=config.label_smoothing)
+        self.steps = optimizer_steps(data, config)
+        self.batches = len(data)  # type: ignore[arg-type]  # was checked just now
+        self.accelerator = accelerator_for(self.device)
+        self.losses: list[float] = []
+
+    def prepare_(
+        self,
+        factory: OptimizerFactory | None,
+        attach: Callable[[torch.optim.Optimizer], object] | None,
+        stage: Stage | None,
+        checkpoint: Path | None,
+    ) -> None:
+        """Build the optimizer and continue from a state, if there is one."""
+        model, config = self.model, self.config
+        self.configured, self.stage = factory is None, stage
+        optimizer = configured_optimizer(model, config) if factory is None else factory(model)
+        own = {id(parameter) for parameter in model.parameters()}
+        groups = optimizer.param_groups
+        if not any(id(parameter) in own for group in groups for parameter in group["params"]):
+            raise ModelError(
+                "optimizer= trains no parameter of the model; build it over the model that it is "
+                "given"
+            )
+        self.peaks = None if factory is None else [float(group["lr"]) for group in groups]
+        if attach is not None:
+            attach(optimizer)
+        self.averaged = copy.deepcopy(model) if config.ema_decay > 0 else None
+        self.raw_optimizer = optimizer
+        if checkpoint is not None and checkpoint.exists():
+            self.restore_(read_checkpoint(checkpoint), checkpoint)
+        joined, self.optimizer = self.accelerator.prepare(
+            model, optimizer, device_placement=[False, False]
+        )
+        self.forward = compiled(joined, self.device) if config.compile else joined
+
+    def train_epoch_(self, epoch: int, progress: Progress | None) -> None:
+        """Train on all batches once."""
+        config, accumulated = self.config, self.config.accumulation_steps
+        self.model.train()
+        if config.freeze_batch_norm:
+            _freeze_batch_norms_(self.model)
+        total = _TotalLoss(self.device, self.steps)
+        per_epoch = self.steps // config.epochs
+        process = self.accelerator.process_index
+        with layer_randomness(self.device, self.seed, epoch, process):
+            batches = batches_of_epoch(self.data, seed=self.seed, epoch=epoch, number=self.batches)
+            for index, batch in enumerate(batches):
+                step = epoch * per_epoch + index // accumulated
+                first = index % accumulated == 0
+                last = index % accumulated == accumulated - 1 or index == self.batches - 1
+                size = min(accumulated, self.batches - index // accumulated * accumulated)
+                if first:
+                    rate = config.rate(step, self.steps)
+                    set_rates_(self.raw_optimizer, rate, config, self.peaks)
+                value = self.loss_of(self.own_part(batch), first=index == 0)
+                total.add_(value, step)
+                if first:
+                    self.optimizer.zero_grad(set_to_none=True)
+                self.accelerator.backward(value if size == 1 else value / size)
+                if last:
+                    self.optimizer_step_(step)
+                    if progress is not None:
+                        progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, self.steps)
+        total.check()
+        mean = self.accelerator.reduce(total.sum, "mean")
+        self.losses.append(float(mean) / self.batches)
+
+    def optimizer_step_(self, step: int) -> None:
+        """Step the optimizer, then what follows it."""
+        if self.config.gradient_clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        if self.averaged is not None:
+            decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+            average_(self.averaged, self.model, decay)
+        if self.stage is not None:
+            self.stage.step()
+
+    def own_part(self, batch: Batch) -> Batch:
+        """The examples of a batch that this process trains on, on its device."""
+        processes = self.accelerator.num_processes
+        if processes > 1 and not is_sharded(self.data):
+            if examples_in(batch) < processes:
+                raise DataError(
+                    f"data gives a batch of {examples_in(batch)} examples for {processes} "
+                    "processes; give larger batches, or drop_last=True"
+                )
+            batch = slice_batch(batch, slice(self.accelerator.process_index, None, processes))
+        return to_device(batch, self.device)
+
+    def loss_of(self, batch: Batch, *, first: bool) -> Tensor:
+        """The scalar to minimize; a failure on the first batch of an epoch is explained."""
+        if self.smooths and isinstance(batch, Mapping):
+            raise RecipeError(
+                "training.label_smoothing has no effect on batches that are mappings, whose loss "
+                "the model computes; set it to 0"
+            )
+        try:
+            with autocast(self.device, self.config.precision):
+                value = self._loss_of(batch)
+        except (FlyweightError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if not first:
+                raise
+            reason = str(error).partition("\n")[0]
+            shape = getattr(inputs_of(batch), "shape", None)
+            kind = "" if shape is None else f", inputs of shape {tuple(shape)}"
+            raise ModelError(
+                f"the model or the loss failed on the first batch of data{kind} ({reason}); give "
+                "batches that the model takes"
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = getattr(value, "shape", None)
+            found = f"a {type(value).__name__}" if shape is None else f"shape {tuple(shape)}"
+            raise ModelError(f"the loss is of {found} and not a scalar; return its mean, say")
+        if not value.requires_grad:
+            raise ModelError(
+                "the loss has no gradient; compute it from the outputs of the model, with "
+                "parameters that require one"
+            )
+        return value.reshape(())
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        if self.teacher is None:
+            return self.loss(self.forward, batch)
+        return distilled_loss(
+            self.forward,
+            self.teacher,
+            batch,
+            self.loss,
+            weight=self.config.distillation,
+            temperature=self.config.temperature,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this run from others."""
+        return {"config": repr(self.config), "seed": self.seed, "batches": self.batches}
+
+    def write(self, path: Path) -> None:
+        """Write the state after an epoch."""
+        averaged = None if self.averaged is None else self.averaged.state_dict()
+        state = {
+            **self.identity(),
+            "model": self.model.state_dict(),
+            "optimizer": self.raw_optimizer.state_dict(),
+            "averaged": averaged,
+            "losses": self.losses,
+            "stage": None if self.stage is None else self.stage.state_dict(),
+        }
+        write_checkpoint(state, path)
+
+    def restore_(self, state: dict[str, Any], path: Path) -> None:
+        """Continue from a state. Raises CheckpointError where it belongs to another run."""
+        identity = self.identity()
+        names = {*identity, "model", "optimizer", "averaged", "losses", "stage"}
+        if missing := sorted(names - set(state)):
+            raise CheckpointError(
+                f"{path} is not the state of a training run: it has no {', '.join(missing)}; "
+                "delete it and start again"
+            )
+        for key, value in identity.items():
+            if state[key] != value:
+                raise CheckpointError(
+                    f"{path} belongs to a run with {key} {state[key]!r}, this one has {value!r}; "
+                    "use the same settings or another file"
+                )
+        if not _are_losses(state["losses"], self.config.epochs):
+            raise CheckpointError(
+                f"{path} has no list of losses, one of each epoch; delete it and start again"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            restore_(self.raw_optimizer, state["optimizer"], configured=self.configured)
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+            if self.stage is not None:
+                self.stage.load_state_dict(state["stage"])
+        except FlyweightError as error:
+            raise CheckpointError(f"{path} cannot be continued: {error}") from error
+        except Exception as error:  # what is in a forged state can raise anything
+            raise CheckpointError(
+                f"{path} is the training state of another model; use the same model or another file"
+            ) from error
+        self.losses = list(state["losses"])
+
+    def position(self, checkpoint: Path | None) -> str:
+        """Where the run is, and whether it can be continued."""
+        epoch = min(len(self.losses) + 1, self.config.epochs)
+        text = f"training stopped in epoch {epoch} of {self.config.epochs}"
+        if checkpoint is None or not checkpoint.exists():
+            return f"{text}; no state was saved"
+        return f"{text}; the state after epoch {len(self.losses)} is in {checkpoint}"
+
+
+class _TotalLoss:
+    """Sum of the losses of an epoch, which have to be finite."""
+
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.steps = steps
+        self.waits = device.type != "cpu"
+        self.bad = torch.full((), math.inf, device=device)  # first step that is not finite
+
+    def add_(self, loss: Tensor, step: int) -> None:
+        """Add the loss of a step. Raises ModelError for NaN and infinity, maybe some steps late."""
+        loss = loss.detach()
+        self.sum += loss
+        if not self.waits:
+            if not math.isfinite(value := float(loss)):
+                raise self._error(value, step)
+            return
+        self.bad = torch.where(torch.isfinite(loss), self.bad, self.bad.clamp(max=step))
+        if step % _CHECK_EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ModelError where a loss so far was not finite."""
+        if self.waits and math.isfinite(step := float(self.bad)):
+            raise self._error(float(self.sum), int(step))
+
+    def _error(self, value: float, step: int) -> ModelError:
+        return ModelError(
+            f"the loss is {value} at step {step + 1} of {self.steps}; lower "
+            "training.learning_rate, or set training.gradient_clip"
+        )
 
 
 def _freeze_batch_norms_(model: nn.Module) -> None:
@@ -194,83 +453,9 @@ def _freeze_batch_norms_(model: nn.Module) -> None:
             module.eval()
 
 
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0
+def _are_losses(found: Any, epochs: int) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) <= epochs
+        and all(isinstance(loss, float) and math.isfinite(loss) for loss in found)
     )
-
-
-def _loss(
-    model: Callable[[Tensor], Tensor],
-    teacher: nn.Module | None,
-    images: Tensor,
-    labels: Tensor,
-    config: TrainingConfig,
-) -> Tensor:
-    logits = model(images).float()
-    hard = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if teacher is None or not config.distillation:
-        return hard
-    with torch.no_grad():
-        target = teacher(images).float()
-    soft = F.kl_div(
-        F.log_softmax(logits / config.temperature, dim=1),
-        F.log_softmax(target / config.temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    weight = config.distillation
-    return (1 - weight) * hard + weight * config.temperature**2 * soft
-
-
-@torch.no_grad()
-def _average_(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    ours, theirs = averaged.state_dict(), model.state_dict()
-    floats = [name for name, value in ours.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
-    for name, value in ours.items():
-        if not value.is_floating_point():
-            value.copy_(theirs[name])
-
-
-def _are_losses(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(loss, float) for loss in found)
-
-
-def _restore(
-    state: dict[str, Any],
-    run: dict[str, Any],
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: nn.Module | None,
-    beside: Stateful | None,
-) -> None:
-    wanted = {*run, "model", "optimizer", "averaged", "losses"}
-    wanted |= {"beside"} if beside is not None else set()
-    lacking = sorted(wanted - set(state))
-    if lacking or not _are_losses(state["losses"]):
-        raise CheckpointError(
-            f"{path} is not the state of such a training run: it has no "
-            f"{', '.join(lacking) or 'list of losses'}; delete it and start again"
-        )
-    for key, value in run.items():
-        if state.get(key) != value:
-            raise CheckpointError(
-                f"{path} belongs to a run with {key} {state.get(key)!r}, this one has {value!r}; "
-                "give the same settings or another output folder"
-            )
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if averaged is not None:
-            averaged.load_state_dict(state["averaged"])
-        if beside is not None:
-            beside.load_state_dict(state["beside"])
-    except (AttributeError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path} is the training state of another model") from error

@@ -1,4 +1,4 @@
-"""Keep the memory of one training step for the next."""
+"""Reuse of freed memory by the C library."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt in malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library of this process not to give freed memory back to the system.
+    """Configure the C library of this process to keep freed memory for the next allocation.
 
-    On Linux a training step on the CPU otherwise spends a good part of its time on getting the
-    same pages again, one by one. For programs, not for libraries: the process keeps as much as it
-    once needed. Does nothing where the C library is not glibc.
+    On Linux a training step on the CPU otherwise spends much of its time on page faults, since
+    freed memory returns to the system. For programs, not for libraries: the process stays at its
+    peak of memory. Has no effect where the C library is not glibc.
 
     Source: mallopt(3); THP_MEM_ALLOC_ENABLE is torch's own switch for huge pages.
     """

@@ -1,4 +1,4 @@
-"""Which arithmetic a device does well, and how to get it."""
+"""Devices, their precision, and compilation of models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flyweight.errors import RecipeError
 from flyweight.processes import launched_device
@@ -20,11 +19,18 @@ __all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_f
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU; any other name as torch knows it.
+    """Resolve the name of a device.
 
-    Under ``accelerate launch``, ``auto`` is the device of this process.
+    Args:
+        name: "auto" is CUDA where available, else the CPU, and under ``accelerate launch`` the
+            device of this process; any other name as torch knows it.
 
-    Raises RecipeError for a device that torch does not know or that is not here.
+    Raises:
+        RecipeError: torch does not know the device, or it is not available.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         if (launched := launched_device()) is not None:
@@ -42,20 +48,26 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def memory_format_for(model: nn.Module) -> torch.memory_format:
-    """Channels last, the fastest order for images, which torch knows for four dimensions only."""
+    """Choose channels last, the fastest order for images; torch has it for 4 dimensions only.
+
+    Example:
+        >>> memory_format_for(nn.Conv2d(1, 1, 3)), memory_format_for(nn.Conv3d(1, 1, 3))
+        (torch.channels_last, torch.preserve_format)
+    """
     dimensions = {tensor.ndim for tensor in (*model.parameters(), *model.buffers())}
     return torch.preserve_format if 5 in dimensions else torch.channels_last
 
 
-def compiled(model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The forward pass of ``model``, compiled anew for each shape of input it meets.
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """Compile the forward pass of a model, once for each shape of input.
 
-    Raises RecipeError where there is no C++ compiler, which the CPU needs for it.
+    Raises:
+        RecipeError: there is no C++ compiler, which the CPU needs for it.
     """
     compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise RecipeError("training.compile needs a C++ compiler; install g++ or leave it off")
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+        raise RecipeError("training.compile needs a C++ compiler; install g++, or set it to false")
+    forward: nn.Module = torch.compile(model, dynamic=False)
     return forward
 
 
@@ -71,7 +83,7 @@ def _cpu_fact(key: str) -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for cards and tables."""
+    """Describe a device in words, for cards and tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -93,7 +105,13 @@ def _fast_bfloat16(device: torch.device) -> bool:
 def autocast(
     device: torch.device, precision: Literal["auto", "fp32", "bf16"]
 ) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast where asked for, or on "auto" where the hardware has bf16 arithmetic."""
+    """Return a context of bf16 autocast: for "bf16", and "auto" where the hardware has bf16.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype
+        torch.bfloat16
+    """
     if precision == "bf16" or (precision == "auto" and _fast_bfloat16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
