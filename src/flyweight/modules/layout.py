@@ -62,7 +62,8 @@ class WeightLayout:
     def _swapped(self, weight: Tensor) -> Tensor:
         if not self.transposed or weight.ndim < 2:
             return weight
-        grouped = weight.unflatten(0, (self.groups, weight.shape[0] // self.groups))
+        shape = weight.shape
+        grouped = weight.reshape(self.groups, shape[0] // self.groups, *shape[1:])
         return grouped.transpose(1, 2).flatten(0, 1)
 
 

@@ -266,7 +266,7 @@ def sensitivity(
     pattern: str = "weights",
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> list[SensitivityPoint]:
-    """Scan the sensitivity to pruning: prune one layer at a time by magnitude, and score the network.
+    """Scan the sensitivity of layers: prune one at a time by magnitude, and score the network.
 
     Args:
         model: is copied and not changed.

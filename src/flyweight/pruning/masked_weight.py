@@ -30,7 +30,7 @@ class _Masked(torch.autograd.Function):
 
 
 class MaskedWeight(WeightParametrization):
-    """Mask a weight: its layer sees the dense weight where ``mask`` is True, and exactly 0 elsewhere.
+    """Mask a weight: its layer sees the dense weight where ``mask`` is True, and 0 elsewhere.
 
     The optimizer trains the dense weight, so that none of its steps revives a zero. Without
     regrowth a pruned weight gets no gradient. With ``allow_regrowth`` it gets that of the masked

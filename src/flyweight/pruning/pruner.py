@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import operator
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,16 +24,13 @@ from flyweight.modules import (
     check_plain,
     dense_weight,
     detach_,
-    embeddings_of,
     first_revived,
-    is_plain,
     matching,
-    matching_parameters,
     overrides_by_name,
-    select_weights,
 )
 from flyweight.processes import of_first_process
 from flyweight.pruning.analysis import layer_type
+from flyweight.pruning.candidates import masks_of_zeros, selected_weights
 from flyweight.pruning.choice import Pattern, choose_masks
 from flyweight.pruning.config import PruningConfig
 from flyweight.pruning.masked_weight import MaskedWeight
@@ -108,7 +105,7 @@ class Pruner:
         self.model = copy.deepcopy(model)
         self.number = 0
         self._finalized: PruningReport | None = None
-        selected = _selected_weights(self.model, config)
+        selected = selected_weights(self.model, config)
         check_plain(self.model, selected)
         self._names = tuple(name for name, weight in selected.items() if bool(weight.any()))
         if not self._names:
@@ -143,7 +140,7 @@ class Pruner:
         }
         self._emptied: set[str] = set()
         self._check_end()
-        self._fixed = _masks_of_zeros(self.model, without=selected)
+        self._fixed = masks_of_zeros(self.model, without=selected)
         fixed = {name: MaskedWeight(mask.clone()) for name, mask in self._fixed.items()}
         self._attached = {**self._masked, **fixed}
         attach_(self.model, self._attached)
@@ -368,45 +365,6 @@ class Pruner:
                 'sparsity, set an override for it, or use the scope "layer"',
                 stacklevel=4,
             )
-
-
-def _selected_weights(model: nn.Module, config: PruningConfig) -> dict[str, nn.Parameter]:
-    """Return the weights to prune by name; embeddings only if they are named."""
-    weights = select_weights(
-        model, include=config.include, exclude=config.exclude, layer_types=config.layer_types
-    )
-    named = matching_parameters(model, [glob for glob in config.include if glob != "*"])
-    left_out = {
-        parameter
-        for parameter, kinds in embeddings_of(model).items()
-        if parameter not in named and kinds.isdisjoint(config.layer_types)
-    }
-    found = {name: weight for name, weight in weights.items() if weight not in left_out}
-    if not found:
-        raise ModelError(
-            f"all weights to prune are embeddings, such as {next(iter(weights))!r}, which are "
-            "pruned only if they are named; name them in include, or their type in layer_types"
-        )
-    return found
-
-
-def _masks_of_zeros(model: nn.Module, *, without: Iterable[str]) -> dict[str, Tensor]:
-    """Return masks that hold the zeros of weights which are not pruned.
-
-    A weight of nothing but zeros has none: these are initial values, which train.
-    """
-    others = {name: w for name, w in select_weights(model).items() if name not in {*without}}
-    masks = {name: weight.detach() != 0 for name, weight in others.items()}
-    found = {n: mask for n, mask in masks.items() if bool(mask.any()) and not bool(mask.all())}
-    plain = is_plain(model, found)
-    if foreign := [name for name in found if not plain[name]]:
-        warnings.warn(
-            f"tensor {foreign[0]!r} holds zeros that training may revive, since a parametrization "
-            "that is not flyweight's is on it; remove it with torch.nn.utils.parametrize if the "
-            "zeros are to stay",
-            stacklevel=3,
-        )
-    return {name: mask for name, mask in found.items() if plain[name]}
 
 
 def _masks_in(state: Any) -> Mapping[str, Tensor]:

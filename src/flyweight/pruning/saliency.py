@@ -158,12 +158,12 @@ def _gradients(
             raise ModelError(f"tensor {name!r} is frozen and has no gradient; exclude it")
         device = weight.device
     with torch.enable_grad():
-        value = loss(model, batch if device is None else to_device(batch, device))
+        value: object = loss(model, batch if device is None else to_device(batch, device))
     if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         raise ModelError(
-            f"the loss gives a {type(value).__name__}"
-            + (f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "")
-            + ", not a scalar tensor; return the mean over the batch"
+            f"the loss gives a {type(value).__name__}{shape}, not a scalar tensor; return the mean "
+            "over the batch"
         )
     try:
         gradients = torch.autograd.grad(value, [*weights.values()], allow_unused=True)

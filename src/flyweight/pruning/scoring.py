@@ -99,7 +99,7 @@ def _scores_by(criterion: Criterion, weights: Mapping[str, Tensor]) -> dict[str,
     """Return the scores of a user's function, all moved up by one number if some are negative."""
     found: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        scores = criterion(weight.detach().clone())
+        scores: object = criterion(weight.detach().clone())
         if not isinstance(scores, Tensor) or scores.shape != weight.shape:
             shape = f" of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else ""
             raise ModelError(
