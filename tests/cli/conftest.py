@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a folder to work in, tiny data and a runner."""
+"""A folder with a network, its task, a checkpoint and a ``.fly`` file, and a runner of commands."""
 
 import json
 import sys
@@ -9,15 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import flyweight
 from flyweight.cli import main
-from flyweight.cifar import Cifar10, Split, load_cifar10
-from flyweight.io import save
-from flyweight.compression import compress
-from flyweight.recipes import Recipe
 
 NETWORKS = """\
+import sys
+
 import torch
 from torch import nn
+
+calls = []
+
 
 def tiny():
     return nn.Sequential(
@@ -26,17 +28,76 @@ def tiny():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )
 
+
+def batches(number, seed):
+    draw = torch.Generator().manual_seed(seed)
+    shape = (20, 3, 12, 12)
+    return [(torch.randn(shape, generator=draw), torch.arange(20) % 10) for _ in range(number)]
+
+
+def evaluate(model):
+    calls.append("evaluate")
+    pairs = batches(2, 1)
+    with torch.no_grad():
+        right = [(model(images).argmax(1) == labels).float().mean() for images, labels in pairs]
+    return float(sum(right) / 2)
+
+
+def task():
+    return {"data": batches(3, 0), "evaluate": evaluate}
+
+
+def seeded_task(seed, device):
+    calls.append((seed, device))
+    return task()
+
+
+def unlabeled():
+    return {"data": [images for images, _ in batches(3, 0)]}
+
+
+def odd_task():
+    return {"data": [], "metric": evaluate}
+
+
+def list_task():
+    return [1]
+
+
+def leaving_task():
+    sys.exit(0)
+
+
+def failing_task():
+    raise ValueError("no such luck")
+
+
+def leaving():
+    sys.exit(0)
+
+
 def empty():
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-def grey():
-    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
 def failing():
     raise RuntimeError("no such luck")
 
+
 def number():
     return 20
+"""
+
+RECIPE = """\
+name = "tiny"
+[pruning]
+sparsity = 0.5
+[retraining]
+epochs = 0
+[quantization]
+bits = 3
+[fine_tuning]
+epochs = 0
 """
 
 
@@ -48,84 +109,99 @@ class Result(NamedTuple):
     err: str
 
     def json(self) -> Any:
-        """The one JSON object on stdout, which must be all that was printed."""
-        assert (self.code, self.err) == (0, "")
+        """The one JSON object on stdout, which must be all that was printed there."""
+        assert self.code == 0, self.err
         assert self.out.count("\n") == 1
         document = json.loads(self.out)
         assert isinstance(document, dict)
         return document
 
 
-def tiny_network() -> nn.Module:
+def _names() -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(NETWORKS, names)
+    return names
+
+
+def tiny_network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network: nn.Module = names["tiny"]()
-    return network
+        network: nn.Module = _names()["tiny"]()
+    return network.eval()
 
 
 @pytest.fixture(scope="session")
-def tiny_data() -> Cifar10:
-    """Images of noise: 60 to train on beside the 5,000 held out, and 40 to test on."""
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randint(256, (60, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(images.repeat(85, 1, 1, 1)[:5060], torch.arange(5060) % 10)
-    test = Split(images[:40].flip(3), torch.arange(40) % 10)
-    return Cifar10(train, test)
-
-
-@pytest.fixture(scope="session")
-def tiny_fly(tiny_data, tmp_path_factory) -> bytes:
+def tiny_fly(tmp_path_factory) -> bytes:
     """The bytes of a small but whole ``.fly`` file."""
     path = tmp_path_factory.mktemp("fly") / "tiny.fly"
-    save(compress(tiny_network(), Recipe.from_toml(RECIPE), data=tiny_data), path)
+    recipe = flyweight.Recipe.from_toml(RECIPE)
+    data = _names()["task"]()["data"]
+    flyweight.save(flyweight.compress(tiny_network(), recipe, data=data, device="cpu"), path)
     return path.read_bytes()
 
 
-RECIPE = """\
-name = "tiny"
-[pruning]
-sparsity = 0.5
-[pruning.training]
-epochs = 0
-[sharing.training]
-epochs = 0
-"""
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch, tiny_data, tiny_fly):
-    """The current folder of a test, with a checkpoint, a ``.fly`` file, recipes and networks."""
-
-    def load(path=None, *, progress=None):
-        return tiny_data if path is None else load_cifar10(path, progress=progress)
-
-    monkeypatch.setattr("flyweight.proof_old.load_cifar10", load)
-    monkeypatch.setattr("flyweight.cifar.train.load_cifar10", load)
+def empty_folder(tmp_path, monkeypatch):
+    """An empty current folder, from which modules are imported anew."""
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != ""])
     monkeypatch.delitem(sys.modules, "networks", raising=False)
     monkeypatch.chdir(tmp_path)
-    save_file(tiny_network().state_dict(), tmp_path / "tiny.safetensors")
-    (tmp_path / "networks.py").write_text(NETWORKS)
-    (tmp_path / "tiny.fly").write_bytes(tiny_fly)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
     yield tmp_path
     sys.modules.pop("networks", None)
 
 
 @pytest.fixture
+def folder(empty_folder, tiny_fly):
+    """The current folder of a test, with files for every command."""
+    save_file(tiny_network().state_dict(), empty_folder / "tiny.safetensors")
+    (empty_folder / "networks.py").write_text(NETWORKS)
+    (empty_folder / "tiny.fly").write_bytes(tiny_fly)
+    (empty_folder / "tiny.toml").write_text(RECIPE)
+    return empty_folder
+
+
+@pytest.fixture
 def cli(monkeypatch, capsys):
-    """Run ``flyweight`` with arguments; a mistake of ours would show as another exception."""
+    """Run ``flyweight`` with arguments; an error that escapes would show as an exception."""
 
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["flyweight", *arguments])
         capsys.readouterr()
         code: object = 0
+        stdout = sys.stdout
         try:
             main()
         except SystemExit as stop:
             code = stop.code
+        finally:
+            sys.stdout = stdout
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Run a command that must be refused without a change of any file; return its sentence."""
+
+    def run(*arguments: str) -> str:
+        before = contents()
+        result = cli(*arguments, "--quiet")
+        assert (result.code, result.out) == (2, "")
+        assert result.err.startswith("flyweight: ")
+        assert result.err.index("\n") == len(result.err) - 1
+        assert "Traceback" not in result.err
+        assert contents() == before
+        return result.err
+
+    return run
+
+
+def contents() -> dict[str, bytes]:
+    """Every file below the current folder, and what is in it."""
+    from pathlib import Path
+
+    files = [
+        path for path in Path().rglob("*") if path.is_file() and "__pycache__" not in str(path)
+    ]
+    return {str(path): path.read_bytes() for path in files}

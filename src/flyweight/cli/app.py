@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -63,7 +64,10 @@ def run() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             _prepare_streams()
-            app(prog_name="flyweight")
+            try:
+                app(prog_name="flyweight")
+            finally:
+                _flush_stdout()
     except SystemExit as stop:
         if stop.code != 130:
             raise
@@ -71,12 +75,9 @@ def run() -> None:
     except (KeyboardInterrupt, StoppedError) as stop:
         _fail(str(stop) or "stopped", 130)
     except BrokenPipeError:  # whoever read stdout has ended, as `head` does
-        _discard_stdout()
         sys.exit(1)
     except Exception as error:
         _fail(sentence(error), 2)
-    finally:
-        _flush_stdout()
 
 
 def _is_main_process() -> bool:
@@ -103,19 +104,14 @@ def _fail(text: str, code: int) -> None:
 
 
 def _flush_stdout() -> None:
-    """Report what cannot be printed, to a full disk say, instead of losing it at exit."""
+    """Raise OSError now for what cannot be printed, on a full disk say, instead of losing it."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_stdout()
+        sys.stdout.flush()
     except OSError as error:
-        _discard_stdout()
-        _fail(f"stdout cannot be written: {sentence(error)}", 2)
-
-
-def _discard_stdout() -> None:
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+        with contextlib.suppress(OSError, AttributeError):  # what is buffered is discarded
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+        raise OSError(error.errno, error.strerror, "stdout") from error
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

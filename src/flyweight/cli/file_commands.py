@@ -26,9 +26,7 @@ __all__ = ["compress_checkpoint", "decompress", "inspect"]
 
 
 def compress_checkpoint(
-    source: Annotated[
-        str, typer.Argument(help="A .safetensors file, its index, a folder, or a torch file.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The checkpoint.")],
     output: OutputFile,
     bits: Annotated[
         int | None, typer.Option(help="Quantize each tensor to 2^bits values, 1 to 8.")
@@ -46,7 +44,11 @@ def compress_checkpoint(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compress any checkpoint, without its network and without data."""
+    """Compress weights without network and data.
+
+    SOURCE is a .safetensors file, the index of a sharded one, a folder with either, or a torch
+    state dict.
+    """
     if lossless and bits is not None:
         raise RecipeError("--bits has no effect with --lossless; leave one of them out")
     if lossless and grid is not None:
@@ -96,7 +98,7 @@ def decompress(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Decompress a .fly file into a .safetensors file of ordinary weights."""
+    """Decompress a file to .safetensors."""
     check_input(file)
     check_safetensors_output(output, inputs=[file], force=force)
     import flyweight
@@ -123,7 +125,7 @@ def inspect(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show where the bytes of a .fly file go; with --quiet, the total only."""
+    """Show the size of every part of a file."""
     check_input(file)
     import flyweight
 

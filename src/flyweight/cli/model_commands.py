@@ -48,7 +48,7 @@ def compress(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compress a network, and measure what the file does.
+    """Compress a network and measure the file.
 
     A run that was stopped resumes from the last whole epoch when the same command is repeated.
     Compress a checkpoint without its network and without data by compress-checkpoint.
@@ -119,7 +119,7 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a .fly file, a checkpoint or a network by the metric of its task."""
+    """Measure the score of a file or network."""
     import flyweight
     from flyweight.training import choose_device
 

@@ -74,7 +74,10 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a network; write model.safetensors and card.json into a folder."""
+    """Train a network from scratch.
+
+    Writes model.safetensors and card.json into a folder.
+    """
     images = {
         "--progressive": progressive,
         "--alternating": alternating,

@@ -1,0 +1,232 @@
+"""compress and evaluate."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import flyweight
+from flyweight.training import loop
+
+TINY = ("--architecture", "networks:tiny")
+TASK = ("--task", "networks:task", "--device", "cpu")
+COMPRESS = ("compress", "tiny.safetensors", *TINY, *TASK, "-o", "out.fly")
+TRAINED = """\
+[pruning]
+sparsity = 0.5
+[retraining]
+epochs = 2
+learning_rate = 0.01
+[quantization]
+[fine_tuning]
+epochs = 2
+learning_rate = 0.01
+"""
+
+
+def test_compress_prints_one_json_object_that_describes_the_file(folder, cli):
+    report = cli(*COMPRESS, "--recipe", "tiny.toml", "--seed", "7", "--json").json()
+    size = (folder / "out.fly").stat().st_size
+    dense = 4 * (8 * 27 + 16 + 8 * 72 + 16 + 80 + 10)
+    assert report["file_bytes"] == size
+    assert report["dense_bytes"] == dense
+    assert report["compression_ratio"] == dense / size
+    assert report["course_ratio"] > report["compression_ratio"]
+    assert report["outputs_identical"] is True
+    assert report["seed"] == 7
+    assert report["sparsity"] == 0.5
+    assert 0 <= report["score_after"] <= 1
+    assert not (folder / "out.fly.partial").exists()
+
+
+def test_compress_prints_a_table_without_progress_when_quiet(folder, cli):
+    result = cli(*COMPRESS, "--recipe", "tiny.toml", "--quiet")
+    assert (result.code, result.err) == (0, "")
+    assert f"{(folder / 'out.fly').stat().st_size:,}" in result.out
+    assert "course ratio" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_compress_names_phases_and_epochs_off_a_terminal(folder, cli):
+    (folder / "trained.toml").write_text(TRAINED)
+    lines = cli(*COMPRESS, "--recipe", "trained.toml").err.splitlines()
+    assert "flyweight: prune and retrain, epoch 1 of 2" in lines
+    assert "flyweight: quantize and fine-tune, epoch 2 of 2" in lines
+    assert len(lines) == len(set(lines))
+
+
+def test_compress_needs_no_evaluate(folder, cli):
+    command = ["networks:unlabeled" if part == "networks:task" else part for part in COMPRESS]
+    report = cli(*command, "--json").json()
+    assert report["score_after"] is None
+    assert report["recipe"] == "post-training"
+
+
+def test_compress_and_evaluate_agree(folder, cli):
+    report = cli(*COMPRESS, "--recipe", "tiny.toml", "--json").json()
+    after = cli("evaluate", "out.fly", *TINY, *TASK, "--json").json()
+    before = cli("evaluate", "tiny.safetensors", *TINY, *TASK, "--json").json()
+    assert after["score"] == report["score_after"]
+    assert after["file_bytes"] == report["file_bytes"]
+    assert before["score"] == report["score_before"]
+
+
+def test_evaluate_prints_a_table(folder, cli):
+    result = cli("evaluate", "networks:tiny", *TASK, "--quiet")
+    assert result.code == 0
+    assert "score" in result.out
+    assert "file bytes" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("[pruning.overrides]\n'stem*' = 0.5", "'stem*'"),
+        ("[pruning]\nexclude = ['stem*']", "'stem*'"),
+        ("[quantization.bits_overrides]\n'stem*' = 4", "'stem*'"),
+        ("[pruning]\nlayer_types = ['LSTM']", "LSTM"),
+        ("speed = 9", "'speed'"),
+        ("[pruning\n", "not valid TOML"),
+        ("[pruning]\nsparsity = 80", "80"),
+    ],
+)
+def test_compress_refuses_a_recipe_before_it_evaluates(folder, refused, recipe, expected):
+    (folder / "bad.toml").write_text(recipe)
+    assert expected in refused(*COMPRESS, "--recipe", "bad.toml")
+    assert "evaluate" not in sys.modules["networks"].calls if "networks" in sys.modules else True
+
+
+def test_compress_refuses_a_recipe_that_is_not_there(folder, refused):
+    assert "no recipe 'nosuch'" in refused(*COMPRESS, "--recipe", "nosuch")
+
+
+@pytest.mark.parametrize("option", ["--task", "--architecture"])
+@pytest.mark.parametrize("code", ["0", "1", ""])
+def test_compress_reports_a_module_that_calls_sys_exit(folder, refused, option, code):
+    (folder / "ending.py").write_text(f"import sys\nsys.exit({code})\n")
+    command = list(COMPRESS)
+    command[command.index(option) + 1] = "ending:thing"
+    found = refused(*command)
+    assert "ending:thing" in found
+
+
+def test_compress_reports_a_task_that_calls_sys_exit(folder, refused):
+    command = ["networks:leaving_task" if part == "networks:task" else part for part in COMPRESS]
+    assert "calls sys.exit(0)" in refused(*command)
+
+
+def test_compress_reports_a_task_that_fails(folder, refused):
+    command = ["networks:failing_task" if part == "networks:task" else part for part in COMPRESS]
+    assert "no such luck (ValueError)" in refused(*command)
+
+
+def test_compress_refuses_an_output_that_exists(folder, cli, refused):
+    (folder / "out.fly").write_bytes(b"last week's")
+    assert "replace it with --force" in refused(*COMPRESS, "--recipe", "tiny.toml")
+    assert cli(*COMPRESS, "--recipe", "tiny.toml", "--force").code == 0
+    assert (folder / "out.fly").read_bytes() != b"last week's"
+
+
+@pytest.mark.parametrize("output", ["tiny.safetensors", "tiny.toml", "-", "/dev/stdout", "x.pt"])
+def test_compress_refuses_outputs(folder, refused, output):
+    command = [output if part == "out.fly" else part for part in COMPRESS]
+    refused(*command, "--recipe", "tiny.toml", "--force")
+
+
+def test_compress_refuses_weights_that_are_not_finite(folder, refused):
+    state = load_file("tiny.safetensors")
+    state["3.weight"].flatten()[1] = float("nan")
+    save_file(state, "tiny.safetensors")
+    assert "'3.weight'" in refused(*COMPRESS, "--recipe", "tiny.toml")
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cpu:-1", ""])
+def test_compress_refuses_a_device_that_is_not_here(folder, refused, device):
+    assert repr(device) in refused(*COMPRESS[:-4], "-o", "out.fly", "--device", device)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**70), "one"])
+def test_compress_refuses_a_seed_out_of_range(folder, cli, seed):
+    result = cli(*COMPRESS, "--seed", seed)
+    assert (result.code, result.out) == (2, "")
+    assert "--seed" in result.err
+
+
+@pytest.mark.parametrize("states", [0, 1, 3])
+def test_compress_stopped_says_what_state_there_is_and_resumes(folder, cli, monkeypatch, states):
+    (folder / "trained.toml").write_text(TRAINED)
+    command = [*COMPRESS, "--recipe", "trained.toml", "--quiet"]
+    real, done = loop.write_checkpoint, []
+
+    def write(state, path):
+        if len(done) < states:
+            real(state, path)
+            done.append(path.name)
+        if len(done) == states:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_checkpoint", write)
+    stopped = cli(*command)
+    assert (stopped.code, stopped.out) == (130, "")
+    if states == 0:
+        assert stopped.err == "flyweight: stopped; out.fly was not written\n"
+    else:
+        assert "out.fly.partial has the state after the last whole epoch" in stopped.err
+        assert stopped.err.count("\n") == 1
+    assert not (folder / "out.fly").exists()
+
+    def count(state, path):
+        real(state, path)
+        done.append(path.name)
+
+    monkeypatch.setattr(loop, "write_checkpoint", count)
+    assert cli(*command).code == 0
+    assert done == ["prune.pt", "prune.pt", "quantize.pt", "quantize.pt"]  # no epoch ran twice
+    assert not (folder / "out.fly.partial").exists()
+    resumed = (folder / "out.fly").read_bytes()
+    assert cli(*command, "--force").code == 0
+    assert (folder / "out.fly").read_bytes() == resumed
+
+
+def test_compress_leaves_other_files_in_a_folder_named_partial(folder, cli):
+    (folder / "trained.toml").write_text(TRAINED)
+    own = folder / "out.fly.partial"
+    (own / "photos").mkdir(parents=True)
+    (own / "notes.txt").write_text("mine")
+    (own / "photos" / "a.pt").write_text("mine too")
+    assert cli(*COMPRESS, "--recipe", "trained.toml").code == 0
+    assert sorted(path.name for path in own.rglob("*")) == ["a.pt", "notes.txt", "photos"]
+
+
+def test_compress_needs_a_task(folder, refused):
+    found = refused("compress", "tiny.safetensors", *TINY, "-o", "out.fly")
+    assert "there is no task for tiny.safetensors; give --task package.module:function" in found
+
+
+def test_evaluate_needs_a_metric(folder, refused):
+    found = refused("evaluate", "tiny.fly", *TINY, "--task", "networks:unlabeled")
+    assert 'returns no "evaluate"' in found
+
+
+def test_evaluate_needs_an_architecture(folder, refused):
+    assert "--architecture" in refused("evaluate", "tiny.fly", *TASK)
+    assert "--architecture" in refused("evaluate", "tiny.safetensors", *TASK)
+
+
+def test_a_network_by_name_is_named_in_the_file(folder, cli, monkeypatch):
+    import networks
+
+    data = [(torch.randn(8, 3, 32, 32), torch.arange(8) % 10)]
+    task = {"data": data, "evaluate": lambda model: float(model(data[0][0]).argmax(1)[0])}
+    monkeypatch.setattr("flyweight.cifar.task", lambda **options: task)
+    arguments = ("resnet20", "-o", "resnet20.fly", "--recipe", "tiny.toml", "--device", "cpu")
+    report = cli("compress", *arguments, "--json").json()
+    assert report["dense_bytes"] == 4 * 269_722
+    assert cli("evaluate", "resnet20.fly", "--device", "cpu", "--json").json() == {
+        "score": report["score_after"],
+        "file_bytes": report["file_bytes"],
+        "device": report["device"],
+    }
+    assert not flyweight.load("resnet20.fly").training
+    assert networks.calls == []
