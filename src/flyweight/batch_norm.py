@@ -1,18 +1,18 @@
-"""Batch normalisation at inference is one scale and one bias per channel."""
+"""Fold, unfold and re-estimate batch normalization."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flyweight.batches import Batches, evaluating, examples_in, run_model
 from flyweight.errors import DataError, ModelError
-from flyweight.batches import evaluating
 
 __all__ = [
+    "BatchNormDrift",
     "batch_norm_drift",
     "check_unfolded",
     "fold_batch_norms_",
@@ -21,15 +21,21 @@ __all__ = [
     "unfold_batch_norms_",
 ]
 
+BatchNormDrift = dict[str, tuple[Tensor, Tensor]]
+"""Shift of the mean and factor of the variance of each batch normalization, by name."""
+
 
 @torch.no_grad()
 def fold_batch_norms_(model: nn.Module) -> None:
-    """Rewrite each batch normalisation so that two of its four vectors say everything.
+    """Fold the statistics of each batch normalization into its weight and bias.
 
     Scale γ/√(σ² + ε) and bias β − μ·scale become its weight and bias; mean and variance become 0
     and 1 − ε, the count of batches 0. In evaluation mode it computes what it did before, up to
     rounding. Layers without running statistics, without weights, or with weights that they share
-    stay as they are.
+    are not changed.
+
+    Raises:
+        ModelError: a scale is not finite, as for a variance and ε of 0; nothing is changed then.
 
     Example:
         >>> norm = nn.BatchNorm1d(1, eps=0.0).eval()
@@ -45,7 +51,8 @@ def fold_batch_norms_(model: nn.Module) -> None:
     owners = Counter(
         id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)
     )
-    for module in model.modules():
+    folded: list[tuple[Any, Tensor, Tensor]] = []
+    for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         if module.running_mean is None or module.running_var is None or not module.affine:
@@ -53,7 +60,16 @@ def fold_batch_norms_(model: nn.Module) -> None:
         if owners[id(module.weight)] > 1 or owners[id(module.bias)] > 1:
             continue
         scale = module.weight / torch.sqrt(module.running_var + module.eps)
-        module.bias.sub_(module.running_mean * scale)
+        bias = module.bias - module.running_mean * scale
+        if not bool(torch.isfinite(scale).all() & torch.isfinite(bias).all()):
+            raise ModelError(
+                f"batch normalization {name!r} has a channel of variance "
+                f"{float(module.running_var.min()):g} with eps {module.eps:g}, so its scale is not "
+                "finite; set a larger eps, or remove the channel"
+            )
+        folded.append((module, scale, bias))
+    for module, scale, bias in folded:
+        module.bias.copy_(bias)
         module.weight.copy_(scale)
         module.running_mean.zero_()
         module.running_var.fill_(1 - module.eps)
@@ -62,22 +78,22 @@ def fold_batch_norms_(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give folded batch normalisations the statistics of batches, so that the model can train.
+def unfold_batch_norms_(model: nn.Module, batches: Batches) -> None:
+    """Give folded batch normalization the statistics of batches, so that the model can train.
 
-    What `fold_batch_norms_` leaves, and a ``.fly`` file holds, computes something else in training
-    mode, where statistics of the batch take the place of those in the weights. Here mean and
-    variance become those of what each folded layer sees, weight and bias what goes with them: in
-    evaluation mode the model computes what it did before, up to rounding. Other layers stay as they
-    are, and so does the mode of every module.
+    A folded layer, as `fold_batch_norms_` leaves it and a ``.fly`` file holds it, computes
+    something else in training mode, where statistics of the batch replace those in its weights.
+    Here mean and variance become those of its inputs, and weight and bias change accordingly: in
+    evaluation mode the model computes what it did before, up to rounding. Other layers and the mode
+    of every module are not changed. Layers that no batch reaches stay folded.
 
-    Arguments:
-        model: changes in its folded batch normalisations only.
-        batches: inputs of the model, on its device, augmented as in training; some hundreds of
-            examples or more. Labels are not needed.
+    Args:
+        model: changes in its folded batch normalization only.
+        batches: on the device of the model, augmented as in training; some hundreds of examples
+            or more. No targets are needed.
 
-    Layers that no batch reaches stay folded. Raises DataError where none of them is reached, or by
-    one value a channel.
+    Raises:
+        DataError: no batch reaches a folded layer, or one reaches it with a single value a channel.
 
     Example:
         >>> norm = nn.BatchNorm1d(1, eps=0.0).eval()
@@ -95,7 +111,7 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     seen: dict[str, tuple[int, Tensor, Tensor]] = {}
     number = 0
 
-    def look(name: str, inputs: Tensor) -> None:
+    def add(name: str, inputs: Tensor) -> None:
         values = inputs.transpose(0, 1).flatten(1).double()
         count, total, squares = seen.get(name, (0, values.new_zeros(()), values.new_zeros(())))
         count += values.shape[1]
@@ -103,15 +119,15 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     handles = [
         layer.register_forward_pre_hook(
-            lambda _, inputs, named, name=name: look(name, (*inputs, *named.values())[0]),
+            lambda _, inputs, named, name=name: add(name, (*inputs, *named.values())[0]),
             with_kwargs=True,
         )
         for name, layer in layers.items()
     ]
     try:
         with evaluating(model):
-            for inputs in batches:
-                model(inputs)
+            for batch in batches:
+                run_model(model, batch)
                 number += 1
     finally:
         for handle in handles:
@@ -119,8 +135,8 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for name in seen or layers:
         if name not in seen or seen[name][0] < 2:
             raise DataError(
-                f"batch normalisation {name!r} was folded, and no batches of two values or more "
-                "reached it, so there are no statistics to train it with; give more examples"
+                f"batch normalization {name!r} is folded, and no batches of two values or more "
+                "reach it, so there are no statistics to train it with; give more examples"
             )
     for name, (count, total, squares) in seen.items():
         layer = layers[name]
@@ -136,7 +152,7 @@ def unfold_batch_norms_(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def folded_batch_norms(model: nn.Module) -> dict[str, Any]:
-    """Batch normalisations that are as `fold_batch_norms_` leaves them, by name.
+    """Return the batch normalization layers that are folded, by name.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -156,47 +172,43 @@ def folded_batch_norms(model: nn.Module) -> dict[str, Any]:
 
 
 def check_unfolded(model: nn.Module) -> None:
-    """Raise ModelError for a model with folded batch normalisation, which cannot train so.
+    """Raise ModelError for a model with folded batch normalization, which must not train.
 
     Example:
         >>> check_unfolded(nn.BatchNorm1d(2))
     """
     for name in folded_batch_norms(model):
         raise ModelError(
-            f"batch normalisation {name!r} was folded to one scale and one bias per channel, as in "
-            "a network read from a .fly file, and would train as another function; give it "
+            f"batch normalization {name!r} is folded to one scale and one bias per channel, as in "
+            "a model read from a .fly file, and would train as another function; give it "
             "statistics first, by flyweight.batch_norm.unfold_batch_norms_(model, batches), or run "
             "a batch in training mode if it is a new one"
         )
 
 
-Statistics = dict[str, tuple[Tensor, Tensor]]
-"""Of each batch normalisation, by its name: what belongs to the means, and to the variances."""
-
-
 @torch.no_grad()
 def reestimate_batch_norms_(
-    model: nn.Module, batches: Iterable[Tensor], *, drift: Statistics | None = None
+    model: nn.Module, batches: Batches, *, drift: BatchNormDrift | None = None
 ) -> None:
-    """Measure the running statistics of each batch normalisation anew; labels are not needed.
+    """Re-estimate the running statistics of each batch normalization.
 
-    Weights that were quantised shift what the layers after them see, and this puts mean and
-    variance right. The mode of every module is put back. Where a batch cannot be run, statistics
-    are as they were, and so are those of layers that no batch reaches.
+    Quantized weights shift the inputs of the layers after them; this corrects mean and variance.
+    The mode of every module is restored. If a batch cannot be run, the statistics are not changed,
+    nor are those of layers that no batch reaches.
 
-    Arguments:
+    Args:
         model: changes in these statistics only.
-        batches: inputs of the model, on its device; each counts the same, so let them be of one
-            size, and augmented as in training: networks lose accuracy by the statistics of images
+        batches: on the device of the model; no targets are needed. Each batch counts the same, so
+            use one size, and augment as in training: models lose accuracy by statistics of images
             that are not. Some thousands of examples in all, or some hundreds with ``drift``.
-        drift: what `batch_norm_drift` says of the network before and the same batches. Statistics
-            then change by as much as the quantisation changes them on these batches, and by
-            nothing that is of the choice of batches alone.
+        drift: of `batch_norm_drift`, for the model before quantization and the same batches. The
+            statistics then change by as much as quantization changes them on these batches, and
+            not by the choice of batches.
 
-    Raises DataError where there are no batches, or one of a single example tells no variance,
-    ModelError for a batch normalisation that was folded, as in a network read from a ``.fly`` file:
-    its weights hold the statistics already; for a new one that cannot be told from that; and for a
-    drift of other layers.
+    Raises:
+        DataError: there are no batches, or one of a single example gives no variance.
+        ModelError: a batch normalization is folded, so that its weights hold the statistics; it is
+            new and cannot be told from a folded one; or the drift is of other layers.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -209,13 +221,13 @@ def reestimate_batch_norms_(
     drift is a control variate.
     """
     layers = _layers(model)
-    measured = _measured(model, layers, batches)
-    if drift is not None and drift.keys() != measured.keys():
+    found = _statistics(model, layers, batches)
+    if drift is not None and drift.keys() != found.keys():
         raise ModelError(
-            "the drift is of a network with other batch normalisations; measure it in this one, "
-            "before quantisation and with these batches"
+            "the drift is of a model with other batch normalization layers; compute it for this "
+            "one, before quantization and on these batches"
         )
-    for name, (mean, variance) in measured.items():
+    for name, (mean, variance) in found.items():
         if drift is not None:
             shift, factor = drift[name]
             mean = mean + shift
@@ -225,12 +237,12 @@ def reestimate_batch_norms_(
 
 
 @torch.no_grad()
-def batch_norm_drift(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
-    """How far the statistics that a network has are from those that batches have in it.
+def batch_norm_drift(model: nn.Module, batches: Batches) -> BatchNormDrift:
+    """Compute how the running statistics of a model differ from those on batches.
 
-    For each batch normalisation the difference of the means, and the factor between the variances
-    with ε. Arguments and errors are those of `reestimate_batch_norms_`, which takes what is
-    returned; ``model``, the network before quantisation, stays as it is.
+    For each batch normalization the difference of the means, and the factor between the variances
+    with ε. Arguments and errors are those of `reestimate_batch_norms_`, which takes the result;
+    ``model``, the one before quantization, is not changed.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -238,22 +250,22 @@ def batch_norm_drift(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
         >>> batch_norm_drift(norm, batches)
         {'': (tensor([-2.]), tensor([0.5000]))}
         >>> reestimate_batch_norms_(norm, batches, drift=batch_norm_drift(norm, batches))
-        >>> norm.running_mean, norm.running_var  # nothing was quantised
+        >>> norm.running_mean, norm.running_var  # nothing was quantized
         (tensor([0.]), tensor([1.]))
     """
     layers = _layers(model)
-    found: Statistics = {}
-    for name, (mean, variance) in _measured(model, layers, batches).items():
+    drift: BatchNormDrift = {}
+    for name, (mean, variance) in _statistics(model, layers, batches).items():
         layer = layers[name]
         factor = (layer.running_var + layer.eps) / (variance + layer.eps)
-        # A channel that is constant tells no factor.
+        # A constant channel gives no factor.
         factor = torch.where(torch.isfinite(factor) & (factor > 0), factor, 1.0)
-        found[name] = (layer.running_mean - mean, factor)
-    return found
+        drift[name] = (layer.running_mean - mean, factor)
+    return drift
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
-    """Batch normalisations with running statistics, by name."""
+    """Batch normalization with running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -261,12 +273,13 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> Statistics:
-    """Means and variances of what the batches reach; the model is left as it was.
+def _statistics(model: nn.Module, layers: dict[str, Any], batches: Batches) -> BatchNormDrift:
+    """Means and variances of the inputs of the layers that the batches reach.
 
-    Raises ModelError where they reach a layer that was folded, DataError where one example alone
-    tells no variance.
+    Raises ModelError if they reach a folded layer, DataError if a single example has no variance.
     """
+    if not layers:
+        return {}
     folded = folded_batch_norms(model)
     momenta = {name: layer.momentum for name, layer in layers.items()}
     states = {
@@ -280,14 +293,14 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
                 layer.train()
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain mean over all batches
-            for inputs in batches:
+            for batch in batches:
                 try:
-                    model(inputs)
+                    run_model(model, batch)
                 except ValueError as error:
-                    if len(inputs) > 1:
+                    if examples_in(batch) > 1:
                         raise
                     raise DataError(
-                        "one example in a calibration batch tells batch normalisation no variance; "
+                        "one example in a calibration batch gives batch normalization no variance; "
                         "give batches, and examples to choose the weights by, of two or more "
                         f"({error})"
                     ) from error
@@ -301,24 +314,24 @@ def _measured(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor
         for name, layer in layers.items():
             layer.momentum = momenta[name]
             layer.load_state_dict(states[name], strict=False)
-    if layers and not number:
-        raise DataError("there are no calibration batches to measure the statistics with")
+    if not number:
+        raise DataError("there are no calibration batches to take the statistics of; give some")
     for name in (name for name in folded if name in found):
         raise ModelError(
-            f"batch normalisation {name!r} was folded to one scale and one bias per channel, "
-            "or saw no batch yet, and a folded one has its statistics in its weights; measure "
-            "statistics before that, or run a batch in training mode first"
+            f"batch normalization {name!r} is folded to one scale and one bias per channel, "
+            "or saw no batch yet, and a folded one has its statistics in its weights; re-estimate "
+            "them before folding, or run a batch in training mode first"
         )
     return found
 
 
 def _is_folded(layer: nn.modules.batchnorm._BatchNorm) -> bool:
-    """May mean and variance be what `fold_batch_norms_` leaves, or what a file makes of that?"""
+    """Whether mean and variance are those that `fold_batch_norms_` or a file of it leaves."""
     mean, variance = layer.running_mean, layer.running_var
     if not layer.affine or mean is None or variance is None or bool(mean.any()):
         return False
-    # A file may hold 1 - ε with 8 bits. A layer that saw no batch yet has a variance of 1 too, but
-    # a bias of 0; or a weight of 0, which no statistics make a difference to.
     near = bool((variance == variance[:1]).all() & ((variance - 1 + layer.eps).abs() < 2**-8).all())
-    first = (layer.weight == 0) | (layer.bias == 0)
-    return near and not bool(((variance == 1) & first).all())
+    # A file may round 1 - eps to 8 bits, and so to 1, which a new layer has too. A new layer has
+    # weights of 1 (or 0 in some networks), or else biases of 0.
+    new = (layer.weight == 0) | (layer.weight == 1) | (layer.bias == 0)
+    return near and not bool(((variance == 1) & new).all())

@@ -12,7 +12,8 @@ from flyweight.quantization.fixed_point import (
     quantize_fixed_point,
 )
 from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
-from flyweight.quantization.gptq_rounding import gptq, input_correlations
+from flyweight.quantization.gptq_rounding import gptq
+from flyweight.quantization.input_statistics import input_correlations
 from flyweight.quantization.kmeans import kmeans_1d, nearest
 from flyweight.quantization.kmeans_initialization import (
     INITIALIZATIONS,
@@ -21,7 +22,7 @@ from flyweight.quantization.kmeans_initialization import (
 )
 from flyweight.quantization.kmeans_weight import KMeansWeight
 from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
-from flyweight.quantization.post_training import quantize_post_training_
+from flyweight.quantization.post_training import quantize_post_training
 from flyweight.quantization.post_training_config import PostTrainingConfig
 from flyweight.quantization.quantizer import Quantizer
 from flyweight.quantization.rate_distortion import (
@@ -67,7 +68,7 @@ __all__ = [
     "nearest",
     "quantize_fixed_point",
     "quantize_kmeans",
-    "quantize_post_training_",
+    "quantize_post_training",
     "rdoq",
     "steps_at_loss_per_bit",
 ]

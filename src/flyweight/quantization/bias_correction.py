@@ -1,34 +1,36 @@
-"""Biases that give each output of a quantised network the mean that it had before."""
+"""Bias correction: restore the mean outputs that layers had before quantization."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flyweight.batches import Batch, Batches, evaluating, run_model
 from flyweight.errors import DataError, ModelError
-from flyweight.batches import evaluating
 
 __all__ = ["correct_biases_"]
 
 
 @torch.no_grad()
-def correct_biases_(model: nn.Module, reference: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Shift biases so that each output of a layer has the mean that it had before quantisation.
+def correct_biases_(model: nn.Module, reference: nn.Module, batches: Batches) -> None:
+    """Shift biases so that each output of a layer has the mean that it had before quantization.
 
-    For the layers, linear and convolutional, that have a bias; from the first that runs to the
-    last, as each changes what the next one sees; not for layers that no batch reaches. What a batch
-    normalisation follows it corrects itself: `flyweight.batch_norm.reestimate_batch_norms_` comes
-    first.
+    Corrects linear layers and convolutions that have a bias, in the order in which they run, as
+    each changes the inputs of the next; not layers that no batch reaches. Re-estimate batch
+    normalization before (`flyweight.batch_norm.reestimate_batch_norms_`), which corrects the layers
+    ahead of it.
 
-    Arguments:
-        model: quantised, in evaluation mode while it is corrected; only biases change.
-        reference: the same network before; stays as it was.
-        batches: inputs of both, on their device; each example counts the same.
+    Args:
+        model: quantized; only its biases change. It runs in evaluation mode.
+        reference: the same model before; it is not changed.
+        batches: calibration batches, on the device of both; each example counts the same.
 
-    Raises DataError without batches, ModelError where the reference lacks a layer.
+    Raises:
+        DataError: there are no batches.
+        ModelError: the reference lacks a layer.
 
     Example:
         >>> before, after = nn.Linear(1, 1), nn.Linear(1, 1)
@@ -41,33 +43,33 @@ def correct_biases_(model: nn.Module, reference: nn.Module, batches: Iterable[Te
     Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias
     correction", §4.2 and appendix D.
     """
-    inputs = list(batches)
-    if not inputs:
-        raise DataError("there are no calibration batches to correct the biases with")
+    data = list(batches)
+    if not data:
+        raise DataError("there are no calibration batches to correct the biases with; give some")
     names = [
         name
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and layer.bias is not None
     ]
     try:
-        wanted = _mean_outputs(reference, names, inputs)
+        wanted = _mean_outputs(reference, names, data)
     except AttributeError as error:
-        raise ModelError(f"the network before quantisation lacks a layer: {error}") from error
+        raise ModelError(f"the reference model lacks a layer: {error}") from error
     for name in wanted:
-        found = _mean_outputs(model, [name], inputs)
+        found = _mean_outputs(model, [name], data)
         if name in found:  # an expert may be sent no example any more
             bias = model.get_parameter(f"{name}.bias")
             bias.add_((wanted[name] - found[name]).to(bias.dtype))
 
 
 def _mean_outputs(
-    model: nn.Module, names: Sequence[str], batches: Sequence[Tensor]
+    model: nn.Module, names: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Mean of each output (of each channel) of the layers named, float64, as they run."""
+    """Mean of each output (of each channel) of the named layers, float64, in order of running."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def gather(name: str, layer: Any, outputs: Tensor) -> None:
+    def add(name: str, layer: Any, outputs: Tensor) -> None:
         channels = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)
         rows = outputs.double().movedim(channels, -1)[None].flatten(0, -2)
         if not rows.numel():
@@ -77,14 +79,14 @@ def _mean_outputs(
 
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda layer, _, outputs, name=name: gather(name, layer, outputs)
+            lambda layer, _, outputs, name=name: add(name, layer, outputs)
         )
         for name in names
     ]
     try:
         with evaluating(model):
-            for inputs in batches:
-                model(inputs)
+            for batch in batches:
+                run_model(model, batch)
     finally:
         for handle in handles:
             handle.remove()

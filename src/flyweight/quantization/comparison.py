@@ -73,8 +73,8 @@ def _quantized(scheme: str, weight: Tensor, bits: int) -> CompressedTensor:
     if scheme == "rate and distortion":
         size = float(weight.detach().double().square().mean().sqrt())
         step = _COARSEST * 2.0**-bits * max(size, 1e-30)
-        # The price at which steps_at_loss_per_bit takes this step, of weights that count once.
-        return rdoq(weight, step=step, price=step**2 * math.log(2) / 6)
+        # The loss per bit at which steps_at_loss_per_bit takes this step, of weights that count once.
+        return rdoq(weight, step=step, loss_per_bit=step**2 * math.log(2) / 6)
     per_channel = scheme.endswith(_PER_CHANNEL) and weight.ndim > 1
     scheme = scheme.removesuffix(_PER_CHANNEL)
     return quantize_fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme), per_channel=per_channel)

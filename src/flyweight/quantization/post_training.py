@@ -1,244 +1,216 @@
-"""Few bits without training: one price of a bit for all layers, a few calibration images."""
+"""Post-training quantization: one loss per bit for all layers, from calibration data."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
-from flyweight.compressed import CompressedTensor
-from flyweight.errors import ModelError
-from flyweight.modules.checks import check_float
-from flyweight.batches import evaluating
-from flyweight.modules import check_plain
-from flyweight.pruning import fisher_information, reached_weights
-from flyweight.modules import weights_named
-from flyweight.quantization.rate_distortion import (
-    LARGEST_CODE,
-    check_loss_per_bit,
-    code_bits,
-    rdoq,
-    steps_at_loss_per_bit,
+from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_, unfold_batch_norms_
+from flyweight.batches import (
+    Batch,
+    Batches,
+    check_batch,
+    examples_in,
+    slice_batch,
+    take_examples,
+    to_device,
 )
-from flyweight.quantization.gptq_rounding import input_correlations, gptq
+from flyweight.compressed import CompressedTensor
+from flyweight.errors import DataError, ModelError
+from flyweight.modules import check_model, check_plain, select_weights
+from flyweight.pruning import reached_weights
+from flyweight.quantization.bias_correction import correct_biases_
+from flyweight.quantization.divergence import OutputDivergence
+from flyweight.quantization.layer_rounding import LayerRounding
+from flyweight.quantization.post_training_config import PostTrainingConfig
+from flyweight.quantization.sensitivity import fisher_sensitivities, measured_sensitivities
 
-__all__ = ["quantize_post_training_"]
+__all__ = ["quantize_post_training"]
 
-# Of the largest sensitivity, what a layer that hardly matters is taken to have: by Fisher
-# information, and as measured.
-_LEAST, _LEAST_MEASURED = 1e-3, 1e-6
-# Where weights still to come take up the error, a wider step with a narrower dead zone costs less
-# than the step and the price of each weight alone; measured on validation images.
-_WIDER = 1.2
-_SWEEPS = 2  # over the columns after the first
-_STEP_BITS = 4  # of a step's mantissa after the first
-_ROUNDS = 2  # of rounding at the bits that codes cost, and counting those anew
+Progress = Callable[[str, int, int | None], None]
+
+_PART = 64  # examples that the model runs on at a time
 
 
-def quantize_post_training_(
+def quantize_post_training(
     model: nn.Module,
-    names: Iterable[str],
-    inputs: Sequence[Tensor],
+    data: Batches,
+    config: PostTrainingConfig | None = None,
     *,
-    price: float,
-    second_order: bool = True,
-    measured: bool = True,
-) -> dict[str, CompressedTensor]:
-    """Put the weights named on grids, as bits and loss together cost least. Changes ``model``.
+    progress: Progress | None = None,
+) -> tuple[nn.Module, dict[str, CompressedTensor]]:
+    """Quantize the weights of a model without training, from calibration data without targets.
 
-    Every bit has the same price in all layers, in units of the loss: a layer's step follows from it
-    and from how much its error costs. Zeros stay zeros. Measure batch normalisation anew
-    afterwards, by `flyweight.batch_norm.reestimate_batch_norms_` with the drift of the network
-    before.
+    Every bit of the file is worth the same loss in all layers: the step of each layer follows from
+    that and from its sensitivity, which is how much the outputs of the model change by an error of
+    its weights. Linear layers and convolutions of one and two dimensions are rounded by GPTQ with
+    rate-distortion optimized levels, other weights (recurrent, embedding, transposed, attention)
+    one by one. Then batch normalization is re-estimated and biases are corrected. Zeros stay zeros.
+    Weights that no output depends on stay floats, such as those of a head for training only.
 
-    Arguments:
-        model: a classifier, logits N×K out with K of 2 and more; runs in evaluation mode.
-        names: of weights. Those without elements, of a type that is no float, and those that no
-            example's answer depends on stay as they are, and out of what is returned.
-        inputs: calibration batches, some hundreds of examples; the network's own answers stand for
-            labels.
-        price: loss that a bit is worth, above 0; the larger, the smaller the file. Try 1e-8 to
-            1e-6 for 300,000 weights.
-        second_order: lets the weights still to be rounded make up for the error so far, in the
-            layers whose inputs `input_correlations` sees; in others each is rounded alone.
-        measured: how much a layer matters is told by the answers of the network with that layer
-            alone quantised, one run over the inputs and a few for each; otherwise by Fisher
-            information alone.
+    Time: 3 backward runs for each example that weights are chosen by, and 2 to 4 runs of these
+    examples for each layer; and of GPTQ, about 12·rows·columns² operations for each layer.
+    Memory: at most 3 GiB beside the model, its outputs and activations. Layers of more than 8,192
+    inputs are rounded without GPTQ.
 
-    Returns symbols and levels by name.
+    Args:
+        model: any module; it is not changed, and may be frozen.
+        data: calibration batches, some thousands of examples, augmented as in training.
+        config: how to quantize.
+        progress: called with a phase, how many of its layers are done, and how many there are.
 
-    Raises ModelError for names that the model lacks, where no weight is left to quantise, for a
-    price that is not above 0 or needs too many levels, answers that are no logits or whose
-    divergence is not finite, and a model that another stage works on; DataError without inputs and
-    for inputs that are empty, not finite, or too few for batch normalisation.
+    Returns:
+        A new module in evaluation mode with quantized weights, on the device of ``model``; and
+        the symbols and levels of these by name, on the CPU.
+
+    Raises:
+        ModelError: the model cannot be quantized, no weight is selected, or its outputs depend on
+            none of them or are not finite.
+        DataError: there are no batches, or one is empty, not finite, or too small for batch
+            normalization.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2))
-        >>> weight = torch.tensor([[0.9, -1.1], [0.0, 0.5]])
-        >>> _ = model.load_state_dict({"0.weight": weight, "0.bias": torch.zeros(2)})
-        >>> inputs = [torch.tensor([[1.0, 0.0], [0.0, 1.0]])]
-        >>> found = quantize_post_training_(model, ["0.weight"], inputs, price=1e-4)
-        >>> torch.equal(found["0.weight"].dequantize(), model[0].weight)
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> batches = [torch.randn(64, 8) for _ in range(4)]
+        >>> student, tensors = quantize_post_training(model, batches)
+        >>> torch.equal(student[0].weight, tensors["0.weight"].dequantize())
         True
-        >>> (model[0].weight == 0).tolist()
-        [[False, False], [True, False]]
 
-    Sources: one multiplier for all layers, Shoham & Gersho 1988; rounding, Frantar et al. 2023,
-    "GPTQ", §3. The sum of both, with Fisher information for the loss, is flyweight's own.
+    Sources: Shoham & Gersho 1988 (one multiplier for all layers); Frantar et al. 2023, "GPTQ", §3
+    (rounding); Nagel et al. 2019, §4.2 (corrections). The combination with Fisher information and
+    measured divergence is flyweight's own.
     """
-    check_loss_per_bit(price)
-    inputs = [*inputs]
-    check_float(model)
-    named = weights_named(model, names)
-    check_plain(model, named)
-    if not named:
-        raise ModelError("no weights were named to quantise; select_weights finds them")
-    with torch.no_grad(), evaluating(model):
-        answers = [_logits(model, batch) for batch in inputs]
-    answered = [(batch, answer.argmax(1)) for batch, answer in zip(inputs, answers, strict=True)]
-    floats = {name: w for name, w in named.items() if w.is_floating_point() and w.numel()}
-    weights = reached_weights(model, floats, answered) if floats else {}
-    if not weights:
-        raise ModelError(
-            "the answers of the model depend on none of the weights named, so nothing tells how to "
-            "quantise them; name others"
-        )
-    bends = fisher_information(model, weights, answered)
-    sharp = _floored({name: float(bend.mean()) / 2 for name, bend in bends.items()}, _LEAST)
-    correlations = input_correlations(model, weights, inputs) if second_order else {}
-
-    def at_price() -> dict[str, CompressedTensor]:
-        steps = steps_at_loss_per_bit(sharp, price)
-        for name in correlations:
-            steps[name] = _short(_WIDER * steps[name])
-        for name, weight in weights.items():
-            codes = float(weight.detach().abs().max()) / steps[name]
-            if round(codes) > LARGEST_CODE:
-                raise ModelError(
-                    f"at a price of {price} tensor {name!r} needs {2 * codes + 1:.3g} levels, and "
-                    f"{2 * LARGEST_CODE + 1} are the most; take a larger price"
-                )
-        return {
-            name: _rounded(weight, correlations.get(name), steps[name], price / sharp[name])
-            for name, weight in weights.items()
-        }
-
-    found = at_price()
-    if measured:
-        errors = {
-            name: _error(weights[name], correlations.get(name), found[name]) for name in found
-        }
-        losses = _losses_alone(model, found, inputs, answers)
-        told = {n: losses[n] / errors[n] if errors[n] else sharp[n] for n in found}
-        sharp = _floored(told, _LEAST_MEASURED)
-        found = at_price()
+    config = config or PostTrainingConfig()
+    check_model(model)
+    student = copy.deepcopy(model).eval()
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    weights = select_weights(student, include=config.include, exclude=config.exclude)
+    check_plain(student, weights)
+    batches = _checked(data, next(iter(weights.values())).device)
+    parts = _parts(batches, config.examples)
+    unfold_batch_norms_(student, batches)
+    drift = batch_norm_drift(student, batches)
+    found = _quantized(student, weights, parts, config, progress)
     for name, tensor in found.items():
         weights[name].data.copy_(tensor.dequantize())
+    reestimate_batch_norms_(student, batches, drift=drift)
+    correct_biases_(student, model, batches)
+    for parameter, original in zip(student.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(original.requires_grad)
+    return student, {name: _on_cpu(tensor) for name, tensor in found.items()}
+
+
+def _quantized(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    config: PostTrainingConfig,
+    progress: Progress | None,
+) -> dict[str, CompressedTensor]:
+    """Symbols and levels of the weights that outputs depend on; the model is not changed."""
+    divergence = OutputDivergence(model, batches)
+    weights = {name: weight for name, weight in weights.items() if weight.numel()}
+    if weights:
+        weights = reached_weights(model, weights, batches, loss=divergence.pseudo_loss())
+    if not weights:
+        raise ModelError(
+            "the outputs of the model depend on none of the selected weights, so nothing tells how "
+            "to quantize them; include others"
+        )
+
+    def done(phase: str) -> Callable[[int], None]:
+        if progress is None:
+            return lambda number: None
+        progress(phase, 0, len(weights))
+        return lambda number: progress(phase, number, len(weights))
+
+    measuring = done("measure the sensitivity of layers")
+    sensitivities = fisher_sensitivities(model, weights, batches, divergence)
+    rounding = LayerRounding(model, weights, batches, second_order=config.gptq)
+    phase = "round weights (GPTQ)" if config.gptq else "round weights"
+    found, errors = rounding.round(sensitivities, config.loss_per_bit, done(phase))
+    if config.measured:
+        measuring = done("measure the sensitivity of layers")
+        sensitivities = measured_sensitivities(
+            model, found, errors, batches, divergence, sensitivities, done=measuring
+        )
+        found, _ = rounding.round(sensitivities, config.loss_per_bit, done(phase))
     return found
 
 
-def _logits(model: nn.Module, batch: Tensor) -> Tensor:
-    answer = model(batch)
-    if not isinstance(answer, Tensor):
-        raise ModelError(
-            f"the model gives a {type(answer).__name__}, not a tensor of logits; wrap it in a "
-            "module that gives these alone"
-        )
-    if answer.ndim != 2 or len(answer) != len(batch) or answer.shape[1] < 2:
-        raise ModelError(
-            f"the model gives shape {tuple(answer.shape)} for {len(batch)} examples, and what "
-            "quantisation costs is told by logits N×K of two classes or more; wrap it in a module "
-            "that gives these"
-        )
-    return answer
+def _checked(data: Batches, device: torch.device) -> list[Batch]:
+    if isinstance(data, Tensor | Mapping | str):
+        raise DataError(f"data is a {type(data).__name__}; give a list of batches or a loader")
+    batches = []
+    for batch in data:
+        check_batch(batch)
+        batches.append(to_device(batch, device))
+    if not batches:
+        raise DataError("data is empty; give at least one batch")
+    return batches
 
 
-def _floored(sharp: dict[str, float], share: float) -> dict[str, float]:
-    least = share * max(sharp.values()) or 1.0
-    return {name: max(bend, least) for name, bend in sharp.items()}
+def _parts(batches: Sequence[Batch], examples: int) -> list[Batch]:
+    """The first examples, in parts of up to 64 whose sizes differ by one at most.
+
+    Batches that differ in shape, such as sequences of several lengths, are parted one by one.
+    """
+    taken = take_examples(batches, examples)
+    with contextlib.suppress(_DifferentError):
+        taken = [_joined(taken, [examples_in(batch) for batch in taken])]
+    return [part for batch in taken for part in _even_parts(batch)]
 
 
-def _short(step: float) -> float:
-    """The nearest number of so few digits that its multiples are exact in float16."""
-    mantissa, exponent = math.frexp(step)
-    scale = 1 << (_STEP_BITS + 1)
-    return math.ldexp(round(mantissa * scale) / scale, exponent)
+def _even_parts(batch: Batch) -> Iterator[Batch]:
+    parts = math.ceil(examples_in(batch) / _PART)
+    size, larger = divmod(examples_in(batch), parts)
+    start = 0
+    for number in range(parts):
+        end = start + size + (number < larger)
+        yield slice_batch(batch, slice(start, end))
+        start = end
 
 
-def _rounded(
-    weight: Tensor, correlation: Tensor | None, step: float, worth: float
-) -> CompressedTensor:
-    """On a grid; a bit is worth so much squared error of a weight."""
-    if correlation is None:
-        return rdoq(weight, step=step, price=worth / 2)
-    worth = worth / 4
-    tensor = rdoq(weight, step=step, price=worth)
-    largest = int(torch.round(weight.detach() / step).abs().max()) + 1 if weight.numel() else 1
-    mean = float(correlation.diagonal(dim1=-2, dim2=-1).mean())
-    for _ in range(_ROUNDS):
-        codes = torch.round(tensor.dequantize() / step).clamp(-largest, largest)
-        bits = code_bits(codes, largest)
-        tensor = gptq(
-            weight, correlation, step=step, bits=bits, price=mean * worth / 2, sweeps=_SWEEPS
-        )
-    return tensor
+class _DifferentError(Exception):
+    """Batches have no common form and shape."""
 
 
-def _error(weight: Tensor, correlation: Tensor | None, tensor: CompressedTensor) -> float:
-    """Squared error of the weight, as the layer's output has it where inputs correlate."""
-    error = (weight.detach() - tensor.dequantize()).flatten(1).double()
-    if correlation is None:
-        return float(error.square().sum())
-    error = error.view(*correlation.shape[:-2], -1, error.shape[1])  # rows of each group
-    mean = correlation.diagonal(dim1=-2, dim2=-1).mean()
-    if not mean:  # no input ever was other than zero, so no output is wrong
-        return 0.0
-    return float(((error @ correlation) * error).sum() / mean)
+def _joined(values: Sequence[Any], counts: Sequence[int]) -> Any:
+    """One batch of several, whose numbers of examples are ``counts``."""
+    first = values[0]
+    if len({type(value) for value in values}) > 1:
+        raise _DifferentError
+    if isinstance(first, Tensor):
+        if all(v.ndim and len(v) == count for v, count in zip(values, counts, strict=True)):
+            if len({(v.shape[1:], v.dtype) for v in values}) > 1:
+                raise _DifferentError
+            return torch.cat([*values])
+        if not all(torch.equal(value, first) for value in values):
+            raise _DifferentError
+        return first
+    if isinstance(first, Mapping):
+        if any(value.keys() != first.keys() for value in values):
+            raise _DifferentError
+        return {key: _joined([value[key] for value in values], counts) for key in first}
+    if isinstance(first, tuple | list):
+        if any(len(value) != len(first) for value in values):
+            raise _DifferentError
+        parts = [_joined(some, counts) for some in zip(*values, strict=True)]
+        if hasattr(first, "_fields"):  # a named tuple
+            return type(first)(*parts)
+        return type(first)(parts)
+    if any(value != first for value in values):
+        raise _DifferentError
+    return first
 
 
-@torch.no_grad()
-def _losses_alone(
-    model: nn.Module,
-    found: dict[str, CompressedTensor],
-    inputs: Sequence[Tensor],
-    answers: Sequence[Tensor],
-) -> dict[str, float]:
-    """Mean Kullback-Leibler divergence of the answers where one weight alone is quantised."""
-    drift = batch_norm_drift(model, inputs)
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    losses = {}
-    for name, tensor in found.items():
-        weight = model.get_parameter(name)
-        before = weight.detach().clone()
-        try:
-            weight.data.copy_(tensor.dequantize())
-            reestimate_batch_norms_(model, inputs, drift=drift)
-            with evaluating(model):
-                told = [
-                    float(
-                        F.kl_div(
-                            _logs(model(batch)), _logs(wanted), log_target=True, reduction="sum"
-                        )
-                    )
-                    for batch, wanted in zip(inputs, answers, strict=True)
-                ]
-            loss = sum(told) / sum(len(answer) for answer in answers)
-            if not math.isfinite(loss):
-                raise ModelError(
-                    f"with tensor {name!r} alone quantised the answers have a divergence of {loss} "
-                    "from those before; let the model give finite logits, -1e4 in place of -inf say"
-                )
-            losses[name] = max(0.0, loss)  # below 0 by rounding alone
-        finally:
-            weight.data.copy_(before)
-            for key, buffer in model.named_buffers():
-                buffer.copy_(statistics[key])
-    return losses
-
-
-def _logs(logits: Tensor) -> Tensor:
-    return logits.double().log_softmax(1)
+def _on_cpu(tensor: CompressedTensor) -> CompressedTensor:
+    return dataclasses.replace(tensor.with_tables(Tensor.cpu), symbols=tensor.symbols.cpu())

@@ -1,4 +1,4 @@
-"""A uniform grid with a dead zone, each weight on the level that is worth its bits."""
+"""Rate-distortion optimal quantization (RDOQ): a uniform grid, levels chosen by error and bits."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from torch import Tensor
 
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.modules.selection import nonzero_mask
+from flyweight.modules import nonzero_mask
 
 __all__ = ["LARGEST_CODE", "check_loss_per_bit", "code_bits", "rdoq", "steps_at_loss_per_bit"]
 
-LARGEST_CODE = 1 << 15  # whole multiples of a step, on either side of zero
-_UNSEEN = 0.1  # of an occurrence: what a code costs that does not occur yet
+LARGEST_CODE = (1 << 15) - 1  # on either side of zero; a file holds 65,535 levels
+_UNSEEN = 0.1  # of an occurrence: the count of a code that does not occur yet
 
 
-def check_loss_per_bit(price: float) -> None:
-    """Raise ModelError for what cannot be the price of a bit.
+def check_loss_per_bit(loss_per_bit: float) -> None:
+    """Raise ModelError unless a loss per bit is finite and above 0.
 
     Example:
         >>> check_loss_per_bit(1e-7)
     """
-    if not 0 < price < math.inf:
-        raise ModelError(f"the price of a bit is finite and above 0; found {price}")
+    if not 0 < loss_per_bit < math.inf:
+        raise ModelError(f"loss_per_bit is finite and above 0; found {loss_per_bit}")
 
 
-def steps_at_loss_per_bit(sensitivities: Mapping[str, float], price: float) -> dict[str, float]:
-    """The distance of levels of each tensor that costs least at one price of a bit for all.
+def steps_at_loss_per_bit(
+    sensitivities: Mapping[str, float], loss_per_bit: float
+) -> dict[str, float]:
+    """Compute the step of each tensor that minimizes loss plus bits, at one exchange rate for all.
 
-    Arguments:
-        sensitivities: what a squared error of 1 in a weight of the tensor costs, above 0: half the
-            mean second derivative of the loss, say.
-        price: what a bit costs, above 0, in the same unit.
+    With steps Δ that are small beside the weights, the mean squared error is Δ²/12, and half the
+    step takes one bit more; sensitivity·Δ²/12 + loss_per_bit·bits is least at
+    Δ² = 6·loss_per_bit/(sensitivity·ln 2).
 
-    With steps that are small beside the weights, a step Δ has a mean squared error of Δ²/12 and a
-    bit more where Δ is half as large; sensitivity·Δ²/12 + price·bits is least at
-    Δ² = 6·price/(sensitivity·ln 2).
+    Args:
+        sensitivities: increase of the loss by a squared error of 1 in a weight of the tensor, above
+            0: half the mean second derivative of the loss, say.
+        loss_per_bit: increase of the loss that a bit is worth (λ), above 0.
+
+    Raises:
+        ModelError: a number is not finite or not above 0.
 
     Example:
         >>> steps = steps_at_loss_per_bit({"a": 1.0, "b": 4.0}, 0.01)
@@ -48,24 +53,28 @@ def steps_at_loss_per_bit(sensitivities: Mapping[str, float], price: float) -> d
     Source: Gish & Pierce 1968, "Asymptotically efficient quantizing"; Shoham & Gersho 1988 (one
     multiplier for all).
     """
-    check_loss_per_bit(price)
+    check_loss_per_bit(loss_per_bit)
     for name, sensitivity in sensitivities.items():
         if not 0 < sensitivity < math.inf:
             raise ModelError(
-                f"the sensitivity of {name!r} is {sensitivity}, where it has to be finite and "
-                "above 0; look for NaN in the calibration inputs and the loss"
+                f"the sensitivity of {name!r} is {sensitivity}, and has to be finite and above 0; "
+                "look for NaN in the calibration data and the outputs of the model"
             )
     return {
-        name: math.sqrt(6 * price / (sensitivity * math.log(2)))
+        name: math.sqrt(6 * loss_per_bit / (sensitivity * math.log(2)))
         for name, sensitivity in sensitivities.items()
     }
 
 
 def code_bits(codes: Tensor, largest: int) -> Tensor:
-    """Bits (float64) that a coder of order 0 spends on each code from −largest to largest.
+    """Compute the bits (float64) that a coder of order 0 spends on each code.
 
-    ``codes`` are whole numbers within that range, of any shape and type. rANS comes within a
-    thousandth of this. A code that does not occur costs what a tenth of an occurrence would.
+    rANS comes within a thousandth of this. A code that does not occur costs what a tenth of an
+    occurrence would.
+
+    Args:
+        codes: integers from −largest to largest, of any shape and type.
+        largest: K of the 2·K + 1 codes.
 
     Example:
         >>> [round(bits, 1) for bits in code_bits(torch.tensor([0, 0, 1, 1]), 1).tolist()]
@@ -82,62 +91,66 @@ def rdoq(
     weight: Tensor,
     *,
     step: float,
-    price: float,
+    loss_per_bit: float,
     mask: Tensor | None = None,
     weights: Tensor | float = 1.0,
     rounds: int = 20,
 ) -> CompressedTensor:
-    """Put the non-zero weights on whole multiples of a step, as bits and error together cost least.
+    """Quantize nonzero weights to multiples of a step so that error and bits together are least.
 
-    Arguments:
+    A level is the mean of its weights.
+
+    Args:
         weight: of any shape and float type.
         step: distance of levels, above 0.
-        price: squared error that a bit is worth; 0 takes the nearest level, more of it widens the
-            dead zone in which weights become zero.
-        mask: bool, of the shape of ``weight``, True for what is kept; without one, zeros are
-            pruned.
-        weights: how much the squared error of each weight counts, 0 or more, of the shape of
-            ``weight`` or one number.
-        rounds: of choosing codes at the bits they cost and counting them anew, at most; no round
-            makes the sum of error and price times bits larger.
+        loss_per_bit: squared error that a bit is worth; with 0 each weight takes the nearest level,
+            and the larger it is, the wider the dead zone in which weights become zero.
+        mask: bool, of the shape of ``weight``, True for weights that are not pruned; default: those
+            that are not zero.
+        weights: factors of the squared error of each weight, 0 or more, of the shape of ``weight``
+            or one number.
+        rounds: at most, of choosing codes by their bits and counting them again; none increases
+            the sum of error and loss_per_bit·bits.
 
-    A level is the mean of its weights. Raises ModelError for a step that is not above 0, a price or
-    weights below 0, shapes that do not go together, numbers that are not finite, and where more
-    levels are needed than a tensor can have.
+    Raises:
+        ModelError: the step is not above 0, loss_per_bit or weights are below 0, shapes do not fit,
+            numbers are not finite, or a tensor cannot have that many levels.
 
     Example:
         >>> weight = torch.tensor([0.9, 1.1, 0.6, 0.1, -0.2, 0.0, 0.0, 0.0, 0.0])
-        >>> rdoq(weight, step=1.0, price=0.3).dequantize().tolist()
+        >>> rdoq(weight, step=1.0, loss_per_bit=0.3).dequantize().tolist()
         [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
-    Source: entropy-constrained quantisation, Chou, Lookabaugh & Gray 1989; of weights, Wiedemann
+    Source: entropy-constrained quantization, Chou, Lookabaugh & Gray 1989; of weights, Wiedemann
     et al. 2020, "DeepCABAC", §III.
     """
-    if not 0 < step < math.inf or not 0 <= price < math.inf:
+    if not 0 < step < math.inf or not 0 <= loss_per_bit < math.inf:
         raise ModelError(
-            f"a step is above 0, a price 0 or more, and both finite; found {step} and {price}"
+            "a step is above 0, loss_per_bit 0 or more, and both finite; "
+            f"found {step} and {loss_per_bit}"
         )
     weight = weight.detach()
     kept = nonzero_mask(weight, mask)
     exact = torch.where(kept, weight.double(), 0.0)
-    counted = torch.as_tensor(weights, device=weight.device).double()
-    if counted.ndim and counted.shape != weight.shape:
+    factors = torch.as_tensor(weights, device=weight.device).double()
+    if factors.ndim and factors.shape != weight.shape:
         raise ModelError(
-            f"the weights of the error have shape {tuple(counted.shape)}, not {tuple(weight.shape)}"
+            f"the weights of the error have shape {tuple(factors.shape)}, not {tuple(weight.shape)}"
         )
-    if not bool(((counted >= 0) & torch.isfinite(counted)).all()):
+    if not bool(((factors >= 0) & torch.isfinite(factors)).all()):
         raise ModelError("the weights of the error are finite, 0 or more")
-    counted = counted.expand(weight.shape)
+    factors = factors.expand(weight.shape)
     codes = torch.round(exact / step)
     largest = int(codes.abs().max()) if codes.numel() else 0
     if largest > LARGEST_CODE:
-        raise ModelError(f"a step of {step} needs {2 * largest + 1} levels; take a larger one")
+        raise ModelError(f"a step of {step} needs {2 * largest + 1} levels; give a larger one")
     toward_zero = [codes, codes - codes.sign(), torch.zeros_like(codes)]
-    for _ in range(rounds if price else 0):
+    for _ in range(rounds if loss_per_bit else 0):
         bits = code_bits(codes, largest)
         costs = torch.stack(
             [
-                counted * (exact - choice * step) ** 2 + price * bits[(choice + largest).long()]
+                factors * (exact - choice * step) ** 2
+                + loss_per_bit * bits[(choice + largest).long()]
                 for choice in toward_zero
             ]
         )
@@ -146,18 +159,18 @@ def rdoq(
         if torch.equal(chosen, codes):
             break
         codes = chosen
-    return _at_means(weight, exact, counted, codes)
+    return _at_means(weight, exact, factors, codes)
 
 
-def _at_means(weight: Tensor, exact: Tensor, counted: Tensor, codes: Tensor) -> CompressedTensor:
-    """Levels at the means of what has each code; 0 is a code of its own and stays 0."""
+def _at_means(weight: Tensor, exact: Tensor, factors: Tensor, codes: Tensor) -> CompressedTensor:
+    """Levels at the means of the weights of each code; code 0 stays 0."""
     used, places = torch.unique(codes, return_inverse=True)
     places = places.flatten()
 
     def total(of: Tensor) -> Tensor:
         return exact.new_zeros(used.numel()).index_add_(0, places, of.flatten())
 
-    totals, sums = total(counted), total(exact * counted)
+    totals, sums = total(factors), total(exact * factors)
     plain, numbers = total(exact), torch.bincount(places, minlength=used.numel())
     means = torch.where(totals > 0, sums / totals, plain / numbers)
     means = torch.where(used == 0, torch.zeros_like(means), means)
