@@ -4,10 +4,10 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 
-.PHONY: demo test lint bench labs fuzz
+.PHONY: demo test lint bench labs docs fuzz
 
 demo: $(STAMP)
-	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick
+	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest
@@ -47,6 +47,10 @@ labs: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m labs.post_training_choices
 	$(VENV)/bin/python -m labs.quantization_figures
 	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
+
+# The page of public names, docs/api.md.
+docs: $(STAMP)
+	$(VENV)/bin/python -m docs.api
 
 # nncodec needs numpy < 2, hence its own environment. Its other dependencies are not needed to code a
 # network and are not installed. Benchmarks and labs skip nncodec, with a message, if it is missing.

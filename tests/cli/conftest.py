@@ -174,6 +174,8 @@ def cli(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code
         finally:
+            if sys.stdout is not stdout:
+                sys.stdout.close()
             sys.stdout = stdout
         return Result(code, *capsys.readouterr())
 

@@ -15,7 +15,7 @@ def test_train_writes_weights_and_prints_its_card(folder, cli):
     assert (card["seed"], card["epochs"], card["parameters"]) == (5, 2, 914)
     arguments = ("--architecture", "networks:tiny", "--task", "networks:task", "--device", "cpu")
     found = cli("evaluate", "run/model.safetensors", *arguments, "--json").json()
-    assert found["score"] == card["score"]
+    assert found["score"] == card["test_score"]
     assert not (folder / "run" / "checkpoint.pt").exists()
 
 
@@ -31,7 +31,7 @@ def test_train_prints_a_table_and_its_epochs(folder, cli):
 
 def test_train_refuses_a_finished_run(folder, cli, refused):
     assert cli(*TRAIN, *SHORT).code == 0
-    assert "of a finished run; name another folder with --output" in refused(*TRAIN, *SHORT)
+    assert "of a finished run; choose another folder" in refused(*TRAIN, *SHORT)
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1"])
@@ -78,7 +78,10 @@ def test_train_stopped_says_what_state_there_is_and_resumes(folder, cli, monkeyp
         assert "before the end of the first epoch; no weights were written" in stopped.err
         assert not (folder / "run" / "model.safetensors").exists()
         return
-    assert "run has the last whole epoch, resume from it with --resume" in stopped.err
+    assert (
+        "run has the state after the last whole epoch, and the same command with --resume"
+        in stopped.err
+    )
     again = cli(*TRAIN, *SHORT, "--quiet")
     assert again.code == 2
     assert "resume it with --resume" in again.err
@@ -95,7 +98,8 @@ def test_train_on_cifar10_passes_its_options(folder, cli, monkeypatch):
 
     def train_resnet(architecture, output, **options):
         asked.update(options, architecture=architecture)
-        return {"validation_accuracy": None, "test_accuracy": 0.5, "weights": "last epoch"}
+        card = {"validation_accuracy": None, "test_accuracy": 0.5}
+        return card | {"weights": "last epoch", "device": "cpu"}
 
     monkeypatch.setattr("flyweight.cifar.train_resnet", train_resnet)
     result = cli("train", "resnet20", "-o", "run", "--alternating", "--all-images", "--seed", "3")

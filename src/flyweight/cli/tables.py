@@ -70,7 +70,7 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers_
     for place in range(width):
         number = place >= numbers_from
         table.add_column(
-            columns[place] if columns else None,
+            columns[place] if columns else "",
             justify="right" if number else "left",
             no_wrap=number or (place == 0 and not columns),
             overflow="fold",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ from flyweight.cli.options import (
     TaskName,
     from_current_folder,
 )
-from flyweight.cli.progress import Progress, display
+from flyweight.cli.progress import display
 from flyweight.cli.tables import print_json, print_rows
 from flyweight.errors import CheckpointError, DataError, RecipeError
 
@@ -44,9 +44,11 @@ def train(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")
     ],
     task: TaskName = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 100,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data. Default: 100, or 150.")
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate. Default: 0.2.")
+        float | None, typer.Option(help="Peak learning rate. Default: 0.2, or 0.1.")
     ] = None,
     progressive: Annotated[
         bool, typer.Option("--progressive", help="CIFAR-10: grow the images from 16 to 32 pixels.")
@@ -55,7 +57,7 @@ def train(
         bool,
         typer.Option(
             "--alternating",
-            help="CIFAR-10: crops of 24, 28 and 32 pixels, alternating flips, peak rate 0.1.",
+            help="CIFAR-10: crops of 24, 28 and 32 pixels and alternating flips, for 150 epochs.",
         ),
     ] = False,
     all_images: Annotated[
@@ -84,29 +86,25 @@ def train(
         "--all-images": all_images,
     }
     _check_options(images, task)
-    import flyweight
+    _check_folder(output, resume=resume)
     from flyweight.training import keep_freed_memory
 
     keep_freed_memory()
-    config = flyweight.TrainingConfig(
-        epochs=epochs,
-        learning_rate=learning_rate or (0.1 if alternating else 0.2),
-        warmup=0.05 if alternating else 0.1,
-        ema_decay=0.999,
-        compile=compile_,
-    )
+    changes = {"epochs": epochs, "learning_rate": learning_rate, "compile": compile_}
+    run = {"device": device, "seed": seed, "resume": resume}
     with describing_stop(_describe_stop(output)), display(quiet=quiet) as progress:
         if task is None:
-            settings = _cifar_settings(progressive, alternating, all_images)
-            settings |= {"data": data, "device": device, "seed": seed, "resume": resume}
-            card = _train_on_cifar(architecture, output, config, settings, progress)
+            card = _train_on_cifar(
+                architecture, output, changes, images, data=data, progress=progress, **run
+            )
         else:
-            run = {"data": data, "device": device, "seed": seed}
-            card = _train_on_task(architecture, task, output, config, run, progress, resume=resume)
+            card = _train_on_task(
+                architecture, task, output, changes, data=data, progress=progress, **run
+            )
     if as_json:
         print_json(card)
         return
-    print_rows({"weights": output / "model.safetensors", **_scores(card)})
+    print_rows({"file": output / "model.safetensors", **_scores(card)})
 
 
 def _check_options(images: Mapping[str, bool], task: str | None) -> None:
@@ -117,119 +115,91 @@ def _check_options(images: Mapping[str, bool], task: str | None) -> None:
         raise RecipeError(f"{given[0]} has no effect with --task; leave it out")
 
 
-def _describe_stop(folder: Path) -> Callable[[], str]:
-    before = states_in(folder)
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    if (folder / "checkpoint.pt").exists() and not resume:
+        raise CheckpointError(
+            f"{folder} has the state of a run that was stopped; resume it with --resume, or name "
+            "another folder with --output"
+        )
 
+
+def _describe_stop(folder: Path) -> Callable[[], str]:
     def describe() -> str:
-        if states_in(folder) != before or before:
-            return f"stopped; {folder} has the last whole epoch, resume from it with --resume"
+        if states_in(folder):
+            return (
+                f"stopped; {folder} has the state after the last whole epoch, and the same command "
+                "with --resume continues from it"
+            )
         return "stopped before the end of the first epoch; no weights were written"
 
     return describe
 
 
-def _cifar_settings(progressive: bool, alternating: bool, all_images: bool) -> dict[str, Any]:
-    from flyweight.cifar import ALTERNATING_SIZES, PROGRESSIVE_SIZES
-
-    settings: dict[str, Any] = {"split": "train50k" if all_images else "train45k"}
-    if progressive:
-        settings["image_sizes"] = PROGRESSIVE_SIZES
-    if alternating:
-        settings |= {"image_sizes": ALTERNATING_SIZES, "augmentation": "alternating"}
-    return settings
+def _changed(config: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:
+    return dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
 
 
 def _train_on_cifar(
     architecture: str,
     output: Path,
-    config: TrainingConfig,
-    settings: Mapping[str, Any],
-    progress: Progress | None,
+    changes: Mapping[str, Any],
+    images: Mapping[str, bool],
+    **run: Any,
 ) -> dict[str, Any]:
-    from flyweight.cifar import architectures, train_resnet
+    from flyweight import cifar
 
-    if architecture not in architectures():
+    if architecture not in cifar.architectures():
         raise DataError(
             f"there is no task for {architecture!r}; give --task package.module:function, or train "
             "a network that comes with flyweight, such as resnet20"
         )
-    return train_resnet(architecture, output, config=config, progress=progress, **settings)
+    alternating = images["--alternating"]
+    return cifar.train_resnet(
+        architecture,
+        output,
+        config=_changed(cifar.ALTERNATING if alternating else cifar.STANDARD, changes),
+        augmentation="alternating" if alternating else "standard",
+        image_sizes=cifar.PROGRESSIVE_SIZES if images["--progressive"] else None,
+        split="train50k" if images["--all-images"] else "train45k",
+        **run,
+    )
 
 
 def _train_on_task(
     architecture: str,
     task: str,
     output: Path,
-    config: TrainingConfig,
-    run: Mapping[str, Any],
-    progress: Progress | None,
+    changes: Mapping[str, Any],
     *,
-    resume: bool,
+    data: Path | None,
+    **run: Any,
 ) -> dict[str, Any]:
-    """Train on the data of a user's task, as `flyweight.cifar.train_resnet` does on CIFAR-10."""
-    from flyweight._files import write_atomic
-    from flyweight.checkpoints import write_state_dict
+    from flyweight import TrainingConfig
     from flyweight.modules import build
-    from flyweight.processes import is_main_process
-    from flyweight.training import choose_device, describe_device, train_
+    from flyweight.training import train_into_folder
 
-    checkpoint = output / "checkpoint.pt"
-    _check_folder(output, checkpoint, resume=resume)
     network = build(architecture)
-    arguments = load_task(task, network, architecture, **run)
-    if arguments.get("data") is None:
-        raise DataError(f'--task {task} returns no "data"; return batches under that key')
-    evaluate = arguments.pop("evaluate", None)
-    target = choose_device(run["device"])
-    output.mkdir(parents=True, exist_ok=True)
-    result = train_(
-        network,
-        arguments.pop("data"),
-        config,
-        **arguments,
-        device=target,
-        seed=run["seed"],
-        checkpoint=checkpoint,
-        progress=progress,
+    found = load_task(
+        task, network, architecture, data=data, device=run["device"], seed=run["seed"]
     )
-    trained = (result.averaged or result.model).eval()
-    card = {
-        "architecture": architecture,
-        "task": task,
-        "parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "epochs": config.epochs,
-        "seed": run["seed"],
-        "loss": result.losses[-1],
-        "score": None if evaluate is None else float(evaluate(trained)),
-        "device": describe_device(target),
-    }
-    if is_main_process():
-        write_state_dict(trained.state_dict(), output / "model.safetensors")
-        write_atomic(output / "card.json", json.dumps(card, indent=2).encode() + b"\n")
-        checkpoint.unlink(missing_ok=True)
-    return card
-
-
-def _check_folder(folder: Path, checkpoint: Path, *, resume: bool) -> None:
-    if checkpoint.exists() and not resume:
-        raise CheckpointError(
-            f"{folder} has the state of a run; resume it with --resume, or name another folder "
-            "with --output"
-        )
-    if not checkpoint.exists() and (folder / "model.safetensors").exists():
-        raise CheckpointError(
-            f"{folder} has model.safetensors of a finished run; name another folder with --output"
-        )
+    if found.get("data") is None:
+        raise DataError(f'--task {task} returns no "data"; return batches under that key')
+    return train_into_folder(
+        network,
+        found.pop("data"),
+        output,
+        _changed(TrainingConfig(ema_decay=0.999), changes),
+        details={"architecture": architecture, "task": task},
+        **found,
+        **run,
+    )
 
 
 def _scores(card: Mapping[str, Any]) -> dict[str, str]:
-    names = {
-        "weights": "chosen weights",
-        "loss": "training loss",
-        "score": "score",
-        "validation_accuracy": "validation accuracy",
-        "test_accuracy": "test accuracy",
-        "device": "device",
-    }
-    found = {text: card[key] for key, text in names.items() if card.get(key) is not None}
-    return {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in found.items()}
+    """Return the entries of a card that a reader wants first, as text."""
+    metrics = [key for key in card if key.startswith(("validation_", "test_"))]
+    found = {"weights": str(card["weights"]), "device": str(card["device"])}
+    for key in metrics:
+        if card[key] is not None:
+            found[key.replace("_", " ")] = f"{card[key]:.4f}"
+    return found
