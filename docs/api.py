@@ -197,7 +197,7 @@ def _class_signature(node: ast.ClassDef) -> str:
     if "dataclass" not in _decorators(node):
         return ""
     fields = [
-        f"{item.target.id}{'=…' if item.value is not None else ''}"
+        _parameter(ast.arg(item.target.id), item.value)
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
         if not item.target.id.startswith("_")

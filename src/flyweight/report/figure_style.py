@@ -34,8 +34,11 @@ __all__ = [
     "save_figure",
 ]
 
+#: Gray level of lines and text.
 INK = "0.15"
+#: Gray level of bands and backgrounds.
 PALE = "0.88"
+#: Hatch of bars of zero weights.
 HATCH = "////"
 #: Line styles that differ in dashes, marker and gray level.
 LINES: tuple[dict[str, Any], ...] = (

@@ -171,7 +171,7 @@ def fista(
         >>> history.weights[-1].round(6).tolist()
         [0.75, 0.0]
 
-    Source: Beck & Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm", §4.
+    Source: Beck & Teboulle 2009, SIAM Journal on Imaging Sciences 2(1), §4.
     """
     problem = Problem(X, y, start)
     problem.check_step(step, 1)
