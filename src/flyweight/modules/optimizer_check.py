@@ -35,7 +35,6 @@ class OptimizerCheck:
         self._before: tuple[list[int], list[float]] | None = None
         self._passed = False
 
-    @torch.no_grad()
     def step(self) -> None:
         """Compare the parameters with those of the step before; after a change, do nothing."""
         if self._passed:
@@ -60,7 +59,7 @@ def _fingerprint(parameters: list[nn.Parameter]) -> tuple[list[int], list[float]
     Steps with a learning rate of 0 change the versions only, writes to ``.data`` the sums only.
     """
     versions = [0 if p.is_inference() else p._version for p in parameters]
-    sums = [p.float().abs().sum().cpu() for p in parameters]
+    sums = [p.detach().float().abs().sum().cpu() for p in parameters]
     return versions, torch.stack(sums).tolist() if sums else []
 
 
