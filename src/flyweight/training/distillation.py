@@ -80,8 +80,11 @@ def distilled_loss(
     """
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 
-    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        calls.append((args, kwargs, outputs))
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+        if isinstance(outputs, Tensor) and outputs.is_floating_point():
+            outputs = outputs if outputs.element_size() > 2 else outputs.float()
+        calls.append((args, kwargs, outputs))  # both losses add their gradients in float32
+        return outputs
 
     handle = model.register_forward_hook(record, with_kwargs=True)
     try:
