@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight import Pruner, PruningConfig, QuantizationConfig, Quantizer
 from flyweight.errors import ModelError
+from flyweight.pruning import Pruner, PruningConfig
+from flyweight.quantization import QuantizationConfig, Quantizer
 
 lightning = pytest.importorskip("pytorch_lightning")
 from flyweight.integrations.lightning_callback import (  # noqa: E402
@@ -16,9 +17,14 @@ from flyweight.integrations.lightning_callback import (  # noqa: E402
     QuantizationCallback,
 )
 
+# Warnings that Lightning itself causes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
 EPOCHS, BATCHES = 3, 4
 STEPS = EPOCHS * BATCHES
-PRUNING = PruningConfig(sparsity=0.7, interval=2)
+PRUNING = PruningConfig(sparsity=0.7, interval=2, scope="layer")
 QUANTIZATION = QuantizationConfig(method="learned-step", bits=3)
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight import Pruner, PruningConfig, QuantizationConfig, Quantizer
 from flyweight.errors import CheckpointError, ModelError
+from flyweight.pruning import Pruner, PruningConfig
+from flyweight.quantization import QuantizationConfig, Quantizer
 
 transformers = pytest.importorskip("transformers")
 from flyweight.integrations.transformers_callback import (  # noqa: E402
