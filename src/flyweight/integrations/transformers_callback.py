@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from flyweight.integrations.prepared_model import PreparedStage, check_trains_prepared
 from flyweight.pruning import Pruner
 from flyweight.quantization import Quantizer
@@ -34,16 +32,10 @@ class _StageCallback(TrainerCallback):
         self._owner = owner
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Check the model; after a resume, restore the stage from the checkpoint."""
-        check_trains_prepared(model, self._stage.model, self._owner)
+        check_trains_prepared(kwargs["model"], self._stage.model, self._owner)
         if state.global_step > 0:
             self._stage.load_state_dict(read_checkpoint(self._file(args, state.global_step)))
 
