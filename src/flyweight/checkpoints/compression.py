@@ -1,7 +1,7 @@
-"""Shrink any checkpoint: no architecture, no data, one tensor in memory at a time.
+"""Compress any checkpoint: no model, no data, a tensor at a time in memory.
 
-Each large float tensor is reduced to few values (see `quantize`) or kept bit for bit; everything
-else is kept bit for bit.
+Each large float tensor is quantized (see `quantize_tensor`) or kept bit for bit; everything else
+is kept bit for bit.
 
 Example:
     >>> compress_checkpoint("model.safetensors", "model.fly", bits=4)  # doctest: +SKIP
@@ -19,50 +19,56 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-from flyweight.checkpoints.safetensors_files import (
-    Checkpoint,
-    TensorEntry,
-    open_checkpoint,
-    read_values,
+from flyweight._files import check_output
+from flyweight.checkpoints.opening import open_checkpoint
+from flyweight.checkpoints.tensor_entries import Checkpoint, TensorEntry, bits_metadata
+from flyweight.checkpoints.tensor_quantization import (
+    GRIDS,
+    QUANTIZED_DTYPES,
+    Grid,
+    quantize_tensor,
 )
-from flyweight.coding import (
-    CodedTensor,
-    Effort,
-    encode_alias,
-    encode_lossless,
-)
+from flyweight.coding import CodedTensor, Effort, encode_alias, encode_lossless
 from flyweight.coding.threads import cores
-from flyweight.format import check_target, open_writer
 from flyweight.errors import ModelError
-from flyweight.checkpoints.histogram_quantization import FLOATS, Grid, quantized
+from flyweight.format import open_writer
 
 __all__ = ["METADATA_PREFIX", "CheckpointReport", "compress_checkpoint"]
 
 Progress = Callable[[str, int, int | None], None]
 
 METADATA_PREFIX = "checkpoint."
-"""Stands in the file before each key of the checkpoint's own metadata."""
+"""Begins the keys of the checkpoint's own metadata in the file."""
 
+_EFFORTS = ("fast", "balanced", "smallest")
+_MOST_BITS = 8
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
 _SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
+_BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointReport:
-    """What came out: bytes of the tensors before and of the file after, and how many tensors.
+    """Sizes of a checkpoint and of the file made from it.
 
-    ``ratio`` is ``tensor_bytes`` over ``file_bytes``.
+    Attributes:
+        tensor_bytes: of all tensors of the checkpoint.
+        file_bytes: of the file, whole.
+        compression_ratio: ``tensor_bytes`` over ``file_bytes``.
+        tensors: number of tensors.
+        quantized: number of those that are not kept bit for bit.
+        seconds: that the compression took.
     """
 
     tensor_bytes: int
     file_bytes: int
-    ratio: float
+    compression_ratio: float
     tensors: int
     quantized: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as JSON can hold them."""
+        """Return the fields by name, as JSON can hold them."""
         return dataclasses.asdict(self)
 
 
@@ -71,75 +77,106 @@ def compress_checkpoint(
     output: str | os.PathLike[str],
     *,
     bits: int | None = None,
-    grid: str = "kmeans",
-    effort: str = "balanced",
+    grid: str | None = None,
+    effort: str | None = None,
     threads: int | None = None,
+    force: bool = True,
     progress: Progress | None = None,
 ) -> CheckpointReport:
-    """Write a checkpoint as a ``.fly`` file, whole or not at all.
+    """Compress a checkpoint into a ``.fly`` file, written whole or not at all.
 
-    ``source`` is a ``.safetensors`` file, the index of a sharded one, or a folder with either.
-    With ``bits`` (1 to 8), the float16, bfloat16 and float32 tensors of two and more dimensions
-    and at least 4,096 finite values share 2^bits values each; without, nothing is lost. Tensors
-    that are equal bit for bit are stored once.
+    Tensors that are equal bit for bit are stored once. Data types that flyweight lacks are kept as
+    their bits. Names are kept as they are, wrapper prefixes such as ``_orig_mod.`` included.
 
-    ``grid`` is "kmeans" or "uniform" (multiples of a step, 0 among them), ``effort`` "fast",
-    "balanced" or "smallest". Memory holds one tensor a thread. ``progress`` is told bytes.
+    Memory holds, for each thread, a tensor and at most about 1.5 times its bytes beside it;
+    effort "smallest" takes several times the tensor. Fewer threads take less.
 
-    Raises ModelError for bits, a grid or an effort that cannot be, and CheckpointError for a
-    damaged checkpoint.
+    Args:
+        source: a ``.safetensors`` file, a torch checkpoint of plain tensors, the index of a
+            sharded checkpoint, or a folder with one of them.
+        output: the file to write; not one of those that are read.
+        bits: 1 to 8 quantizes the float16, bfloat16 and float32 tensors of two and more dimensions
+            and at least 4,096 finite values with the precision of 2^bits levels; None loses
+            nothing.
+        grid: "kmeans" gives each tensor 2^bits levels; "uniform" gives it multiples of a step,
+            scaled for each row where that is smaller; "auto", which None stands for, takes for
+            each tensor what is smallest at the same error. Only with ``bits``.
+        effort: "fast", "balanced", which None stands for, or "smallest". Only with ``bits``.
+        threads: that encode at the same time; None for one a core, at most four.
+        force: False refuses to replace a file that exists.
+        progress: called with a phase, and the bytes done and in all.
+
+    Returns:
+        The sizes before and after.
+
+    Raises:
+        ModelError: ``bits``, ``grid`` or ``effort`` is impossible, or has no effect.
+        CheckpointError: the checkpoint cannot be read, or the output is one of its files or cannot
+            be written.
     """
-    if bits is not None and not 1 <= bits <= 8:
-        raise ModelError(f"a checkpoint is shrunk to 1 to 8 bits; {bits} were asked for")
-    if grid not in ("kmeans", "uniform"):
-        raise ModelError(f"grid {grid!r} is unknown; choose 'kmeans' or 'uniform'")
-    if effort not in ("fast", "balanced", "smallest"):
-        raise ModelError(f"effort {effort!r} is unknown; choose 'fast', 'balanced' or 'smallest'")
-    check_target(output)
+    _check_settings(bits, grid, effort)
+    check_output(output, force=force)
     start = time.perf_counter()
     checkpoint = open_checkpoint(source)
-    metadata = {METADATA_PREFIX + key: text for key, text in checkpoint.metadata.items()}
+    check_output(output, inputs=checkpoint.files, force=force)
+    metadata = dict(checkpoint.metadata) | bits_metadata(checkpoint)
+    metadata = {METADATA_PREFIX + key: text for key, text in metadata.items()}
     targets = _duplicates(checkpoint)
     places = {entry.name: place for place, entry in enumerate(checkpoint.entries)}
-    done = few = 0
+    done = quantized = 0
     workers = threads or min(cores(), 4)
 
     def code(entry: TensorEntry) -> CodedTensor:
-        return _code(entry, bits, cast(Grid, grid), cast(Effort, effort))
+        return _encode(entry, bits, cast(Grid, grid or "auto"), cast(Effort, effort or "balanced"))
 
     with open_writer(output, metadata) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
         results = _in_order(code, entries, workers)
-        coded: dict[int, CodedTensor] = {}
+        outlines: dict[int, CodedTensor] = {}
         for entry in checkpoint.entries:
             if entry.name in targets:
                 target = places[targets[entry.name]]
-                tensor = encode_alias(entry.name, coded[target], target=target)
+                tensor = encode_alias(entry.name, outlines[target], target=target)
             else:
                 tensor = next(results)
-                outline = dataclasses.replace(tensor, parts={})
-                coded[places[entry.name]] = outline
-            few += tensor.encoding == "shared"
+                outlines[places[entry.name]] = dataclasses.replace(tensor, parts={})
+            quantized += tensor.encoding == "shared"
             writer.add(tensor)
             done += entry.length
             if progress is not None:
                 rate = done / 1e6 / (time.perf_counter() - start)
-                progress(f"shrink, {rate:.0f} MB/s", done, checkpoint.tensor_bytes)
+                progress(f"compress, {rate:.0f} MB/s", done, checkpoint.tensor_bytes)
     file_bytes = Path(output).stat().st_size
     return CheckpointReport(
         tensor_bytes=checkpoint.tensor_bytes,
         file_bytes=file_bytes,
-        ratio=checkpoint.tensor_bytes / file_bytes,
+        compression_ratio=checkpoint.tensor_bytes / file_bytes if file_bytes else 0.0,
         tensors=len(checkpoint.entries),
-        quantized=few,
+        quantized=quantized,
         seconds=time.perf_counter() - start,
     )
+
+
+def _check_settings(bits: int | None, grid: str | None, effort: str | None) -> None:
+    if bits is None:
+        for what, value in (("grid", grid), ("effort", effort)):
+            if value is not None:
+                raise ModelError(
+                    f"{what} {value!r} has no effect on a lossless checkpoint; "
+                    "leave it out or choose the bits"
+                )
+        return
+    if not 1 <= bits <= _MOST_BITS:
+        raise ModelError(f"a checkpoint is quantized to 1 to {_MOST_BITS} bits, not to {bits}")
+    for what, value, known in (("grid", grid, GRIDS), ("effort", effort, _EFFORTS)):
+        if value is not None and value not in known:
+            raise ModelError(f"{what} {value!r} is unknown; choose {', '.join(map(repr, known))}")
 
 
 def _in_order(
     code: Callable[[TensorEntry], CodedTensor], entries: list[TensorEntry], workers: int
 ) -> Iterator[CodedTensor]:
-    """Code on several threads, no more tensors at a time than there are threads."""
+    """Encode on several threads, no more tensors at a time than there are threads."""
     with ThreadPoolExecutor(workers) as pool:
         running: deque[Future[CodedTensor]] = deque()
         try:
@@ -155,7 +192,7 @@ def _in_order(
 
 
 def _duplicates(checkpoint: Checkpoint) -> dict[str, str]:
-    """Which tensors repeat an earlier one, and which one that is."""
+    """Return the names of tensors that repeat an earlier one, each with the name of that."""
     alike: dict[tuple[object, ...], list[TensorEntry]] = {}
     for entry in checkpoint.entries:
         if entry.size > 1:
@@ -179,31 +216,24 @@ def _duplicates(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _sample(entry: TensorEntry) -> bytes:
-    with entry.path.open("rb") as file:
-        file.seek(entry.offset)
-        head = file.read(min(_SAMPLE, entry.length))
-        file.seek(entry.offset + max(0, entry.length - _SAMPLE))
-        return hashlib.blake2b(head + file.read(min(_SAMPLE, entry.length))).digest()
+    end = entry.length
+    head = entry.read_bytes(0, min(_SAMPLE, end))
+    tail = entry.read_bytes(max(0, end - _SAMPLE), end)
+    return hashlib.blake2b(head.tobytes() + tail.tobytes()).digest()
 
 
 def _digest(entry: TensorEntry) -> bytes:
     digest = hashlib.blake2b()
-    with entry.path.open("rb") as file:
-        file.seek(entry.offset)
-        left = entry.length
-        while left:
-            block = file.read(min(left, 1 << 20))
-            if not block:
-                break
-            digest.update(block)
-            left -= len(block)
+    for start in range(0, entry.length, _BLOCK):
+        digest.update(entry.read_bytes(start, min(start + _BLOCK, entry.length)).tobytes())
     return digest.digest()
 
 
-def _code(entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort) -> CodedTensor:
-    values = read_values(entry)
-    if bits is not None and entry.dtype in FLOATS and values.ndim > 1 and values.size >= _LEAST:
-        tensor = quantized(entry.name, values, entry.dtype, bits, grid, effort)
+def _encode(entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort) -> CodedTensor:
+    values = entry.values()
+    large = values.ndim > 1 and values.size >= _LEAST
+    if bits is not None and large and entry.dtype in QUANTIZED_DTYPES:
+        tensor = quantize_tensor(entry.name, values, entry.dtype, bits, grid, effort)
         if tensor is not None:
             return tensor
     storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only

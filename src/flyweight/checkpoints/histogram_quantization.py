@@ -1,76 +1,94 @@
-"""A large float tensor as few values, by k-means or on a uniform grid.
+"""Quantize a large float tensor by k-means on a histogram.
 
-The work is done on a histogram of the first 16 bits of the values: for 16-bit floats those are all
-values there are, and a float32 is told from its neighbours to 0.8 %, while the centroids are exact
-means.
+The histogram is of the first 16 bits of the values. For 16-bit floats these are all values there
+are; a float32 is told from its neighbors to 0.8 %, while the centroids are exact means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyweight.coding import CodedTensor, Effort, encode_shared
 from flyweight.coding.numba_choice import loops_for
 from flyweight.quantization import kmeans_1d
 
-__all__ = ["FLOATS", "Grid", "quantized"]
+__all__ = ["KMEANS_DTYPES", "histogram_kmeans", "histogram_symbols"]
 
-Grid = Literal["kmeans", "uniform"]
-
-FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+KMEANS_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _BLOCK = 1 << 21
+_BINS = 1 << 16
+
+Bins = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def quantized(
-    name: str, values: NDArray[Any], dtype: str, bits: int, grid: Grid, effort: Effort
-) -> CodedTensor | None:
-    """The tensor with 2^bits values, or None if it holds NaN or infinity."""
+def histogram_kmeans(
+    values: NDArray[Any], dtype: str, bits: int
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Find at most 2^bits centroids of the nonzero values.
+
+    Args:
+        values: finite, not all zero, of the carrier of ``dtype``.
+        dtype: one of `KMEANS_DTYPES`.
+        bits: 1 to 8.
+
+    Returns:
+        The centroids, ascending, and the symbol of each of the 65,536 bins: 0 for zero, k for the
+        k-th centroid from 1.
+    """
+    points, counts, used = _histogram(values, dtype)
+    if points.size <= 1 << bits:
+        order = np.argsort(points)
+        centroids, symbols = points[order], np.argsort(order) + 1
+    else:
+        found = kmeans_1d(
+            torch.from_numpy(points), 1 << bits, init="density", weights=torch.from_numpy(counts)
+        )
+        centroids = found.numpy()
+        symbols = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, points) + 1
+    table = np.zeros(_BINS, dtype=np.uint8 if centroids.size < 256 else np.uint16)
+    table[used] = symbols
+    return centroids, table
+
+
+def histogram_symbols(values: NDArray[Any], dtype: str, table: NDArray[Any]) -> NDArray[Any]:
+    """Look up the symbols of all values in the table of `histogram_kmeans`."""
     keys = _keys(values.ravel(), dtype)
     kernels = loops_for("flyweight.checkpoints.numba_histogram", keys.size)
-    counts = np.zeros(1 << 16, dtype=np.int64)
-    sums = np.zeros(1 << 16)
-    if kernels is not None:
-        kernels.count(keys, counts)
-    for block in _blocks(keys.size):
-        if kernels is None:
-            counts += np.bincount(keys[block], minlength=1 << 16)
-        if dtype == "float32":
-            sums += np.bincount(keys[block], weights=values.ravel()[block], minlength=1 << 16)
-    if dtype == "float32":
-        means = sums / np.maximum(counts, 1)
-    else:
-        every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(FLOATS[dtype])
-        means = every.double().numpy()
-    means[[0, 0x8000]] = 0.0  # zeros, and float32 below 1e-40
-    used = np.flatnonzero(counts)
-    if not np.isfinite(means[used]).all():
-        return None
-    used = used[means[used] != 0]
-    if not used.size:
-        return None
-    points, weights = means[used], counts[used]
-    centroids = _kmeans(points, weights, bits) if grid == "kmeans" else None
-    levels, symbols_of_points = (
-        _nearest(points, centroids) if centroids is not None else _uniform(points, weights, bits)
-    )
-    table = np.zeros(1 << 16, dtype=np.uint8 if levels.size < 256 else np.uint16)
-    table[used] = symbols_of_points
     symbols = np.empty(keys.size, dtype=table.dtype)
     if kernels is not None:
         kernels.look_up(keys, table, symbols)
     for block in _blocks(keys.size) if kernels is None else ():
         np.take(table, keys[block], out=symbols[block])
-    del keys
-    rounded = torch.from_numpy(levels).to(FLOATS[dtype])
-    carried = rounded.view(torch.uint16) if dtype == "bfloat16" else rounded
-    return encode_shared(
-        name, symbols.reshape(values.shape), levels=carried.numpy(), dtype=dtype, effort=effort
-    )
+    return symbols.reshape(values.shape)
+
+
+def _histogram(values: NDArray[Any], dtype: str) -> Bins:
+    """Return the mean of each bin in use but those of zero, its count and its place."""
+    flat = values.ravel()
+    keys = _keys(flat, dtype)
+    kernels = loops_for("flyweight.checkpoints.numba_histogram", keys.size)
+    counts = np.zeros(_BINS, dtype=np.int64)
+    sums = np.zeros(_BINS)
+    if kernels is not None:
+        kernels.count(keys, counts)
+    for block in _blocks(keys.size):
+        if kernels is None:
+            counts += np.bincount(keys[block], minlength=_BINS)
+        if dtype == "float32":
+            sums += np.bincount(keys[block], weights=flat[block], minlength=_BINS)
+    if dtype == "float32":
+        means = sums / np.maximum(counts, 1)
+    else:
+        every = torch.arange(_BINS, dtype=torch.int32).to(torch.uint16).view(KMEANS_DTYPES[dtype])
+        means = every.double().numpy()
+    means[[0, _BINS // 2]] = 0.0  # zeros, and float32 below 1e-40
+    used = np.flatnonzero(counts)
+    used = used[means[used] != 0]
+    return means[used], counts[used], used
 
 
 def _blocks(size: int) -> Iterator[slice]:
@@ -78,41 +96,8 @@ def _blocks(size: int) -> Iterator[slice]:
 
 
 def _keys(flat: NDArray[Any], dtype: str) -> NDArray[np.uint16]:
-    """The sign, the exponent and the first bits of the mantissa of each value."""
+    """Return the sign, the exponent and the first bits of the mantissa of each value."""
     if dtype == "float32":
-        halves: NDArray[np.uint16] = flat.view("<u2")[1::2]
+        halves: NDArray[np.uint16] = np.ascontiguousarray(flat).view("<u2")[1::2]
         return halves
-    return flat.view("<u2")
-
-
-def _kmeans(points: NDArray[Any], weights: NDArray[Any], bits: int) -> NDArray[np.float64]:
-    values = torch.from_numpy(points)
-    found = kmeans_1d(values, 1 << bits, init="density", weights=torch.from_numpy(weights))
-    centroids: NDArray[np.float64] = found.numpy()
-    return centroids
-
-
-def _nearest(
-    points: NDArray[Any], centroids: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    places = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, points)
-    return centroids, places + 1
-
-
-def _uniform(
-    points: NDArray[Any], weights: NDArray[Any], bits: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Multiples of the step that leaves the least square error; 0 is one of them."""
-    most = 2 ** (bits - 1) - 1 if bits > 1 else 1
-    widest = float(np.abs(points).max()) / most
-    best: tuple[float, float] | None = None
-    for step in widest * np.linspace(1, 0.05, 39):
-        error = points - step * np.clip(np.rint(points / step), -most, most)
-        cost = float(weights @ error**2)
-        if best is None or cost < best[0]:
-            best = (cost, float(step))
-    assert best is not None
-    places = np.clip(np.rint(points / best[1]), -most, most).astype(np.int64)
-    present = np.unique(places[places != 0])
-    symbols = np.where(places == 0, 0, np.searchsorted(present, places) + 1)
-    return best[1] * present, symbols
+    return np.ascontiguousarray(flat).view("<u2")

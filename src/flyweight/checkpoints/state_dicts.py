@@ -1,79 +1,82 @@
-"""Weights from other people's files into a module, checked before anything is changed."""
+"""Read and write the state dict of a model."""
 
 from __future__ import annotations
 
-import secrets
-import warnings
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flyweight.errors import CheckpointError
-
+from flyweight._files import replacing
+from flyweight.checkpoints.opening import open_checkpoint
+from flyweight.checkpoints.safetensors_files import SafetensorsWriter
+from flyweight.checkpoints.tensor_entries import (
+    Checkpoint,
+    TensorEntry,
+    bits_metadata,
+    entry_of_tensor,
+    with_bit_types,
+)
 
 __all__ = ["read_state_dict", "write_state_dict"]
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a ``.safetensors`` file or a torch checkpoint of plain tensors.
+_CARRIED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # as bits, since numpy lacks them
 
-    A checkpoint that holds its tensors under ``state_dict`` or ``model`` is understood. Nothing
-    in the file is executed. Raises CheckpointError for anything else.
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint into memory.
+
+    Nothing in the file is executed.
+
+    Args:
+        path: whatever `open_checkpoint` takes: a ``.safetensors`` file, a torch checkpoint of
+            plain tensors, an index of shards, or a folder with one of them.
+
+    Returns:
+        New tensors on the CPU by name, in the order of the checkpoint.
+
+    Raises:
+        CheckpointError: the file is damaged or holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"b": torch.ones(2)}, "epoch": 3}, f"{folder}/a.pt")
+        ...     read_state_dict(f"{folder}/a.pt")
+        {'b': tensor([1., 1.])}
     """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(
-            f"there is no file {path}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a .safetensors file, or is damaged ({error})"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(
-            f"{path} is not a state dict of plain tensors, or is damaged; "
-            "save `model.state_dict()`, since flyweight runs no code that a file asks for"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(f"{path} holds no tensors by name; save `model.state_dict()`")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} holds {name!r}, which is not a tensor; save `model.state_dict()`"
-            )
-    return dict(state)
+    checkpoint = open_checkpoint(path)
+    state = {entry.name: _tensor(entry) for entry in checkpoint.entries}
+    return with_bit_types(state, bits_metadata(checkpoint))
 
 
-def write_state_dict(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write tensors by name as ``.safetensors``, whole or not at all.
+def _tensor(entry: TensorEntry) -> Tensor:
+    values = torch.from_numpy(entry.values().copy())
+    return values.view(getattr(torch, entry.dtype)) if entry.dtype in _CARRIED else values
 
-    Tied tensors are written once for each name. Raises OSError where the disk is full.
+
+def write_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write tensors by name as a ``.safetensors`` file, whole or not at all.
+
+    Tied tensors are written once for each name.
+
+    Raises:
+        CheckpointError: a tensor is of a kind or type that the format lacks, or the file cannot be
+            created.
+        OSError: writing failed, for a full disk say.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_state_dict({"b": torch.ones(2)}, f"{folder}/a.safetensors")
+        ...     read_state_dict(f"{folder}/a.safetensors")
+        {'b': tensor([1., 1.])}
     """
-    path = Path(path)
-    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(8)}.tmp")
-    try:
-        save_file(separate, temporary)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(None, f"cannot be written ({error})", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
+    entries = tuple(entry_of_tensor(name, tensor) for name, tensor in state.items())
+    metadata = bits_metadata(Checkpoint(entries))
+    outlines = [(entry.name, entry.dtype, entry.shape) for entry in entries]
+    with replacing(path) as file:
+        writer = SafetensorsWriter(file, outlines, metadata)
+        for entry in entries:
+            writer.add(entry.name, entry.values())
