@@ -2,9 +2,12 @@
 
 import importlib
 import re
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from docs import api
 
@@ -111,3 +114,33 @@ def test_text_has_no_words_of_the_old_glossary():
         if match
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("name", ["pruning", "quantization", "proximal"])
+def test_examples_of_page_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(3, 8, 3))
+    model.add_module("norm", nn.BatchNorm2d(8))
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("linear", nn.Linear(8, 4))
+    inputs = torch.randn(64, 3, 8, 8)
+    loader = [*zip(inputs.split(16), torch.randint(4, (64,)).split(16), strict=True)]
+    names = {
+        "torch": torch,
+        "model": model,
+        "loader": loader,
+        "batches": [inputs],
+        "epochs": 5,
+        "weight": model.linear.weight,
+        "accuracy": lambda model: 0.5,
+    }
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "onnx" in block:
+            pytest.importorskip("onnx")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporter
+            exec(block, names)
