@@ -260,7 +260,7 @@ def test_compress_checkpoint_replaces_an_existing_output_only_if_allowed(tmp_pat
 
 def test_compress_checkpoint_refuses_a_fly_file(tmp_path, checkpoint):
     compress_checkpoint(checkpoint, tmp_path / "a.fly")
-    with pytest.raises(CheckpointError, match="is a .fly file already; decompress it first"):
+    with pytest.raises(CheckpointError, match=r"is a \.fly file already; decompress it first"):
         compress_checkpoint(tmp_path / "a.fly", tmp_path / "b.fly")
 
 

@@ -93,7 +93,7 @@ def test_open_checkpoint_refuses_a_folder_with_several_or_none(tmp_path):
     with pytest.raises(CheckpointError, match="holds no safetensors checkpoints"):
         open_checkpoint(tmp_path)
     put(tmp_path, {"unet/model.safetensors": ["u"], "vae/model.safetensors": ["v"]})
-    with pytest.raises(CheckpointError, match="sub-folders hold unet.model.safetensors, vae"):
+    with pytest.raises(CheckpointError, match=r"sub-folders hold unet.model\.safetensors, vae"):
         open_checkpoint(tmp_path)
     put(tmp_path, {"one.safetensors": ["a"], "two.safetensors": ["b"]})
     said = r"holds 2 checkpoints \(one.safetensors, two.safetensors\); name one"
@@ -136,5 +136,5 @@ def test_open_checkpoint_refuses_an_unsound_index(tmp_path, index, said):
 @pytest.mark.parametrize("text", ["{}", "{nonsense", '{"weight_map": 3}', "[" * 100_000])
 def test_open_checkpoint_refuses_json_that_is_no_index(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is not an index of shards|is neither"):
+    with pytest.raises(CheckpointError, match=r"is not an index of shards|is neither"):
         open_checkpoint(tmp_path / "a.json")

@@ -158,7 +158,7 @@ def test_damaged_files_raise_nothing_but_checkpoint_errors(tmp_path, state):
 
 
 def test_read_state_dict_names_what_is_missing(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no file .*missing.pt"):
+    with pytest.raises(CheckpointError, match=r"there is no file .*missing\.pt"):
         read_state_dict(tmp_path / "missing.pt")
 
 

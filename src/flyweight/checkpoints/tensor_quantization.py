@@ -24,9 +24,9 @@ from flyweight.checkpoints.uniform_grids import (
     to_levels,
     uniform_grids,
 )
-from flyweight.coding import CodedTensor, Effort, carrier, encode_shared, entropy
+from flyweight.coding import CodedTensor, Effort, encode_shared, entropy
 
-__all__ = ["GRIDS", "Grid", "QUANTIZED_DTYPES", "quantize_tensor"]
+__all__ = ["GRIDS", "QUANTIZED_DTYPES", "Grid", "quantize_tensor"]
 
 Grid = Literal["auto", "kmeans", "uniform"]
 GRIDS: tuple[Grid, ...] = ("auto", "kmeans", "uniform")
