@@ -27,6 +27,7 @@ __all__ = ["Head", "OutputDivergence", "heads_of"]
 
 _CACHED_BYTES = 1 << 30  # of outputs; beyond that a copy of the model computes them again
 _CHUNK = 1 << 24  # elements compared at a time
+_SATURATION = 0.25  # nats
 _LEAST_VARIANCE = 1e-3  # of a feature, relative to the mean of all features
 
 
@@ -178,6 +179,16 @@ class OutputDivergence:
         self._scales = {
             head.name: _scales(sums[head.name]) for head in self.heads if not head.categorical
         }
+
+    @property
+    def saturation(self) -> float:
+        """The divergence from which on it is no longer proportional to a squared error.
+
+        A quarter of a nat for logits, and for each feature of other outputs.
+        """
+        return _SATURATION * sum(
+            1 if head.categorical else self._scales[head.name].numel() for head in self.heads
+        )
 
     @torch.no_grad()
     def _rows(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

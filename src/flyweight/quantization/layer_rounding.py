@@ -84,19 +84,27 @@ class LayerRounding:
             loss_per_bit: increase of the loss that a bit is worth.
             done: called with the number of layers rounded.
         """
-        steps = steps_at_loss_per_bit(sensitivities, loss_per_bit)
-        found, errors = {}, {}
+        steps_at_loss_per_bit(sensitivities, loss_per_bit)  # raises for impossible ones
+        found: dict[str, CompressedTensor] = {}
+        errors: dict[str, float] = {}
         for name, correlation in self._correlated():
             weight = self._weights[name]
-            step = steps[name] if correlation is None else _short(_WIDER * steps[name])
-            step = _wide_enough(weight, step)
-            worth = loss_per_bit / sensitivities[name]
-            found[name] = _rounded(weight, correlation, step, worth)
+            found[name] = _at_loss_per_bit(weight, correlation, sensitivities[name], loss_per_bit)
             errors[name] = _error(weight, correlation, found[name])
             done(len(found))
         return (
             {name: found[name] for name in self._weights},
             {name: errors[name] for name in self._weights},
+        )
+
+    def round_one(self, name: str, sensitivity: float, loss_per_bit: float) -> CompressedTensor:
+        """Return one quantized weight; arguments are those of `round`."""
+        correlations = self._known
+        if correlations is None:
+            names = [name] if any(name in group for group in self._groups) else []
+            correlations = input_correlations(self._model, names, self._batches) if names else {}
+        return _at_loss_per_bit(
+            self._weights[name], correlations.get(name), sensitivity, loss_per_bit
         )
 
     def _correlated(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -136,6 +144,14 @@ def _groups(weights: Mapping[str, Tensor]) -> list[list[str]]:
         groups[-1].append(name)
         held += size
     return groups
+
+
+def _at_loss_per_bit(
+    weight: Tensor, correlation: Tensor | None, sensitivity: float, loss_per_bit: float
+) -> CompressedTensor:
+    step = steps_at_loss_per_bit({"": sensitivity}, loss_per_bit)[""]
+    step = step if correlation is None else _short(_WIDER * step)
+    return _rounded(weight, correlation, _wide_enough(weight, step), loss_per_bit / sensitivity)
 
 
 def _short(step: float) -> float:

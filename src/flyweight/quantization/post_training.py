@@ -132,15 +132,22 @@ def _quantized(
         progress(phase, 0, len(weights))
         return lambda number: progress(phase, number, len(weights))
 
-    measuring = done("measure the sensitivity of layers")
+    measuring = "measure the sensitivity of layers"
+    done(measuring)
     sensitivities = fisher_sensitivities(model, weights, batches, divergence)
     rounding = LayerRounding(model, weights, batches, second_order=config.gptq)
     phase = "round weights (GPTQ)" if config.gptq else "round weights"
     found, errors = rounding.round(sensitivities, config.loss_per_bit, done(phase))
     if config.measured:
-        measuring = done("measure the sensitivity of layers")
         sensitivities = measured_sensitivities(
-            model, found, errors, batches, divergence, sensitivities, done=measuring
+            model,
+            rounding,
+            sensitivities,
+            config.loss_per_bit,
+            batches,
+            divergence,
+            rounded=(found, errors),
+            done=done(measuring),
         )
         found, _ = rounding.round(sensitivities, config.loss_per_bit, done(phase))
     return found

@@ -144,18 +144,12 @@ def rdoq(
     largest = int(codes.abs().max()) if codes.numel() else 0
     if largest > LARGEST_CODE:
         raise ModelError(f"a step of {step} needs {2 * largest + 1} levels; give a larger one")
-    toward_zero = [codes, codes - codes.sign(), torch.zeros_like(codes)]
+    choices = torch.stack([codes, codes - codes.sign(), torch.zeros_like(codes)])
+    errors = factors * (exact - choices * step) ** 2
+    places = (choices + largest).long()
     for _ in range(rounds if loss_per_bit else 0):
-        bits = code_bits(codes, largest)
-        costs = torch.stack(
-            [
-                factors * (exact - choice * step) ** 2
-                + loss_per_bit * bits[(choice + largest).long()]
-                for choice in toward_zero
-            ]
-        )
-        best = costs.argmin(0)
-        chosen = torch.stack(toward_zero).gather(0, best[None])[0]
+        costs = errors + loss_per_bit * code_bits(codes, largest)[places]
+        chosen = choices.gather(0, costs.argmin(0)[None])[0]
         if torch.equal(chosen, codes):
             break
         codes = chosen

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
 from flyweight.batches import Batch
+from flyweight.coding import entropy
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 from flyweight.pruning import fisher_information
 from flyweight.quantization.divergence import OutputDivergence
+from flyweight.quantization.layer_rounding import LayerRounding
 
 __all__ = ["fisher_sensitivities", "measured_sensitivities"]
 
 # Least sensitivity, relative to the largest: by Fisher information, and as measured.
 _LEAST, _LEAST_MEASURED = 1e-3, 1e-6
+_HALVINGS = 8  # of a step that destroys its layer
 
 
 def fisher_sensitivities(
@@ -41,31 +44,47 @@ def fisher_sensitivities(
 
 def measured_sensitivities(
     model: nn.Module,
-    tensors: Mapping[str, CompressedTensor],
-    errors: Mapping[str, float],
+    rounding: LayerRounding,
+    estimates: Mapping[str, float],
+    loss_per_bit: float,
     batches: Sequence[Batch],
     divergence: OutputDivergence,
-    estimates: Mapping[str, float],
     *,
+    rounded: tuple[Mapping[str, CompressedTensor], Mapping[str, float]],
     done: Callable[[int], None] = lambda number: None,
 ) -> dict[str, float]:
     """Measure sensitivities by the outputs of the model with one layer at a time quantized.
 
+    The sensitivity is the divergence over the squared error of the layer, as long as the one is
+    proportional to the other. A layer that is destroyed by its step gets the sensitivity whose
+    step costs least among halves, quarters, … of it, loss and bits together.
+
     Args:
         model: before quantization; it is not changed.
-        tensors: the quantized weights, by name.
-        errors: squared error of each.
+        rounding: of its weights.
+        estimates: sensitivities that they were rounded at.
+        loss_per_bit: that they were rounded at.
         batches: calibration batches.
         divergence: of the outputs of the model on them.
-        estimates: sensitivities that are returned where a tensor has no error.
+        rounded: what `LayerRounding.round` returned.
         done: called with the number of layers measured.
 
     Raises:
         ModelError: a divergence is not finite.
     """
-    losses = _losses_alone(model, tensors, batches, divergence, done)
-    measured = {n: losses[n] / errors[n] if errors[n] else estimates[n] for n in tensors}
-    return _floored(measured, _LEAST_MEASURED)
+    loss_alone = _LossAlone(model, batches, divergence)
+    found: dict[str, float] = {}
+    tensors, errors = rounded
+    for name, tensor in tensors.items():
+        loss = loss_alone.of(name, tensor)
+        if loss <= divergence.saturation:
+            found[name] = loss / errors[name] if errors[name] else estimates[name]
+        else:
+            found[name] = _cheapest_sensitivity(
+                name, (tensor, loss), rounding, estimates[name], loss_per_bit, loss_alone
+            )
+        done(len(found))
+    return _floored(found, _LEAST_MEASURED)
 
 
 def _floored(sensitivities: dict[str, float], share: float) -> dict[str, float]:
@@ -73,35 +92,59 @@ def _floored(sensitivities: dict[str, float], share: float) -> dict[str, float]:
     return {name: max(value, least) for name, value in sensitivities.items()}
 
 
-@torch.no_grad()
-def _losses_alone(
-    model: nn.Module,
-    tensors: Mapping[str, CompressedTensor],
-    batches: Sequence[Batch],
-    divergence: OutputDivergence,
-    done: Callable[[int], None],
-) -> dict[str, float]:
-    """Divergence of the outputs with one tensor alone quantized, of each tensor."""
-    drift = batch_norm_drift(model, batches)
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    losses = {}
-    for number, (name, tensor) in enumerate(tensors.items(), 1):
-        weight = model.get_parameter(name)
+def _cheapest_sensitivity(
+    name: str,
+    first: tuple[CompressedTensor, float],
+    rounding: LayerRounding,
+    sensitivity: float,
+    loss_per_bit: float,
+    loss_alone: _LossAlone,
+) -> float:
+    """The sensitivity, 4ᵏ times the one given, of least loss and bits of one layer."""
+    tensor, loss = first
+    best, least = sensitivity, math.inf
+    for halving in range(_HALVINGS + 1):
+        if halving:
+            sensitivity *= 4
+            tensor = rounding.round_one(name, sensitivity, loss_per_bit)
+            loss = loss_alone.of(name, tensor)
+        counts = torch.bincount(tensor.symbols.flatten().long()).cpu().numpy()
+        cost = loss + loss_per_bit * entropy(counts)
+        if cost < least:
+            best, least = sensitivity, cost
+        if loss <= loss_alone.divergence.saturation:
+            break
+    if not least < math.inf:
+        raise ModelError(
+            f"with tensor {name!r} alone quantized the outputs have a divergence of {loss} from "
+            "those before; let the model give finite outputs, -1e4 in place of -inf say"
+        )
+    return best
+
+
+class _LossAlone:
+    """Divergence of the outputs with one weight quantized and batch normalization re-estimated."""
+
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Batch], divergence: OutputDivergence
+    ) -> None:
+        self.divergence = divergence
+        self._model = model
+        self._batches = batches
+        self._drift = batch_norm_drift(model, batches)
+        self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    @torch.no_grad()
+    def of(self, name: str, tensor: CompressedTensor) -> float:
+        """The divergence, 0 or more; infinite where it is not finite."""
+        weight = self._model.get_parameter(name)
         before = weight.detach().clone()
         try:
             weight.data.copy_(tensor.dequantize())
-            reestimate_batch_norms_(model, batches, drift=drift)
-            loss = divergence.of(model)
-            if not math.isfinite(loss):
-                raise ModelError(
-                    f"with tensor {name!r} alone quantized the outputs have a divergence of {loss} "
-                    "from those before; let the model give finite outputs, -1e4 in place of -inf "
-                    "say"
-                )
-            losses[name] = max(0.0, loss)  # below 0 by rounding alone
+            reestimate_batch_norms_(self._model, self._batches, drift=self._drift)
+            loss = self.divergence.of(self._model)
         finally:
             weight.data.copy_(before)
-            for key, buffer in model.named_buffers():
-                buffer.copy_(statistics[key])
-        done(number)
-    return losses
+            for key, buffer in self._model.named_buffers():
+                buffer.copy_(self._buffers[key])
+        return max(0.0, loss) if math.isfinite(loss) else math.inf
