@@ -74,6 +74,9 @@ class CifarResNet(nn.Module):
         stem_width: channels of the stem.
         classes: number of logits.
 
+    Attributes:
+        architecture: the name that `create_model` has for it, if it has one.
+
     Raises:
         ModelError: ``depth`` is not 6n+2, or the shortcut is unknown.
 
@@ -92,6 +95,8 @@ class CifarResNet(nn.Module):
             raise ModelError(f"depth is {depth} and not 6n+2; give 20, 32, 44, 56 or 110, say")
         if shortcut not in ("A", "B"):
             raise ModelError(f"shortcut {shortcut!r} is unknown; choose 'A' or 'B'")
+        stem = "" if stem_width == STAGE_WIDTHS[0] else f"-stem{stem_width}"
+        self.architecture = f"resnet{depth}" + ("-b" if shortcut == "B" else "") + stem
         self.conv1 = nn.Conv2d(3, stem_width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_width)
         stages = []

@@ -54,7 +54,6 @@ from flyweight.training import (
     TrainingConfig,
     choose_device,
     describe_device,
-    memory_format_for,
     optimizer_steps,
     prefixed,
     train_,
@@ -103,7 +102,7 @@ def compress(
             ``loss`` that the model returns for mappings.
         evaluate: metric, ``evaluate(model) -> float``, higher is better, on data that decides
             nothing. With it the report has the scores before and after.
-        teacher: gives soft targets where the recipe distils; default: the model as given.
+        teacher: gives soft targets where the recipe distills; default: the model as given.
         device: "auto" is CUDA where there is one; or as torch names it.
         seed: of all that is drawn at random.
         resume: folder that keeps the state of training after each epoch; a run that was stopped
@@ -148,7 +147,7 @@ def compress(
     if evaluate is not None:
         _tell(progress, "evaluate the model as given")
         before = score(evaluate, student, "the model as given")
-    run = _Run(data, loss, _teacher(teacher or model, recipe, target), target, seed, progress)
+    run = _Run(data, loss, _teacher(teacher or model, recipe), target, seed, progress)
     run = dataclasses.replace(run, states=_state_folder(resume, model, run.teacher, recipe, seed))
     resumed = run.states is not None and any((run.states / name).exists() for name in _STATES)
     compressed = run.compress(student, recipe)
@@ -315,14 +314,10 @@ def _metadata(model: nn.Module, recipe: Recipe) -> dict[str, str]:
     return {"recipe": recipe.name} | ({} if name is None else {"architecture": name})
 
 
-def _teacher(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module | None:
-    """A frozen copy of the model that gives soft targets, where the recipe distils."""
-    if not any(training.epochs and training.distillation for training in recipe.stages):
-        return None
-    form = memory_format_for(model)
-    teacher = copy.deepcopy(model).to(device=device, memory_format=form)  # type: ignore[call-overload]
-    frozen: nn.Module = teacher.eval().requires_grad_(False)
-    return frozen
+def _teacher(model: nn.Module, recipe: Recipe) -> nn.Module | None:
+    """The model that gives soft targets, where the recipe distills."""
+    distills = any(training.epochs and training.distillation for training in recipe.stages)
+    return model if distills else None
 
 
 def _state_folder(

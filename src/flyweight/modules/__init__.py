@@ -2,6 +2,7 @@
 
 from flyweight.modules.architectures import (
     Architecture,
+    architecture_of,
     architectures,
     build,
     fill_,
@@ -45,6 +46,7 @@ __all__ = [
     "WeightParametrization",
     "add_network_",
     "apply_masks_",
+    "architecture_of",
     "architectures",
     "attach_",
     "attached",

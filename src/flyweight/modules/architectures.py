@@ -18,6 +18,7 @@ from flyweight.errors import CheckpointError, ModelError
 
 __all__ = [
     "Architecture",
+    "architecture_of",
     "architectures",
     "build",
     "fill_",
@@ -58,6 +59,22 @@ def register_architecture(name: str, factory: Callable[[], nn.Module]) -> None:
 def architectures() -> tuple[str, ...]:
     """List the registered names, in the order of registration."""
     return tuple(_FACTORIES)
+
+
+def architecture_of(model: nn.Module) -> str | None:
+    """Return the registered name that a module was built by, None where it has none.
+
+    It is in the attribute ``architecture`` of the module, and counts only if the module still has
+    the tensors that the name stands for.
+
+    Example:
+        >>> architecture_of(nn.Linear(2, 2)) is None
+        True
+    """
+    name = getattr(model, "architecture", None)
+    if not isinstance(name, str) or name not in _FACTORIES:
+        return None
+    return name if names_and_shapes(model) == names_and_shapes(build(name)) else None
 
 
 def build(architecture: Architecture) -> nn.Module:
