@@ -1,4 +1,5 @@
-"""How many weights each layer gives, after a scan of what each can bear."""
+"""Allocate sparsity to layers from a sensitivity scan."""
+
 
 from __future__ import annotations
 
@@ -16,22 +17,27 @@ __all__ = ["allocate"]
 def allocate(
     points: Sequence[SensitivityPoint], sizes: Mapping[str, int], sparsity: float
 ) -> dict[str, float]:
-    """Sparsity for each layer, such that the total is right and the layers lose least in sum.
+    """Allocate a total sparsity to layers so that the sum of their losses is least.
 
-    What a layer loses is how far its score falls in the scan, as the largest convex curve below
-    its points has it; the losses of layers are taken to add up. So the stretch of a curve that
-    costs least a weight is taken first, whatever its layer, and stretches that cost the same are
-    taken to the same part. The result can be the ``overrides`` of a recipe.
+    The loss of a layer is the fall of its score in the scan, on the largest convex curve below its
+    points; losses of layers are taken to add up. Stretches of the curves are taken in order of
+    their loss per weight, whatever their layer, and stretches of equal loss in equal parts. The
+    result can be the ``overrides`` of a `PruningConfig`.
 
-    A score that tells small losses, minus the cross-entropy say, serves better than accuracy.
+    A score that resolves small losses, such as minus the cross-entropy, serves better than
+    accuracy.
 
-    Arguments:
-        points: what `sensitivity` returned, from a sparsity of 0 on.
-        sizes: number of weights of each layer.
+    Args:
+        points: from `sensitivity`, with a sparsity of 0 for each layer.
+        sizes: number of weights of each layer, by name.
         sparsity: fraction of all weights to prune, from 0 to the largest in the scan.
 
-    Raises ModelError where the scan does not go so far, does not begin at 0, has a sparsity twice
-    or a score that is not finite, or a layer has no size.
+    Returns:
+        Sparsity by name of the layer's weight.
+
+    Raises:
+        ModelError: the scan does not reach the sparsity, lacks 0, has a sparsity twice or a score
+            that is not finite, or a layer has no size.
 
     Example:
         >>> points = [SensitivityPoint("a", s, 0.9 - 0.2 * s) for s in (0.0, 0.8)]
@@ -49,15 +55,18 @@ def allocate(
     total = sum(sizes[name] for name in found)
     left = sparsity * total
     for _, group in groupby(stretches, key=lambda stretch: stretch[0]):
-        alike = [(name, width) for _, name, width in group]
-        room = sum(width * sizes[name] for name, width in alike)
+        equal = [(name, width) for _, name, width in group]
+        room = sum(width * sizes[name] for name, width in equal)
         part = min(1.0, left / room) if room else 0.0
-        for name, width in alike:
+        for name, width in equal:
             found[name] += part * width
         left -= part * room
     if left > 1e-9 * total:
         reached = sum(found[name] * sizes[name] for name in found) / total
-        raise ModelError(f"the scan goes to a sparsity of {reached:.3f}; {sparsity} was asked for")
+        raise ModelError(
+            f"the scan goes to a sparsity of {reached:.3f} only, below {sparsity}; scan larger "
+            "sparsities"
+        )
     return found
 
 
@@ -69,14 +78,14 @@ def _check_scan(points: Sequence[SensitivityPoint], sizes: Mapping[str, int]) ->
         if not math.isfinite(point.score):
             raise ModelError(
                 f"the score of {point.name!r} at a sparsity of {point.sparsity} is {point.score}; "
-                "leave that point out, or score with a number that is finite"
+                "leave out that point, or use a metric that is finite"
             )
     for name, found in scanned.items():
         if name not in sizes:
-            raise ModelError(f"{name!r} is in the scan and has no size; give its number of weights")
+            raise ModelError(f"{name!r} is in the scan without a size; give its number of weights")
         if len(set(found)) < len(found):
             twice = next(s for s in found if found.count(s) > 1)
-            raise ModelError(f"the scan has a sparsity of {twice} twice for {name!r}; keep one")
+            raise ModelError(f"the scan has a sparsity of {twice} twice for {name!r}; remove one")
         if min(found) != 0:
             raise ModelError(
                 f"the scan of {name!r} begins at a sparsity of {min(found)}; score it at 0 too"
@@ -86,11 +95,11 @@ def _check_scan(points: Sequence[SensitivityPoint], sizes: Mapping[str, int]) ->
 def _stretches(
     points: Sequence[SensitivityPoint], sizes: Mapping[str, int]
 ) -> Iterator[tuple[float, str, float]]:
-    """What a weight costs, whose, and over how much sparsity: the edges of each layer's hull."""
+    """Yield loss per weight, name and width in sparsity of the edges of each layer's hull."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for point in sorted(points, key=lambda point: point.sparsity):
         hull = curves.setdefault(point.name, [])
-        # A layer that scores better when it is sparser has no reason to be less so.
+        # Where a sparser layer scores better, the better score counts as no loss.
         loss = max(-point.score, hull[-1][1]) if hull else -point.score
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(
             hull[-1], (point.sparsity, loss)

@@ -1,7 +1,7 @@
-"""Masks from the weights of a tensor, or of several. True keeps a weight, False prunes it.
+"""Masks of weights by magnitude or at random. True for the weights that stay.
 
-The definitions are those of the usual course exercise: per layer by percentile, per layer by
-standard deviation, and under one threshold for all layers.
+The definitions are those of common course exercises: by percentile of a layer, by its standard
+deviation, and by one threshold for all layers.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ __all__ = ["global_magnitude_masks", "percentile_mask", "random_mask", "std_mask
 
 
 def percentile_mask(weight: Tensor, q: float) -> Tensor:
-    """Keep the weights whose magnitude is above the ``q``-th percentile of all magnitudes.
+    """Prune the weights whose magnitude is at or below the ``q``-th percentile of all magnitudes.
 
-    ``q`` is in per cent, from 0 (prunes nothing) to 100 (prunes all); between two magnitudes the
-    percentile is interpolated linearly, as in `numpy.percentile`: of N weights
-    ``floor(q/100 · (N − 1)) + 1`` go, within one of q per cent. Among magnitudes equal to it the
-    earlier ones go, as many as if all were distinct. (A sparsity, as `global_magnitude_masks` and
-    recipes have it, is counted otherwise: ``round(s · N)`` go, which is at most one fewer or more.)
+    Between two magnitudes the percentile is interpolated linearly, as in `numpy.percentile`: of N
+    weights ``floor(q/100 · (N − 1)) + 1`` are pruned, and none for q = 0. Of magnitudes equal to
+    the percentile the earlier are pruned, as many as if all were distinct. A sparsity, as
+    `global_magnitude_masks` and `PruningConfig` take it, counts ``round(s · N)``, which differs by
+    one at most.
 
-    ``weight`` has any shape. Raises ModelError for q outside 0…100 and for values that are not
-    finite.
+    Args:
+        weight: of any shape.
+        q: percentile in per cent, from 0, which prunes nothing, to 100, which prunes all.
+
+    Returns:
+        A bool mask of the shape of ``weight``, False where it is pruned.
+
+    Raises:
+        ModelError: q is not from 0 to 100, or a weight is not finite.
 
     Example:
         >>> percentile_mask(torch.tensor([0.1, -0.4, 0.3, 0.2]), 50)
@@ -38,7 +45,7 @@ def percentile_mask(weight: Tensor, q: float) -> Tensor:
     by its percentile.
     """
     if not 0 <= q <= 100:
-        raise ModelError(f"a percentile is from 0 to 100 per cent; {q} was asked for")
+        raise ModelError(f"the percentile is {q}; give one from 0 to 100 per cent")
     check_finite(weight, kind="weights")
     place = q / 100 * (weight.numel() - 1)
     nearest = round(place)
@@ -48,12 +55,20 @@ def percentile_mask(weight: Tensor, q: float) -> Tensor:
 
 
 def std_mask(weight: Tensor, sensitivity: float) -> Tensor:
-    """Keep the weights of magnitude ``sensitivity`` standard deviations and more.
+    """Prune the weights whose magnitude is below ``sensitivity`` standard deviations.
 
-    The standard deviation is that of the signed weights, over the population: on Gaussian weights
-    a sensitivity of 1 prunes 68.27 %. ``weight`` has any shape.
+    The standard deviation is that of the signed weights, over the population: of Gaussian weights
+    a sensitivity of 1 prunes 68.27 %.
 
-    Raises ModelError for a sensitivity below 0 and for values that are not finite.
+    Args:
+        weight: of any shape.
+        sensitivity: number of standard deviations, from 0.
+
+    Returns:
+        A bool mask of the shape of ``weight``, False where it is pruned.
+
+    Raises:
+        ModelError: the sensitivity is below 0 or not finite, or a weight is not finite.
 
     Example:
         >>> std_mask(torch.tensor([-2.0, 0.0, 0.5, 2.0]), 1)
@@ -63,7 +78,7 @@ def std_mask(weight: Tensor, sensitivity: float) -> Tensor:
     multiplied by the standard deviation of a layer's weights".
     """
     if not (sensitivity >= 0 and math.isfinite(sensitivity)):
-        raise ModelError(f"a sensitivity is a number from 0 on; {sensitivity} was asked for")
+        raise ModelError(f"the sensitivity is {sensitivity}; give a finite number from 0")
     check_finite(weight, kind="weights")
     weight = weight.detach()
     if not weight.numel():
@@ -76,30 +91,43 @@ def std_mask(weight: Tensor, sensitivity: float) -> Tensor:
 def random_mask(
     weight: Tensor, sparsity: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Prune weights at random: the baseline that every criterion has to beat.
+    """Prune weights at random, as a baseline for other criteria.
 
-    ``sparsity`` is the fraction to prune, from 0 to 1; exactly ``round(sparsity · N)`` of N
-    weights go. ``generator`` is one of the CPU, so that every device gives the same mask.
+    Args:
+        weight: of any shape.
+        sparsity: fraction from 0 to 1; of N weights exactly ``round(sparsity · N)`` are pruned.
+        generator: on the CPU, so that every device gives the same mask.
 
-    Raises ModelError for a sparsity outside 0…1.
+    Returns:
+        A bool mask of the shape of ``weight``, False where it is pruned.
+
+    Raises:
+        ModelError: the sparsity is not from 0 to 1.
 
     Example:
         >>> int(random_mask(torch.ones(4, 5), 0.25).sum())
         15
     """
-    drawn = torch.rand(weight.shape, generator=generator)  # as a recipe's criterion "random" does
+    drawn = torch.rand(weight.shape, generator=generator)  # as the criterion "random" does
     return masks_by_score({"": drawn}, sparsity)[""].to(weight.device)
 
 
 def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """Prune the smallest magnitudes of all tensors together, under one threshold.
 
-    ``sparsity`` is the fraction of all weights to prune, from 0 to 1; exactly
-    ``round(sparsity · N)`` of N weights go, at most one fewer or more than are at and below the
-    percentile that `numpy.percentile` gives. Among equal magnitudes the earlier tensor and the
-    earlier place in it goes first. Returns a bool mask of the same shape and device per tensor.
+    Of N weights exactly ``round(sparsity · N)`` are pruned: within one of the number at and below
+    the percentile that `numpy.percentile` gives. Of equal magnitudes those of the earlier tensor,
+    and the earlier in it, are pruned first.
 
-    Raises ModelError for a sparsity outside 0…1, no weights at all, or one that is not finite.
+    Args:
+        weights: tensors by name.
+        sparsity: fraction of all weights to prune, from 0 to 1.
+
+    Returns:
+        A bool mask for each tensor, of its shape, False where it is pruned.
+
+    Raises:
+        ModelError: the sparsity is not from 0 to 1, there are no weights, or one is not finite.
 
     Example:
         >>> w = {"a": torch.tensor([3.0, -1.0]), "b": torch.tensor([[0.5], [-2.0]])}

@@ -1,4 +1,4 @@
-"""How many of a tensor's elements go, and which: those of the least score."""
+"""Rank the elements of tensors by score, and mask the lowest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ __all__ = ["check_finite", "check_fraction", "keep_highest", "masks_by_score"]
 def check_fraction(sparsity: float) -> None:
     """Raise ModelError unless ``sparsity`` is a fraction from 0 to 1."""
     if not 0 <= sparsity <= 1:
-        raise ModelError(f"sparsity is a fraction from 0 to 1; {sparsity} was asked for")
+        raise ModelError(f"the sparsity is {sparsity}; give a fraction from 0 to 1")
 
 
 def check_finite(values: Tensor, *, name: str = "", kind: str = "values") -> None:
-    """Raise ModelError where a value is NaN or infinite and so has no rank.
+    """Raise ModelError if a value is NaN or infinite, and so has no rank.
 
-    ``name`` is that of the tensor, ``kind`` what its values are, in the plural.
+    Args:
+        values: of any shape.
+        name: of the tensor, for the error.
+        kind: what the values are, in the plural, for the error.
 
     Example:
         >>> check_finite(torch.tensor([1.0, float("nan")]), name="a", kind="scores")
@@ -38,9 +41,9 @@ def check_finite(values: Tensor, *, name: str = "", kind: str = "values") -> Non
 
 
 def keep_highest(scores: Tensor, pruned: int) -> Tensor:
-    """Mask of all but the ``pruned`` lowest of ``scores``, of any shape.
+    """Mask the ``pruned`` lowest of ``scores``, of any shape; True for all others.
 
-    Among equal scores the earlier place goes first. Cost: linear in the number of scores.
+    Of equal scores the earlier is pruned first. The cost is linear in the number of scores.
 
     Example:
         >>> keep_highest(torch.tensor([3.0, 1.0, 1.0, 2.0]), 1)
@@ -54,8 +57,8 @@ def keep_highest(scores: Tensor, pruned: int) -> Tensor:
     threshold = flat.kthvalue(pruned).values
     keep = flat > threshold
     equal = flat == threshold
-    gone = equal.sum() - (flat.numel() - pruned - keep.sum())
-    keep |= equal & (equal.cumsum(0) > gone)
+    pruned_of_equal = equal.sum() - (flat.numel() - pruned - keep.sum())
+    keep |= equal & (equal.cumsum(0) > pruned_of_equal)
     return keep.view(scores.shape)
 
 
@@ -64,13 +67,19 @@ def masks_by_score(
 ) -> dict[str, Tensor]:
     """Prune the elements of lowest score of all tensors together, under one threshold.
 
-    ``scores`` are tensors of any shapes on one device, higher for what matters more; ``sparsity``
-    is the fraction of all elements to prune, from 0 to 1: exactly ``round(sparsity · N)`` of N go.
-    Among equal scores the earlier tensor and the earlier place in it goes first. Returns a bool
-    mask of the same shape per tensor, True for what is kept. ``kind`` is what an error calls the
-    scores.
+    Of N elements exactly ``round(sparsity · N)`` are pruned. Of equal scores those of the earlier
+    tensor, and the earlier in it, are pruned first.
 
-    Raises ModelError for a sparsity outside 0…1, no scores at all, or one that is not finite.
+    Args:
+        scores: of any shapes and on one device, higher for what matters more.
+        sparsity: fraction of all elements to prune, from 0 to 1.
+        kind: what the scores are, in the plural, for errors.
+
+    Returns:
+        A bool mask for each tensor, of its shape, False where it is pruned.
+
+    Raises:
+        ModelError: the sparsity is not from 0 to 1, there are no scores, or one is not finite.
 
     Example:
         >>> masks = masks_by_score({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0])}, 0.6)
@@ -79,7 +88,7 @@ def masks_by_score(
     """
     check_fraction(sparsity)
     if not scores:
-        raise ModelError("there are no weights to prune; check the layer patterns of the recipe")
+        raise ModelError("there are no weights to prune; check include, exclude and layer_types")
     flat = [score.detach().flatten() for score in scores.values()]
     exact = torch.float64 if any(s.dtype == torch.float64 for s in flat) else torch.float32
     pooled = torch.cat([score.to(exact) for score in flat])

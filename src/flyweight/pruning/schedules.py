@@ -1,4 +1,4 @@
-"""How sparsity grows from the first step or epoch of a run to the last."""
+"""Schedules of sparsity over the steps or epochs of a run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Unit = Literal["steps", "epochs"]
 
 
 def cubic_sparsity(progress: float, final: float) -> float:
-    """Sparsity after the fraction ``progress`` of the ramp: fast at first, slow near the end.
+    """Compute the sparsity of the cubic schedule, which grows fast at first and slowly at the end.
 
-    ``s = final·(1 − (1 − progress)³)``, with progress clipped to 0…1.
+    ``s = final·(1 − (1 − progress)³)``, with ``progress``, the fraction of the ramp that is over,
+    clipped to 0…1.
 
     Example:
         >>> [round(cubic_sparsity(p, 0.8), 3) for p in (0.0, 0.5, 1.0)]
@@ -34,10 +35,10 @@ def cubic_sparsity(progress: float, final: float) -> float:
 
 
 def linear_sparsity(progress: float, final: float) -> float:
-    """Sparsity after the fraction ``progress`` of the ramp: the same again for each step.
+    """Compute the sparsity of the linear schedule, ``final·progress`` with progress in 0…1.
 
-    With a final sparsity of 0.8 and ten prunings, the (e + 1)-th at progress (e + 1)/10, this is
-    the 8 % an epoch of the usual course exercise.
+    With a final sparsity of 0.8 and ten prunings, of which the (e + 1)-th has the progress
+    (e + 1)/10, each prunes 8 % more.
 
     Example:
         >>> [round(linear_sparsity((e + 1) / 10, 0.8), 2) for e in (0, 1, 9)]
@@ -51,9 +52,12 @@ SCHEDULES = ("one-shot", "linear", "cubic")
 
 
 def sparsity_at(schedule: str, progress: float, final: float) -> float:
-    """Sparsity of a schedule by name after the fraction ``progress`` of its ramp.
+    """Compute the sparsity of a schedule by name after the fraction ``progress`` of its ramp.
 
-    "one-shot" is final from the start. Raises RecipeError for an unknown name.
+    "one-shot" has the final sparsity from the start.
+
+    Raises:
+        RecipeError: the schedule is unknown.
 
     Example:
         >>> [round(sparsity_at(name, 0.5, 0.8), 3) for name in SCHEDULES]
@@ -71,19 +75,23 @@ def sparsity_at(schedule: str, progress: float, final: float) -> float:
 def prunings(
     schedule: str, *, steps: int, ramp: float, interval: int, unit: Unit = "steps", epochs: int = 0
 ) -> dict[int, float]:
-    """The steps of a run before which masks are chosen, each with the progress of its ramp.
+    """List the steps before which masks are chosen, each with the progress of the ramp.
 
-    Arguments:
+    Args:
         schedule: "one-shot" prunes once, before the first step.
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         ramp: fraction of the run, from 0 to 1, in which sparsity grows.
         interval: steps or epochs from one pruning to the next.
-        unit: of ``interval``. By steps, progress is that of the step, from 0 on. By epochs, the
-            k-th of K prunings has progress k/K and stands before epoch (k − 1)·interval, counted
-            from 0; K is the number of intervals nearest to the length of the ramp, and at least 1.
-        epochs: of the whole run; needed if they are the unit.
+        unit: of ``interval``. By steps, progress is that of the step, from 0. By epochs, the k-th
+            of K prunings has progress k/K and precedes epoch (k − 1)·interval, counted from 0; K is
+            the number of intervals nearest to the length of the ramp, and at least 1.
+        epochs: number of epochs of the whole run, needed if they are the unit.
 
-    The last has progress 1. Raises RecipeError where the run has no epochs and they are the unit.
+    Returns:
+        Progress by step; the last is 1.
+
+    Raises:
+        RecipeError: the unit is "epochs" and ``epochs`` is 0.
 
     Example:
         >>> prunings("linear", steps=40, ramp=0.5, interval=1, unit="epochs", epochs=4)
@@ -101,6 +109,8 @@ def prunings(
             return {0: 1.0}
         return {step: step / last for step in (*range(0, last, interval), last)}
     if epochs < 1:
-        raise RecipeError("pruning.unit is 'epochs', and the length of an epoch is not known")
+        raise RecipeError(
+            "pruning.unit is 'epochs' and the length of an epoch is not known; give epochs"
+        )
     count = max(1, round(ramp * epochs / interval))
     return {k * interval * steps // epochs: (k + 1) / count for k in range(count)}
