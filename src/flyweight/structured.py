@@ -1,4 +1,4 @@
-"""Filters that are zero, really removed: a smaller dense network, which runs faster."""
+"""Remove zero filters: a smaller dense network, which runs faster."""
 
 from __future__ import annotations
 
@@ -12,32 +12,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flyweight.batches import Batch, evaluating, inputs_of, run_model
 from flyweight.errors import ModelError
-from flyweight.batches import evaluating
-from flyweight.modules import check_detached
+from flyweight.modules import WeightLayout, check_detached
 from flyweight.pruning import zero_filters
 
 __all__ = ["feeding_layers", "remove_filters", "silence_filters_"]
 
-_Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_Conv = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 _Norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def remove_filters(model: nn.Module, example_inputs: Tensor) -> nn.Module:
-    """Return a smaller network without the filters of ``model`` whose weights are all zero.
+def remove_filters(model: nn.Module, example_inputs: Batch) -> nn.Module:
+    """Remove the filters whose weights are all zero, and return the smaller network.
 
-    Where outputs of several layers are added, a filter goes when it is zero in each of them. A
-    filter that is zero still puts out a constant, its bias or what batch normalisation makes of
-    it; the constant is dropped, which is what `silence_filters_` does, so that the network may need
-    a little retraining. At least one filter of each layer stays. ``model`` is not changed; each
-    module of the smaller network has the mode, and each parameter the ``requires_grad``, that it
-    has in ``model``.
+    Where outputs of several layers are added, a filter is removed if it is zero in each of them. A
+    zero filter still outputs a constant: its bias, or what batch normalization makes of it. The
+    constant is dropped, as by `silence_filters_`, so that the network may need some retraining. At
+    least one filter of each layer stays. Each module of the smaller network has the mode, and each
+    parameter the ``requires_grad``, that it has in ``model``.
 
-    ``example_inputs`` is a batch as the network takes it; it is run to see how layers depend on
-    each other. Needs the package torch-pruning (``pip install flyweight[structured]``).
+    Needs the package torch-pruning (``pip install flyweight[structured]``).
 
-    Raises ModelError where it is missing, the network cannot be followed, a mask is still on a
-    weight, or a filter would be cut out of a weight that several layers share.
+    Args:
+        model: is not changed.
+        example_inputs: a batch, on which the dependencies between layers are traced.
+
+    Raises:
+        ModelError: torch-pruning is missing, the network cannot be traced, a mask is still on a
+            weight, or a filter would be cut out of a weight that several layers share.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -62,12 +72,12 @@ def remove_filters(model: nn.Module, example_inputs: Tensor) -> nn.Module:
             if parameter.is_floating_point():
                 parameter.requires_grad_()
         graph = torch_pruning.DependencyGraph()
-        with _followed():
-            graph.build_dependency(smaller, example_inputs=(example_inputs,))
+        with _tracing():
+            graph.build_dependency(smaller, example_inputs=_arguments(example_inputs))
         shared = _shared(smaller)
         for layer, prune in list(_removable(smaller, graph, torch_pruning)):
             dead = [k for k in _zero_filters(layer) if _is_dead(graph, layer, prune, k)]
-            if len(dead) == layer.weight.shape[0]:
+            if len(dead) == _outputs(layer):
                 dead = dead[1:]
             if dead:
                 group = graph.get_pruning_group(layer, prune, idxs=dead)
@@ -79,14 +89,17 @@ def remove_filters(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     return smaller
 
 
-def silence_filters_(model: nn.Module, example_inputs: Tensor) -> nn.Module:
-    """Let filters of zeros put out zero: their bias, and what batch normalisation adds, go too.
+def silence_filters_(model: nn.Module, example_inputs: Batch) -> nn.Module:
+    """Make zero filters output zero: set their bias and batch normalization to 0. Changes ``model``.
 
-    ``example_inputs`` is a batch as the network takes it; it is run to see which layer feeds a
-    batch normalisation. One that is fed by several loses only what is zero in each of them.
-    Changes ``model``, and returns it.
+    A batch normalization that several layers feed loses the filters that are zero in each of them.
 
-    Raises ModelError where the network cannot be run.
+    Args:
+        model: is changed, and returned.
+        example_inputs: a batch; it is run to find the layers that feed a batch normalization.
+
+    Raises:
+        ModelError: the network cannot be run.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
@@ -109,15 +122,19 @@ def silence_filters_(model: nn.Module, example_inputs: Tensor) -> nn.Module:
 
 
 def feeding_layers(
-    model: nn.Module, example_inputs: Tensor
+    model: nn.Module, example_inputs: Batch
 ) -> dict[nn.Module, list[nn.Module | None]]:
-    """For each batch normalisation that runs, the layers whose outputs it took, in their order.
+    """Find the layers whose outputs each batch normalization takes, in their order.
 
-    Layers are convolutions and linear ones. None stands for anything else, and for an output that
-    was changed in place on the way. ``example_inputs`` is a batch as the network takes it; it is
-    run in evaluation mode. ``model`` stays as it is.
+    Layers are convolutions and linear ones. None stands for any other source, and for an output
+    that was changed in place on the way.
 
-    Raises ModelError where the network cannot be run.
+    Args:
+        model: is run in evaluation mode, and not changed.
+        example_inputs: a batch to run.
+
+    Raises:
+        ModelError: the network cannot be run.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
@@ -145,8 +162,8 @@ def feeding_layers(
             hooks.append(module.register_forward_hook(after_layer))
     try:
         # Tensors made in inference mode have no version.
-        with _followed(), evaluating(model), torch.inference_mode(False), torch.no_grad():
-            model(example_inputs)
+        with _tracing(), evaluating(model), torch.inference_mode(False), torch.no_grad():
+            run_model(model, example_inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -154,22 +171,34 @@ def feeding_layers(
 
 
 @contextmanager
-def _followed() -> Iterator[None]:
+def _tracing() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the model is run and its graph read, which may raise anything
-        raise ModelError(f"the layers of the model cannot be followed: {error}") from error
+    except Exception as error:  # running a model and reading its graph may raise anything
+        raise ModelError(f"the layers of the model cannot be traced: {error}") from error
+
+
+def _arguments(batch: Batch) -> Any:
+    """Return the inputs of a batch as torch-pruning takes them."""
+    inputs = inputs_of(batch)
+    return (inputs,) if isinstance(inputs, Tensor) else inputs
 
 
 def _zero_filters(layer: Any) -> list[int]:
-    found: list[int] = zero_filters(layer.weight).nonzero().flatten().tolist()
+    zero = zero_filters(layer.weight, layout=WeightLayout.of(layer))
+    found: list[int] = zero.nonzero().flatten().tolist()
     return found
 
 
+def _outputs(layer: Any) -> int:
+    """Return the number of outputs of a convolution or linear layer."""
+    return len(WeightLayout.of(layer).outputs_first(layer.weight))
+
+
 def _removable(model: nn.Module, graph: Any, pruning: Any) -> Iterator[tuple[Any, Any]]:
-    """Each layer whose outputs other layers take, with the function that removes some."""
+    """Yield each layer whose outputs can be removed, with the function that removes some."""
     for module in model.modules():
-        if module not in graph.module2node:  # it has no part in what the network puts out
+        if module not in graph.module2node:  # the outputs of the network do not depend on it
             continue
         if isinstance(module, _Conv) and module.groups == 1:
             yield module, pruning.prune_conv_out_channels
@@ -178,7 +207,7 @@ def _removable(model: nn.Module, graph: Any, pruning: Any) -> Iterator[tuple[Any
 
 
 def _is_dead(graph: Any, layer: nn.Module, prune: Any, filter_: int) -> bool:
-    """Whether nothing but zeros is lost with a filter, and the network's outputs are not."""
+    """Tell whether a filter is zero in all layers of its group, and feeds another layer."""
     group = graph.get_pruning_group(layer, prune, idxs=[filter_])
     taken = False
     for dependency, places in group:
@@ -191,21 +220,23 @@ def _is_dead(graph: Any, layer: nn.Module, prune: Any, filter_: int) -> bool:
 
 
 def _puts_out(target: Any, places: list[int]) -> bool:
-    """Whether a module, or a parameter that is added, has weights for these of its outputs."""
+    """Tell whether a module, or an added parameter, has non-zero weights for some outputs."""
     weight = target if isinstance(target, nn.Parameter) else getattr(target, "weight", None)
     if weight is None:  # an addition has no parameters at all
         return any(True for _ in target.parameters())
     if isinstance(target, nn.Parameter):
         return bool(weight.detach().any())
-    if isinstance(target, nn.PReLU):  # whatever its slopes, it makes a zero of a zero
+    if isinstance(target, nn.PReLU):  # it maps 0 to 0
         return False
-    inputs_first = isinstance(target, (nn.modules.conv._ConvTransposeNd, nn.Embedding))
     at = torch.tensor(places, device=weight.device)
-    return bool(weight.detach().index_select(int(inputs_first), at).any())
+    if isinstance(target, nn.Embedding):
+        return bool(weight.detach().index_select(1, at).any())
+    rows = WeightLayout.of(target).outputs_first(weight.detach())
+    return bool(rows.index_select(0, at).any())
 
 
 def _shared(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The parameters that several modules hold, with one of their names."""
+    """Return the parameters that several modules hold, each with one of its names."""
     holders = Counter(
         parameter
         for module in model.modules()
@@ -215,7 +246,7 @@ def _shared(model: nn.Module) -> dict[nn.Parameter, str]:
 
 
 def _check_own(group: Any, shared: dict[nn.Parameter, str]) -> None:
-    """Raise ModelError where a group of filters is cut out of a weight that is shared."""
+    """Raise ModelError if a group of filters is cut out of a shared weight."""
     for dependency, _ in group:
         target = dependency.target.module
         held = target.parameters() if isinstance(target, nn.Module) else [target]
@@ -223,5 +254,5 @@ def _check_own(group: Any, shared: dict[nn.Parameter, str]) -> None:
             if parameter in shared:
                 raise ModelError(
                     f"tensor {shared[parameter]!r} is shared by several layers, and removing zero "
-                    "filters would cut only one of them; give each a copy of its own first"
+                    "filters would cut only one of them; give each layer its own copy first"
                 )

@@ -1,12 +1,7 @@
-"""Proximal operators: the small step that makes exact zeros, alone or after any optimiser."""
+"""Proximal operators of sparsity penalties, alone or after each step of an optimizer."""
 
 from flyweight.proximal.groups import group_soft_threshold
-from flyweight.proximal.optimizer import (
-    Operator,
-    Penalty,
-    ProximalSteps,
-    attach_proximal_,
-)
+from flyweight.proximal.optimizer import Operator, Penalty, ProximalSteps, attach_proximal_
 from flyweight.proximal.penalties import (
     elastic_net,
     hard_threshold,

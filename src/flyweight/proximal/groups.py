@@ -1,4 +1,4 @@
-"""Group lasso: rows, filters, channels or blocks of a weight go together or stay together."""
+"""Group lasso: penalize rows, filters, channels or blocks of a weight as a whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from flyweight.errors import ModelError
 from flyweight.proximal.checks import Step, check_penalty
-from flyweight.pruning import Pattern
-from flyweight.pruning.patterns import block_extents, from_blocks, to_blocks
+from flyweight.pruning import Pattern, block_extents, from_blocks, to_blocks
 
 __all__ = ["group_soft_threshold"]
 
@@ -20,22 +19,25 @@ _NEWTON_STEPS = 12
 def group_soft_threshold(
     values: Tensor, strength: float, *, groups: str = "filters", step: Step = 1.0
 ) -> Tensor:
-    """Proximal operator of λ·Σ √p·‖w_g‖₂ over groups g of p weights each.
+    """Apply the proximal operator of the group lasso, λ·Σ √p·‖w_g‖₂ over groups g of p weights.
 
-    A group shrinks by step·λ·√p in length, and is exactly zero where it is not longer. The root
-    lets one strength serve layers whose groups differ in size.
+    The norm of a group shrinks by step·λ·√p; a group of a smaller norm becomes exactly 0. With the
+    root one strength serves layers whose groups differ in size.
 
-    Arguments:
-        values: of two and more dimensions, outputs first.
+    Args:
+        values: of two or more dimensions, outputs first.
         strength: λ, in units of the loss per unit of weight.
         groups: "filters" (or rows: the slices ``values[k]``), "channels" (or columns:
             ``values[:, k]``), or a block such as "4x1x3x3" that divides the shape.
         step: one for all weights; or, of the shape of ``values``, one for each: then the result
-            is the minimiser of ½·Σ(wᵢ − vᵢ)²/stepᵢ + λ·Σ √p·‖w_g‖₂, whose lengths are found by
+            is the minimizer of ½·Σ(wᵢ − vᵢ)²/stepᵢ + λ·Σ √p·‖w_g‖₂, whose norms are found by
             Newton's method (to rounding; zeros by their exact condition).
 
-    Returns a new tensor of the same shape and type. Raises ModelError for groups that the shape
-    does not allow and for numbers below 0.
+    Returns:
+        A new tensor of the same shape and type.
+
+    Raises:
+        ModelError: the groups do not divide the shape, or a number is below 0.
 
     Example:
         >>> group_soft_threshold(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 0.5 / 2**0.5)
@@ -50,8 +52,7 @@ def group_soft_threshold(
     pattern = Pattern.of(groups)
     if pattern.kind not in ("filters", "channels", "block"):
         raise ModelError(
-            "groups are 'filters', 'channels' or a block such as '4x1x3x3'; "
-            f"got {groups!r}, which is not made of groups"
+            f"the groups are {groups!r}; give 'filters', 'channels' or a block such as '4x1x3x3'"
         )
     block = block_extents(values, pattern.kind, pattern.extents)
     inside = to_blocks(values, block)
@@ -66,13 +67,13 @@ def group_soft_threshold(
 
 
 def _in_metric(values: Tensor, thresholds: Tensor) -> Tensor:
-    """Weights vᵢ·n/(n + tᵢ), the length n being the root of Σ vᵢ²/(n + tᵢ)² = 1.
+    """Compute weights vᵢ·n/(n + tᵢ), with the norm n the root of Σ vᵢ²/(n + tᵢ)² = 1.
 
-    Written as 1/√Σ = 1 the left side is concave in n and rises, so that Newton's method started
-    below the root comes up to it from below.
+    Written as 1/√Σ = 1, the left side is concave and increasing in n, so that Newton's method
+    converges from below when it starts below the root.
     """
     safe = torch.where(thresholds > 0, thresholds, torch.finfo(values.dtype).tiny)
-    gone = (values / safe).square().sum(-1, keepdim=True) <= 1
+    zero = (values / safe).square().sum(-1, keepdim=True) <= 1
     lengths = values.norm(dim=-1, keepdim=True)
     lower = torch.finfo(values.dtype).tiny
     root = (lengths - thresholds.amax(-1, keepdim=True)).clamp(min=lower)
@@ -80,5 +81,5 @@ def _in_metric(values: Tensor, thresholds: Tensor) -> Tensor:
         parts = (values / (root + thresholds)).square()
         total = parts.sum(-1, keepdim=True)
         slope = (parts / (root + thresholds)).sum(-1, keepdim=True)
-        root = (root + (total.sqrt() - 1) * total / torch.where(gone, 1.0, slope)).clamp(min=lower)
-    return torch.where(gone, 0.0, values * (root / (root + thresholds)))
+        root = (root + (total.sqrt() - 1) * total / torch.where(zero, 1.0, slope)).clamp(min=lower)
+    return torch.where(zero, 0.0, values * (root / (root + thresholds)))

@@ -1,4 +1,4 @@
-"""Proximal steps after those of any torch optimiser: training that leaves exact zeros."""
+"""Proximal steps after those of a torch optimizer, for training that leaves exact zeros."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import ModelError, RecipeError
+from flyweight.modules import WeightLayout, matching, overrides_by_name, select_weights
 from flyweight.proximal.checks import Step
 from flyweight.proximal.penalties import soft_threshold
-from flyweight.modules import matching, overrides_by_name, select_weights
 
 __all__ = ["Operator", "Penalty", "ProximalSteps", "attach_proximal_"]
 
@@ -23,10 +23,11 @@ _ATTACHED: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
 
 
 class Operator(Protocol):
-    """A proximal operator of this package, or a function that is called in the same way.
+    """Proximal operator of this package, or a function with the same signature.
 
-    What has more arguments takes them by `functools.partial`; a projection leaves the strength
-    unused: ``lambda values, strength, *, step: n_of_m(values, 2, 4, step=step)``.
+    Bind further arguments with `functools.partial`; a projection ignores the strength:
+    ``lambda values, strength, *, step: n_of_m(values, 2, 4, step=step)``. Weights are given with
+    outputs first, those of transposed convolutions too.
     """
 
     def __call__(self, values: Tensor, strength: float, *, step: Step) -> Tensor:  # noqa: D102
@@ -35,24 +36,25 @@ class Operator(Protocol):
 
 @dataclass(frozen=True)
 class Penalty:
-    """A penalty on weights, to be added to the loss that a network is trained with.
+    """Penalty on weights that is added to the loss of a training.
 
     Attributes:
         strength: λ, in the unit of the operator, for most of them loss per unit of weight.
-        operator: of the penalty; `soft_threshold` is the lasso.
+        operator: proximal operator of the penalty; `soft_threshold` is that of the lasso.
         overrides: strength by glob over the names of weights; of several that match the last
             counts.
-        layers: globs over the names of the weights of two and more dimensions that take part.
-        keep: globs of those that are left alone.
-        types: classes of layers, such as "Conv2d"; none for all.
-        warmup: steps in which the strength grows from 0 in a straight line.
-        interval: steps of the optimiser to one proximal step, which is as large as all of them
-            together. The noise of single gradients averages out between: the same penalty leaves
-            more zeros.
-        metric: "optimizer" takes for the step of each weight the one that the optimiser makes,
-            for Adam one for each weight; "plain" the learning rate for all.
+        include: globs over the names of weights of two and more dimensions that are penalized.
+        exclude: globs of those among them that are not.
+        layer_types: classes of layers, such as "Conv2d"; none for all.
+        warmup: number of steps in which the strength grows linearly from 0.
+        interval: number of optimizer steps per proximal step, which is as large as all of them
+            together. The noise of single gradients averages out: the same penalty leaves more
+            zeros.
+        metric: "optimizer" takes the step size that the optimizer makes, for Adam one for each
+            weight; "plain" takes the learning rate for all.
 
-    Raises RecipeError for a value that cannot be.
+    Raises:
+        RecipeError: a value is out of its bounds.
 
     Example:
         >>> Penalty(1e-4, overrides={"fc.*": 0.0}, warmup=500).strength_at("conv1.weight", 99)
@@ -62,9 +64,9 @@ class Penalty:
     strength: float
     operator: Operator = soft_threshold
     overrides: Mapping[str, float] = field(default_factory=dict)
-    layers: tuple[str, ...] = ("*",)
-    keep: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    layer_types: tuple[str, ...] = ()
     warmup: int = 0
     interval: int = 1
     metric: Literal["optimizer", "plain"] = "optimizer"
@@ -73,34 +75,38 @@ class Penalty:
         for name, strength in {"strength": self.strength, **self.overrides}.items():
             if not (math.isfinite(strength) and strength >= 0):
                 raise RecipeError(
-                    f"a strength of a penalty is a finite number from 0 on; "
-                    f"found {strength} for {name!r}"
+                    f"the strength of a penalty for {name!r} is {strength}; give a finite number "
+                    "from 0"
                 )
         if self.warmup < 0:
-            raise RecipeError(f"the warm-up of a penalty is 0 steps or more; found {self.warmup}")
+            raise RecipeError(f"the warm-up of a penalty is {self.warmup} steps; give 0 or more")
         if self.interval < 1:
-            raise RecipeError(f"the interval of a penalty is 1 step or more; found {self.interval}")
+            raise RecipeError(f"the interval of a penalty is {self.interval} steps; give 1 or more")
         if self.metric not in ("optimizer", "plain"):
             raise RecipeError(
-                f"the metric of a penalty is 'optimizer' or 'plain'; found {self.metric!r}"
+                f"the metric of a penalty is {self.metric!r}; give 'optimizer' or 'plain'"
             )
 
     def strength_at(self, name: str, step: int) -> float:
-        """Strength for a weight at a step, counted from 0."""
+        """Return the strength for a weight at a step, counted from 0."""
         full = matching(name, self.overrides, self.strength)
         return full * (step + 1) / self.warmup if step < self.warmup else full
 
 
 class ProximalSteps:
-    """What `attach_proximal_` put on an optimiser.
+    """Proximal steps that `attach_proximal_` has attached to an optimizer.
 
     Attributes:
-        penalty: that is applied.
-        number: how many steps were made.
+        penalty: the penalty that is applied.
+        number: number of steps made.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], penalty: Penalty
+        self,
+        optimizer: torch.optim.Optimizer,
+        weights: Mapping[str, Tensor],
+        penalty: Penalty,
+        layouts: Mapping[str, WeightLayout],
     ) -> None:
         self.penalty = penalty
         self.number = 0
@@ -109,6 +115,7 @@ class ProximalSteps:
         self._key = f"{_STATE} {before + 1}" if before else _STATE
         self._due: dict[str, Step] = {}  # steps made since the last proximal one
         self._names = {weight: name for name, weight in weights.items()}
+        self._layouts = layouts
         self._hooks = [
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_state_dict_post_hook(self._save),
@@ -117,7 +124,7 @@ class ProximalSteps:
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # Fused optimisers are called on overflow too, and then leave the weights as they are.
+        # Fused optimizers run on overflow too, and then do not change the weights.
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and bool(overflow):
             return
@@ -139,8 +146,12 @@ class ProximalSteps:
         """Make the proximal step that is due, after a run that ends within an interval."""
         for weight, name in self._names.items():
             if name in self._due:
-                strength = self.penalty.strength_at(name, self.number)
-                weight.copy_(self.penalty.operator(weight, strength, step=self._due.pop(name)))
+                strength, step = self.penalty.strength_at(name, self.number), self._due.pop(name)
+                layout = self._layouts[name]
+                if isinstance(step, Tensor):
+                    step = layout.outputs_first(step)
+                values = self.penalty.operator(layout.outputs_first(weight), strength, step=step)
+                weight.copy_(layout.as_stored(values))
 
     def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         state[self._key] = {"number": self.number}
@@ -154,12 +165,12 @@ class ProximalSteps:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the weights under the penalty that are exactly zero."""
+        """Fraction of the penalized weights that are exactly zero."""
         zeros = sum(int((weight == 0).sum()) for weight in self._names)
         return zeros / max(1, sum(weight.numel() for weight in self._names))
 
     def detach_(self) -> None:
-        """Take the penalty off; the optimiser goes on without."""
+        """Detach the penalty from the optimizer, which goes on without."""
         for hook in self._hooks:
             hook.remove()
 
@@ -167,31 +178,33 @@ class ProximalSteps:
 def attach_proximal_(
     optimizer: torch.optim.Optimizer, model: nn.Module, penalty: Penalty
 ) -> ProximalSteps:
-    """Let a proximal step follow each step of ``optimizer``: weights become exactly zero.
+    """Attach a penalty to an optimizer: a proximal step follows each of its steps.
 
-    The optimiser minimises the loss, the proximal step the penalty: together they minimise loss
-    plus penalty, and where the penalty has a corner there are exact zeros, which the penalty's
-    gradient in the loss never gives. Weight decay of SGD and Adam belongs to the loss; that of
-    AdamW, which is no part of any loss, shrinks the weights before the proximal step.
+    The optimizer minimizes the loss, the proximal step the penalty: together they minimize loss
+    plus penalty, and where the penalty has a corner, weights become exactly 0, as by the penalty's
+    gradient in the loss they never do. Weight decay of SGD and Adam belongs to the loss; that of
+    AdamW, which is not part of any loss, shrinks the weights before the proximal step.
 
-    ``optimizer`` stays itself: gradient scalers, schedulers of the learning rate, Accelerate and
-    checkpoints work as before. Its state dict has one more entry, the number of steps, with which
-    the warm-up goes on; of several penalties on one optimiser each has its own, in the order in
-    which they were attached. A step that a gradient scaler skips is not made; a weight without a
-    gradient stays as it is.
+    Gradient scalers, schedulers of the learning rate, Accelerate and checkpoints work as before.
+    The state dict of the optimizer has one more entry, the number of steps, from which the warm-up
+    continues; of several penalties on one optimizer each has its own, in the order in which they
+    were attached. A step that a gradient scaler skips is not made; a weight without a gradient is
+    not changed.
 
-    The proximal step has the size of the optimiser's step: of SGD, learning rate · (1 − dampening)
-    / (1 − momentum), what a constant gradient moves a weight by; of Adam and AdamW, learning rate
-    / (√v + ε) for each weight, in whose metric the operators are exact. Others are refused unless
-    the metric of the penalty is "plain".
+    The proximal step has the size of the optimizer's step: for SGD, learning rate ·
+    (1 − dampening) / (1 − momentum), by which a constant gradient moves a weight; for Adam and
+    AdamW, learning rate / (√v + ε) for each weight, in whose metric the operators are exact. Other
+    optimizers need the metric "plain".
 
-    Arguments:
-        optimizer: any that has been given the weights of ``model``.
-        model: whose weights are chosen by name, itself and not in the wrapper of several processes.
+    Args:
+        optimizer: holds the weights of ``model``.
+        model: the module itself, not its wrapper for several processes; weights are selected by
+            their names in it.
         penalty: on which weights, and how strong.
 
-    Raises ModelError where a weight is not the optimiser's, a glob matches nothing, or the steps
-    of the optimiser are not known.
+    Raises:
+        ModelError: the optimizer does not hold a weight, a glob matches nothing, or the step size
+            of the optimizer is not known.
 
     Example:
         >>> model = nn.Linear(4, 2)
@@ -204,37 +217,44 @@ def attach_proximal_(
         >>> steps.sparsity
         1.0
 
-    Source: Parikh & Boyd 2014, "Proximal algorithms", §4.2; of Adam's metric, Yun et al. 2021,
+    Sources: Parikh & Boyd 2014, "Proximal algorithms", §4.2; for Adam's metric, Yun et al. 2021,
     "Adaptive proximal gradient methods for structured neural networks".
     """
-    weights = select_weights(model, layers=penalty.layers, keep=penalty.keep, types=penalty.types)
+    weights = select_weights(
+        model,
+        include=penalty.include,
+        exclude=penalty.exclude,
+        layer_types=penalty.layer_types,
+    )
     penalty = replace(penalty, overrides=overrides_by_name(model, weights, penalty.overrides))
     held = {weight for group in optimizer.param_groups for weight in group["params"]}
     for name, weight in weights.items():
         if weight not in held:
             raise ModelError(
-                f"the optimizer does not hold tensor {name!r}: it was made for another copy of the "
-                "model, or this weight is not trained; make it anew, or name the weight in keep"
+                f"the optimizer does not hold tensor {name!r}, since it was made for another copy "
+                "of the model or does not train this weight; give the optimizer the parameters of "
+                "this model, or exclude the weight"
             )
     if penalty.metric == "optimizer":
         _check_optimizer(optimizer)
-    return ProximalSteps(optimizer, weights, penalty)
+    layouts = {name: WeightLayout.at(model, name) for name in weights}
+    return ProximalSteps(optimizer, weights, penalty, layouts)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)):
         raise ModelError(
-            f"the step that {type(optimizer).__name__} makes for each weight is not known; use "
-            "SGD, Adam or AdamW, or the metric 'plain', which is the learning rate for all"
+            f"the step size of {type(optimizer).__name__} for each weight is not known; use SGD, "
+            "Adam or AdamW, or the metric 'plain', which is the learning rate for all"
         )
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
             if group["momentum"] >= 1:
-                raise ModelError(f"a momentum below 1 is needed; found {group['momentum']}")
+                raise ModelError(f"the momentum is {group['momentum']}; use one below 1")
 
 
 def _step_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: Tensor) -> Step:
-    """By how much a constant gradient of 1 moves each weight in a step."""
+    """Return by how much a constant gradient of 1 moves each weight in a step."""
     rate = float(group["lr"])
     if isinstance(optimizer, torch.optim.SGD):
         momentum, dampening = float(group["momentum"]), float(group["dampening"])

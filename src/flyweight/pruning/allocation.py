@@ -1,6 +1,5 @@
 """Allocate sparsity to layers from a sensitivity scan."""
 
-
 from __future__ import annotations
 
 import math
