@@ -90,7 +90,7 @@ def remove_filters(model: nn.Module, example_inputs: Batch) -> nn.Module:
 
 
 def silence_filters_(model: nn.Module, example_inputs: Batch) -> nn.Module:
-    """Make zero filters output zero: set their bias and batch normalization to 0. Changes ``model``.
+    """Set the bias and the batch normalization of zero filters to 0. Changes ``model``.
 
     A batch normalization that several layers feed loses the filters that are zero in each of them.
 

@@ -332,7 +332,7 @@ def test_report_gives_asked_and_reached_and_a_row_per_layer():
         (lambda: PruningConfig(sparsity=1.5), RecipeError, r"pruning\.sparsity: expected"),
         (lambda: PruningConfig(overrides={"a": 2}), RecipeError, r"pruning\.overrides: expected"),
         (lambda: PruningConfig(pattern="2:3:4"), RecipeError, "a pattern is"),
-        (lambda: PruningConfig(pattern="2:4"), RecipeError, r"goes with a sparsity of 0\.5"),
+        (lambda: PruningConfig(pattern="2:4"), RecipeError, r"needs a sparsity of 0\.5"),
         (lambda: PruningConfig(criterion="size"), RecipeError, "one of magnitude, taylor"),
         (
             lambda: Pruner(network(), PruningConfig(include=("stem*",)), steps=1),
@@ -410,7 +410,7 @@ def test_sparsity_of_two_thirds_in_six_digits_leaves_one_of_three():
     config = PruningConfig(sparsity=0.666666, pattern="1:3", schedule="one-shot")
     weight = Pruner(nn.Linear(6, 4), config, steps=1).finalize().weight
     assert ((weight.reshape(-1, 3) != 0).sum(1) == 1).all()
-    with pytest.raises(RecipeError, match="goes with a sparsity"):
+    with pytest.raises(RecipeError, match="needs a sparsity of"):
         PruningConfig(sparsity=0.66666, pattern="1:3")
 
 

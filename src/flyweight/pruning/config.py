@@ -20,33 +20,35 @@ Criterion = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class PruningConfig:
-    """What to prune, by which criterion, and on what schedule.
+    """Configure pruning: target sparsity, criterion, pattern, schedule, and layers.
 
     Attributes:
         sparsity: fraction of the selected weights that are zero at the end, from 0 to below 1.
-        criterion: what is pruned first: the smallest "magnitude"; the least change of the loss by
-            "taylor" or "fisher", measured on calibration data at each pruning; at "random"; or a
-            function of your own, weight → scores, the lowest of which are pruned first.
+        criterion: which weights are pruned first: those of the smallest "magnitude"; those of the
+            least effect on the loss by "taylor" or "fisher", measured on calibration data at each
+            pruning; at "random"; or those of the lowest score of a function, weight → scores of
+            its shape.
         scope: "global" has one threshold for all layers, "layer" the same sparsity in each.
-        pattern: "weights", "2:4" and the like, "filters", "channels", or a block "4x1x3x3".
-            Other patterns than "weights" are chosen layer by layer; N:M goes with a sparsity of
-            1 − N/M.
+        pattern: "weights", N:M such as "2:4", "filters", "channels", or a block of outputs, inputs
+            and kernel such as "4x1x3x3". Patterns other than "weights" are chosen layer by layer;
+            N:M needs a sparsity of 1 − N/M.
         schedule: "cubic" and "linear" grow to ``sparsity``; "one-shot" prunes before the first
             step.
         ramp: fraction of the steps in which sparsity grows, from 0 to 1.
         interval: steps or epochs from one pruning to the next.
         unit: of the interval, "steps" or "epochs".
-        allow_regrowth: pruned weights keep learning and may return until the ramp ends; those of
-            pruned filters excepted.
-        include: globs over names of weights of two and more dimensions that are pruned.
-        exclude: globs of those among them that are not.
+        allow_regrowth: pruned weights keep learning and may return until the ramp ends, except
+            those of pruned filters.
+        include: globs over names of weights of two and more dimensions that are pruned. Embeddings
+            are pruned only if a glob other than "*" matches one of their names.
+        exclude: globs of those among them that are not pruned.
         layer_types: classes of layers that are pruned, such as "Conv2d"; none for all but
             embeddings.
         overrides: sparsity by glob, for layers that differ from the others.
-        calibration_examples: examples that "taylor" and "fisher" are measured on.
+        calibration_examples: number of examples on which "taylor" and "fisher" are measured.
 
     Raises:
-        RecipeError: a value is of another type or out of its bounds, or does not go with others.
+        RecipeError: a value is of another type, out of its bounds, or in conflict with another.
 
     Example:
         >>> PruningConfig(sparsity=0.9, schedule="one-shot").scope
@@ -79,11 +81,11 @@ class PruningConfig:
             near = abs(self.sparsity - (1 - n / m)) <= 1e-6
             if not near or pattern.pruned_of_each(self.sparsity) != m - n or self.overrides:
                 raise RecipeError(
-                    f"pruning.pattern {self.pattern!r} goes with a sparsity of {1 - n / m} in "
-                    f"every layer; found {self.sparsity}"
+                    f"pruning.pattern {self.pattern!r} needs a sparsity of {1 - n / m} in every "
+                    f"layer, without overrides; found {self.sparsity}"
                 )
 
     @property
     def needs_data(self) -> bool:
-        """Whether the criterion is measured on calibration data."""
+        """Whether the criterion needs calibration data."""
         return self.criterion in ("taylor", "fisher")
