@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, cast
 
 from flyweight.errors import CheckpointError
 
-__all__ = ["check_output", "remove_stale", "replacing", "spool_for", "write_atomic"]
+__all__ = ["FilePath", "check_output", "remove_stale", "replacing", "spool_for", "write_atomic"]
 
 FilePath = str | os.PathLike[str]
 

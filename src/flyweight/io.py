@@ -1,195 +1,304 @@
-"""A compressed model to a ``.fly`` file and back: save, load, decompress."""
+"""Save models and state dicts to ``.fly`` files; load, read and decompress these."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import os
-from collections.abc import Collection, Mapping
-from typing import overload
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from flyweight.compressed import CompressedModel
-from flyweight.format import (
-    Container,
-    Reader,
-    read,
-    write,
+from flyweight._files import FilePath, check_output, replacing, write_atomic
+from flyweight.checkpoints import METADATA_PREFIX, SafetensorsWriter, with_bit_types
+from flyweight.coding import decode_tensor
+from flyweight.compressed import (
+    CompressedModel,
+    compress_lossless,
+    give_shapes_,
+    gradual_underflow,
+    to_torch,
 )
-from flyweight.errors import ModelError
-from flyweight.modules import Architecture, architectures, build, fill_
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.format import Outline, Reader
+from flyweight.modules import (
+    Architecture,
+    architectures,
+    build,
+    check_detached,
+    fill_,
+    names_and_shapes,
+    without_wrappers,
+)
 
-__all__ = ["decompress", "load", "materialize", "save", "skeleton"]
+__all__ = ["decompress", "load", "load_state_dict", "save"]
+
+Progress = Callable[[str, int, int | None], None]
 
 
-def save(compressed: CompressedModel, path: str | os.PathLike[str]) -> int:
-    """Write a ``.fly`` file, whole or not at all; return its size in bytes.
+def save(
+    obj: CompressedModel | nn.Module | Mapping[str, Tensor], path: FilePath, *, force: bool = True
+) -> int:
+    """Write a compressed model, a module or a state dict as a ``.fly`` file, whole or not at all.
 
-    Where the compressed model is of an architecture that flyweight knows by name, the file leaves
-    names and shapes of the tensors to it.
+    A module and a state dict are stored bit for bit; zeros and repeated values take few bytes, so
+    that what `Pruner.finalize` returns is small. Prefixes of wrapper modules, such as those of
+    torch.compile, are left out of the names.
 
-    Raises ModelError for a tensor that a file cannot hold, OSError where the file cannot be
-    written.
+    Args:
+        obj: what to save; it is not changed.
+        path: the file to write.
+        force: False refuses a file that exists.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        ModelError: a file cannot hold one of the tensors, or a stage of the module is not
+            finalized.
+        CheckpointError: the file cannot be written there.
+        OSError: writing failed, for a full disk say.
 
     Example:
-        >>> import tempfile, torch
-        >>> compressed = CompressedModel({"bias": torch.zeros(2)})
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     size = save(compressed, f"{folder}/a.fly")
+        ...     size = save(nn.Linear(3, 2), f"{folder}/a.fly")
         ...     size == os.path.getsize(f"{folder}/a.fly")
         True
     """
-    if compressed.metadata.get("architecture") not in architectures():
-        return write(compressed.to_container(), path)
-    known = skeleton(compressed.metadata)
-    place = {name: number for number, name in enumerate(known)}
-    ordered = sorted(compressed.tensors, key=lambda name: place.get(name, len(place)))
-    tensors = {name: compressed.tensors[name] for name in ordered}
-    container = dataclasses.replace(compressed, tensors=tensors).to_container()
-    shapes = {tensor.name: tensor.shape for tensor in container.tensors}
-    return write(container, path, bare=list(shapes.items()) == list(known.items()))
+    check_output(path, force=force)
+    return write_atomic(path, _compressed(obj).to_bytes(), force=force)
 
 
-def skeleton(
-    metadata: Mapping[str, str], *, architecture: Architecture | None = None
-) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of an architecture, in the order in which a file has them.
+def _compressed(obj: CompressedModel | nn.Module | Mapping[str, Tensor]) -> CompressedModel:
+    if isinstance(obj, CompressedModel):
+        return obj
+    if not isinstance(obj, nn.Module | Mapping):
+        raise ModelError(
+            f"a {type(obj).__name__} cannot be saved; pass a compressed model, a module or a "
+            "state dict"
+        )
+    if isinstance(obj, nn.Module):
+        check_detached(obj)
+    state = obj.state_dict() if isinstance(obj, nn.Module) else obj
+    for name in state:
+        if not isinstance(name, str):
+            raise ModelError(f"the state dict has the key {name!r}; names of tensors are strings")
+    plain = without_wrappers(state)
+    return compress_lossless({plain[name]: value for name, value in state.items()})
 
-    ``architecture`` as for `load`. Raises ModelError without one that is known.
+
+def load(
+    path: FilePath,
+    model: nn.Module | None = None,
+    *,
+    architecture: Architecture | None = None,
+    strict: bool = True,
+) -> nn.Module:
+    """Load a ``.fly`` file into a module.
+
+    Nothing that the file names is imported or run.
+
+    Args:
+        path: the file.
+        model: an instance to fill, such as ``MyNet()``. None builds one.
+        architecture: a registered name, ``package.module:factory`` or a function that builds the
+            module; None takes the name in the file, if it is registered. Only without ``model``.
+        strict: False ignores tensors that only one of file and module has.
+
+    Returns:
+        The module, in evaluation mode.
+
+    Raises:
+        FormatError: the file is damaged, or no ``.fly`` file.
+        ModelError: there is no module to fill, or the architecture cannot be built.
+        CheckpointError: the file holds the tensors of another module.
+        OSError: the file cannot be read.
 
     Example:
-        >>> names = skeleton({"architecture": "resnet20"})
-        >>> next(iter(names.items())), names["linear.weight"]
-        (('conv1.weight', (16, 3, 3, 3)), (10, 64))
-        >>> skeleton({}, architecture=lambda: nn.Linear(3, 2))
-        {'weight': (2, 3), 'bias': (2,)}
+        >>> import tempfile
+        >>> layer = nn.Linear(3, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(layer, f"{folder}/a.fly")
+        ...     loaded = load(f"{folder}/a.fly", nn.Linear(3, 2))
+        >>> bool((loaded.weight == layer.weight).all()), loaded.training
+        (True, False)
     """
-    return _names_and_shapes(build(_known(metadata, architecture, "the file")))
+    _check_model(model, architecture)
+    with Reader(path) as reader:
+        if model is None:
+            model = build(_architecture_of(reader, architecture, path))
+        _use_shapes(reader, architecture, path, model)
+        state = dict(_values(reader))
+        reader.verify()
+    fill_(model, state, where=os.fspath(path), strict=strict)
+    return model.eval()
 
 
-def _names_and_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    state = model.state_dict(keep_vars=True)
-    first: dict[int, str] = {}
-    for name, value in state.items():
-        first.setdefault(id(value), name)
-    names = [*first.values(), *(name for name in state if name not in set(first.values()))]
-    return {name: tuple(state[name].shape) for name in names}
+def _check_model(model: object, architecture: Architecture | None) -> None:
+    if model is None:
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModelError(f"model is the class {model.__name__}; pass an instance of it")
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model is a {type(model).__name__}; pass a module to fill, or a name or function as "
+            "`architecture`"
+        )
+    if architecture is not None:
+        raise ModelError("both a model and an architecture are given; pass one of them")
 
 
-def _known(
-    metadata: Mapping[str, str], architecture: Architecture | None, where: str
+def _architecture_of(
+    reader: Reader, architecture: Architecture | None, path: FilePath
 ) -> Architecture:
-    if architecture is None:
-        architecture = metadata.get("architecture")
-        if architecture is None or ":" in architecture:
-            raise ModelError(
-                f"{where} does not name a network that flyweight knows; give --architecture"
-            )
-    return architecture
+    if architecture is not None:
+        return architecture
+    name = reader.metadata.get("architecture")
+    if name in architectures():
+        return name
+    named = "names no network" if name is None else f"names the network {name!r}, not registered"
+    raise ModelError(
+        f"{os.fspath(path)} {named}; pass a module to fill as `model`, or its `architecture`"
+    )
 
 
-def decompress(
-    path: str | os.PathLike[str],
+def _use_shapes(
+    reader: Reader,
+    architecture: Architecture | None,
+    path: FilePath,
+    model: nn.Module | None = None,
+) -> None:
+    """Give a reader the names and shapes that its file leaves out; the names without wrappers."""
+    shapes = None
+    if reader.bare and model is not None:
+        shapes = names_and_shapes(model)
+        plain = without_wrappers(shapes)
+        shapes = {plain[name]: shape for name, shape in shapes.items()}
+    give_shapes_(reader, architecture, where=os.fspath(path), shapes=shapes)
+
+
+def _values(reader: Reader, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Decode the tensors of these names, or all; tied names share one tensor."""
+    outlines = reader.outlines
+    owners = {
+        outline.name: outline.name if outline.target is None else outlines[outline.target].name
+        for outline in outlines
+    }
+    wanted = list(owners) if names is None else list(names)
+    values: dict[str, Tensor] = {}
+    with gradual_underflow():
+        for tensor in reader.tensors({owners.get(name, name) for name in wanted}):
+            values[tensor.name] = to_torch(decode_tensor(tensor), tensor.dtype)
+    for name in wanted:
+        yield name, values[owners[name]]
+
+
+def load_state_dict(
+    path: FilePath,
     *,
     names: Collection[str] | None = None,
     architecture: Architecture | None = None,
 ) -> dict[str, Tensor]:
-    """The state dict that a ``.fly`` file holds; with ``names``, those tensors and no others.
+    """Read the tensors of a ``.fly`` file, or some of them, as a state dict.
 
-    With ``names`` only what they need is read and checked. ``architecture`` as for `load`; it is
-    needed only for a file that leaves names and shapes to one that flyweight does not know.
+    Args:
+        path: the file.
+        names: of the tensors to read; only what they need is read and checked. None reads all.
+        architecture: as in `load`; needed only where the file leaves names and shapes to an
+            architecture that is not registered.
 
-    Raises FormatError if the file is damaged or lacks a tensor that is named, OSError if it cannot
-    be read.
+    Returns:
+        The tensors by name. Tied names share one tensor.
+
+    Raises:
+        FormatError: the file is damaged, or lacks a tensor that is named.
+        ModelError: names and shapes are missing.
+        OSError: the file cannot be read.
 
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save(CompressedModel({"bias": torch.tensor([0.5, 1.0])}), f"{folder}/a.fly")
-        ...     decompress(f"{folder}/a.fly")
+        ...     _ = save({"bias": torch.tensor([0.5, 1.0])}, f"{folder}/a.fly")
+        ...     load_state_dict(f"{folder}/a.fly")
         {'bias': tensor([0.5000, 1.0000])}
     """
-    find = functools.partial(skeleton, architecture=architecture)
-    if names is None:
-        return CompressedModel.from_container(read(path, skeleton=find)).state_dict()
-    with Reader(path, skeleton=find) as reader:
-        places = {outline.name: outline for outline in reader.outlines}
-        sources = {
-            name: name
-            if name not in places or places[name].target is None
-            else reader.outlines[places[name].target or 0].name
-            for name in names
-        }
-        coded = Container(tuple(reader.tensors(set(sources.values()))))
-    values = CompressedModel.from_container(coded).state_dict()
-    return {name: values[source] for name, source in sources.items()}
+    with Reader(path) as reader:
+        _use_shapes(reader, architecture, path)
+        state = dict(_values(reader, names))
+        if names is None:
+            reader.verify()
+        return with_bit_types(state, _checkpoint_metadata(reader))
 
 
-@overload
-def load(
-    path: str | os.PathLike[str], *, architecture: Architecture | None = None, names: None = None
-) -> nn.Module: ...
+def _checkpoint_metadata(reader: Reader) -> dict[str, str]:
+    return {
+        key.removeprefix(METADATA_PREFIX): text
+        for key, text in reader.metadata.items()
+        if key.startswith(METADATA_PREFIX)
+    }
 
 
-@overload
-def load(
-    path: str | os.PathLike[str],
+def decompress(
+    path: FilePath,
+    output: FilePath,
     *,
     architecture: Architecture | None = None,
-    names: Collection[str],
-) -> dict[str, Tensor]: ...
+    force: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Write the tensors of a ``.fly`` file as ``.safetensors``, whole or not at all.
 
+    Memory holds one tensor at a time; tied tensors are written once for each name.
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    architecture: Architecture | None = None,
-    names: Collection[str] | None = None,
-) -> nn.Module | dict[str, Tensor]:
-    """A fresh module in evaluation mode with the weights of a ``.fly`` file.
+    Args:
+        path: the file to read.
+        output: the file to write; its name ends in ``.safetensors``.
+        architecture: as in `load_state_dict`.
+        force: False refuses a file that exists.
+        progress: called with "decompress", the number of tensors written, and that of all.
 
-    ``architecture`` is a name, ``package.module:factory`` or a function that builds the module;
-    None takes the name in the file. The file itself never makes anything be imported or run.
-    With ``names`` only the tensors named are read, and returned by name.
+    Returns:
+        The numbers of "tensors" and "bytes" written.
 
-    Raises FormatError if the file is damaged, ModelError without a known architecture, and
-    CheckpointError if the file holds the weights of another one.
-
-    Example:
-        >>> model = load("resnet20.fly")  # doctest: +SKIP
-        >>> head = load("resnet20.fly", names=["linear.weight"])  # doctest: +SKIP
-    """
-    if names is not None:
-        return decompress(path, names=names, architecture=architecture)
-    built: list[nn.Module] = []  # the one whose names and shapes were asked for, to be filled
-
-    def find(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-        built.append(build(_known(metadata, architecture, "the file")))
-        return _names_and_shapes(built[-1])
-
-    compressed = CompressedModel.from_container(read(path, skeleton=find))
-    if not built:
-        return materialize(compressed, architecture, str(path))
-    fill_(built[-1], compressed.state_dict(), where=str(path))
-    return built[-1].eval()
-
-
-def materialize(
-    compressed: CompressedModel, architecture: Architecture | None, where: str
-) -> nn.Module:
-    """A fresh module in evaluation mode with the weights of a compressed model.
-
-    ``architecture`` as for `load`; ``where`` names the compressed model in errors. Raises
-    ModelError without a known architecture, CheckpointError if these are the weights of another.
+    Raises:
+        FormatError: the file is damaged.
+        CheckpointError: the output cannot be written, is named otherwise, or is the input.
+        ModelError: names and shapes are missing.
 
     Example:
-        >>> layer = nn.Linear(3, 2)
-        >>> compressed = CompressedModel(layer.state_dict())
-        >>> found = materialize(compressed, lambda: nn.Linear(3, 2), "the layer")
-        >>> found.training, bool((found.weight == layer.weight).all())
-        (False, True)
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save({"bias": torch.zeros(2)}, f"{folder}/a.fly")
+        ...     decompress(f"{folder}/a.fly", f"{folder}/a.safetensors")["tensors"]
+        1
     """
-    model = build(_known(compressed.metadata, architecture, where))
-    fill_(model, compressed.state_dict(), where=where)
-    return model.eval()
+    target = Path(output)
+    if target.suffix.lower() != ".safetensors" and (target.is_file() or not target.exists()):
+        raise CheckpointError(
+            f"{target} would hold safetensors; name {target.with_suffix('.safetensors')}"
+        )
+    check_output(target, inputs=[path], force=force)
+    with Reader(path) as reader:
+        _use_shapes(reader, architecture, path)
+        reader.verify()
+        outlines = reader.outlines
+        names: dict[str, list[str]] = {}
+        for outline in outlines:
+            owner = outline if outline.target is None else outlines[outline.target]
+            names.setdefault(owner.name, []).append(outline.name)
+        with replacing(target, inputs=[path], force=force) as file, gradual_underflow():
+            writer = SafetensorsWriter(file, map(_stated, outlines), _checkpoint_metadata(reader))
+            done = 0
+            for tensor in reader.tensors(names):
+                values = decode_tensor(tensor)
+                for name in names[tensor.name]:
+                    writer.add(name, values)
+                done += len(names[tensor.name])
+                if progress is not None:
+                    progress("decompress", done, len(outlines))
+            size = file.seek(0, os.SEEK_END)
+    return {"tensors": len(outlines), "bytes": size}
+
+
+def _stated(outline: Outline) -> tuple[str, str, tuple[int, ...]]:
+    return outline.name, outline.dtype, outline.shape

@@ -1,18 +1,18 @@
-"""Where every byte of a ``.fly`` file went, beside the least that the entropy allows.
+"""Report where every byte of a ``.fly`` file goes, beside the order-0 entropy of its symbols.
 
-The bound of symbols and of positions is their order-0 entropy: what a perfect code that treats
-symbols alone would spend, tables not counted; a coder that looks at neighbours can spend less.
-The other parts are their own bound.
+The order-0 entropy is what a perfect code that treats each symbol by itself would take, its table
+not counted. A coder that looks at neighbors can take less.
 
 Example:
 
->>> import numpy as np
->>> from flyweight.coding import encode_shared
->>> from flyweight.format import Container
->>> tensor = encode_shared("w", np.eye(8, dtype=int), levels=np.float32([0.5]))
->>> account = inspect(Container(tensors=(tensor,)))
->>> account.rows[0].nonzeros, account.total_bytes == account.tensor_bytes + account.overhead_bytes
-(8, True)
+>>> import torch
+>>> from flyweight.compressed import CompressedModel, CompressedTensor
+>>> weight = CompressedTensor(torch.eye(8, dtype=torch.int32), torch.tensor([0.5]))
+>>> report = inspect(CompressedModel({"weight": weight}).to_bytes())
+>>> report
+SizeReport(1 tensor, 64 elements, 52 bytes)
+>>> report.rows[0].nonzeros
+8
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from itertools import accumulate, pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flyweight.coding import (
     CodedTensor,
@@ -37,47 +39,49 @@ from flyweight.coding import (
 )
 from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.scalars import nonzero_count
-from flyweight.format import (
-    Container,
-    dumps,
-    loads,
-    Skeleton,
-    overhead,
-)
+from flyweight.compressed import give_shapes_, gradual_underflow
+from flyweight.format import Reader
+from flyweight.modules import Architecture
 
-from flyweight.errors import FormatError
+__all__ = ["SizeReport", "SizeRow", "inspect"]
 
-__all__ = ["SizeReport", "Row", "inspect"]
+_WIDTH = 80  # columns of the table
+_SHAPE = 18  # columns of a shape
+_BLOCK = 1 << 20  # symbols counted at a time
 
 
 @dataclass(frozen=True)
-class Row:
+class SizeRow:
     """One tensor of a file.
 
     Attributes:
-        name, shape, dtype, encoding: as in `CodedTensor`.
-        parameters: number of elements (of buffers too: a file does not tell them apart); 0 for
+        name: of the tensor.
+        shape: of the tensor.
+        dtype: of its values.
+        encoding: "shared" for symbols and levels, "dense", "constant" or "alias".
+        coder: of its symbols or dense values.
+        parameters: number of elements (of buffers too: a file does not distinguish them); 0 for
             an alias, whose elements are counted where they are stored.
         nonzeros: how many of them are not zero.
-        part_bytes: bytes of each part.
-        bound_bytes: entropy bound of each part, in bytes; a fraction is kept.
-        peer_bytes: what others make of the same values, where that was asked for: see `ledger`.
-        joined_to: name of the tensor with which it is coded as one and which holds the values of
-            both, bytes and bounds; None if the tensor holds its own.
-        joined: number of elements of such tensors that this one holds beside its own.
+        part_bytes: bytes of each part. Those of a group of tensors that are encoded as one are
+            shared out in proportion to elements.
+        entropy_bytes: order-0 entropy of the symbols, plus the bytes of codebook, scales, offsets
+            and dense values.
+        peer_bytes: bytes of the same values in other formats, see `inspect`.
+        group: name of the first tensor of the group that it is encoded with; None without one.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     encoding: str
+    coder: str
     parameters: int
     nonzeros: int
     part_bytes: Mapping[PartKind, int]
-    bound_bytes: Mapping[PartKind, float]
+    entropy_bytes: float
     peer_bytes: Mapping[str, int] = field(default_factory=dict)
-    joined_to: str | None = None
-    joined: int = 0
+    group: str | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -85,48 +89,36 @@ class Row:
         return sum(self.part_bytes.values())
 
     @property
-    def total_bound_bytes(self) -> float:
-        """Entropy bound of the tensor, in bytes."""
-        return sum(self.bound_bytes.values())
-
-    @property
-    def over_bound_percent(self) -> float:
-        """What is stored beyond the bound, in per cent of the bound; 0 if that is 0."""
-        bound = self.total_bound_bytes
-        return 100 * (self.total_bytes / bound - 1) if bound else 0.0
-
-    @property
     def bits_per_weight(self) -> float:
-        """Bits in the file for each element whose values are here; 0 if there is none."""
-        held = 0 if self.joined_to is not None else self.parameters + self.joined
-        return 8 * self.total_bytes / held if held else 0.0
+        """Bits in the file for each element; 0 if there is none."""
+        return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and totals as plain JSON types."""
         return asdict(self) | {
             "shape": list(self.shape),
             "total_bytes": self.total_bytes,
-            "total_bound_bytes": self.total_bound_bytes,
-            "over_bound_percent": self.over_bound_percent,
             "bits_per_weight": self.bits_per_weight,
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SizeReport:
-    """All tensors of a file, and what the file spends beside them.
+    """All tensors of a file, and what the file spends beside them; `str` gives a table.
 
-    ``overhead`` maps "header" (preamble included) and "checksums" to bytes. ``peer_bytes`` is of
-    all tensors in one piece, which is kinder to the others than the sum over the rows.
+    Attributes:
+        rows: the tensors, in the order of the file.
+        overhead: bytes of "header" (preamble included) and "checksums".
+        peer_bytes: bytes of all tensors in other formats, see `inspect`.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[SizeRow, ...]
     overhead: Mapping[str, int]
     peer_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tensor_bytes(self) -> int:
-        """Bytes in the parts of all tensors."""
+        """Bytes of all tensors."""
         return sum(row.total_bytes for row in self.rows)
 
     @property
@@ -140,39 +132,33 @@ class SizeReport:
         return self.tensor_bytes + self.overhead_bytes
 
     @property
-    def total_bound_bytes(self) -> float:
-        """Entropy bound of all tensors, plus the overhead."""
-        return sum(row.total_bound_bytes for row in self.rows) + self.overhead_bytes
+    def entropy_bytes(self) -> float:
+        """Order-0 entropy of all tensors, plus the overhead."""
+        return sum(row.entropy_bytes for row in self.rows) + self.overhead_bytes
 
     @property
-    def over_bound_percent(self) -> float:
-        """What the file has beyond the bound, in per cent of the bound; 0 if that is 0."""
-        bound = self.total_bound_bytes
-        return 100 * (self.total_bytes / bound - 1) if bound else 0.0
+    def part_bytes(self) -> dict[PartKind, int]:
+        """Bytes of each part in all tensors."""
+        totals: dict[PartKind, int] = {}
+        for row in self.rows:
+            for kind, size in row.part_bytes.items():
+                totals[kind] = totals.get(kind, 0) + size
+        return totals
 
     @property
     def parameters(self) -> int:
-        """Number of elements stored."""
+        """Number of elements of all tensors; aliases add none."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def nonzeros(self) -> int:
-        """Number of elements stored that are not zero."""
+        """How many of them are not zero."""
         return sum(row.nonzeros for row in self.rows)
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of the whole file for each element; 0 if there is none."""
         return 8 * self.total_bytes / self.parameters if self.parameters else 0.0
-
-    @property
-    def part_bytes(self) -> dict[PartKind, int]:
-        """Bytes of each kind of part over all tensors."""
-        totals: dict[PartKind, int] = {}
-        for row in self.rows:
-            for kind, size in row.part_bytes.items():
-                totals[kind] = totals.get(kind, 0) + size
-        return totals
 
     def to_dict(self) -> dict[str, Any]:
         """Return rows and totals as plain JSON types."""
@@ -183,49 +169,134 @@ class SizeReport:
             "tensor_bytes": self.tensor_bytes,
             "overhead_bytes": self.overhead_bytes,
             "total_bytes": self.total_bytes,
-            "total_bound_bytes": self.total_bound_bytes,
-            "over_bound_percent": self.over_bound_percent,
+            "entropy_bytes": self.entropy_bytes,
             "peer_bytes": dict(self.peer_bytes),
             "parameters": self.parameters,
             "nonzeros": self.nonzeros,
             "bits_per_weight": self.bits_per_weight,
         }
 
+    def __repr__(self) -> str:
+        return (
+            f"SizeReport({len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.parameters:,} elements, "
+            f"{self.total_bytes:,} bytes)"
+        )
 
+    def __str__(self) -> str:
+        cells = [("tensor", "shape", "zeros", "bytes", "bits/weight", "entropy")]
+        for row in self.rows:
+            zeros = _percent(row.parameters - row.nonzeros, row.parameters)
+            shape = "x".join(map(str, row.shape)) or "scalar"
+            if row.encoding == "alias":
+                zeros, shape = "", "alias"
+            cells.append((row.name, shape, zeros, *_sizes(row)))
+        for name, size in self.overhead.items():
+            cells.append((name, "", "", f"{size:,}", "", f"{size:,}"))
+        zeros = _percent(self.parameters - self.nonzeros, self.parameters)
+        cells.append(("total", f"{self.parameters:,}", zeros, *_sizes(self)))
+        lines = _aligned(cells)
+        lines += [f"as {name}: {size:,} bytes" for name, size in self.peer_bytes.items()]
+        return "\n".join(lines)
+
+
+def _sizes(row: SizeRow | SizeReport) -> tuple[str, str, str]:
+    bits = f"{row.bits_per_weight:.2f}" if row.parameters else ""
+    return f"{row.total_bytes:,}", bits, f"{row.entropy_bytes:,.0f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}%" if whole else ""
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return lines of at most `_WIDTH` columns of ASCII; names are shortened where needed."""
+    rows = [[_shortened(_printable(row[0]), _WIDTH), *row[1:]] for row in cells]
+    for row in rows:
+        row[1] = _shortened(row[1], _SHAPE)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = max(6, min(widths[0], _WIDTH - rest))
+    lines = []
+    for row in rows:
+        left = [_shortened(row[0], widths[0]).ljust(widths[0]), row[1].ljust(widths[1])]
+        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join([*left, *numbers]).rstrip())
+    return lines
+
+
+def _printable(name: str) -> str:
+    """Escape control characters, which a terminal would obey, and what is not ASCII."""
+    return name.encode("unicode_escape").decode("ascii")
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]
+
+
+@gradual_underflow()
 def inspect(
-    source: Container | bytes | str | os.PathLike[str],
+    source: str | os.PathLike[str] | bytes,
     *,
-    skeleton: Skeleton | None = None,
+    architecture: Architecture | None = None,
     peers: bool = False,
 ) -> SizeReport:
-    """Return the account of a container, of the bytes of a file, or of the file at a path.
+    """Measure the size of every part of a ``.fly`` file. All tensors are decoded.
 
-    Every tensor is decoded. ``skeleton`` gives names and shapes where the file leaves them to
-    its architecture. With ``peers`` the account also says what the same tensors take elsewhere:
-    as "fp32" and "fp16" values, and their symbols (a byte each, or two), codebooks, scales,
-    offsets and dense values as coded by "xz -9e" and, where the package zstandard is installed, by
-    "zstd -19".
+    Args:
+        source: path of the file, or its bytes.
+        architecture: a registered name, ``package.module:factory`` or a function; needed only
+            where the file leaves names and shapes to an architecture that is not registered.
+        peers: adds the bytes of the same values as "fp32" and "fp16"; and of symbols (in a byte
+            or two each), codebooks, scales, offsets and dense values compressed by "xz -9e" and,
+            where the package zstandard is installed, by "zstd -19".
 
-    Raises `FormatError` if the file is damaged.
+    Returns:
+        The report; ``print`` shows it as a table.
+
+    Raises:
+        FormatError: the file is damaged, or no ``.fly`` file.
+        ModelError: the file leaves names and shapes to an architecture that is not known.
+        OSError: the file cannot be read.
     """
-    if isinstance(source, Container):
-        data = dumps(source)
-    elif isinstance(source, bytes):
-        data = source
-    else:
-        data = Path(source).read_bytes()
     coders = _peer_coders() if peers else {}
     raw: list[bytes] = []
-    try:
-        tensors = loads(data, skeleton=skeleton).tensors
-        rows = _with_their_heads(tensors, [_row(tensor, coders, raw) for tensor in tensors])
-        beside = overhead(data, skeleton=skeleton)
-    except FormatError as error:
-        if isinstance(source, (Container, bytes)):
-            raise
-        raise FormatError(f"{os.fspath(source)}: {error}") from error
-    values = sum(row.parameters for row in rows)
-    return SizeReport(rows, beside, _peer_bytes(coders, values, b"".join(raw)))
+    with Reader(source) as reader:
+        where = "the file" if isinstance(source, bytes) else os.fspath(source)
+        give_shapes_(reader, architecture, where=where)
+        reader.verify()
+        firsts: dict[int, str] = {}
+        shares: dict[int, list[dict[PartKind, int]]] = {}
+        rows = []
+        for tensor in reader.tensors():
+            row = _row(tensor, coders, raw)
+            if tensor.group is not None:
+                key = id(tensor.group)
+                if not tensor.member:  # ids are used again; the first comes first
+                    firsts[key], shares[key] = tensor.name, _shares(tensor)
+                own = {kind: len(tensor.parts.get(kind, b"")) for kind in OWN_PARTS}
+                parts = {kind: size for kind, size in own.items() if size}
+                parts |= shares[key][tensor.member]
+                row = replace(row, part_bytes=parts, group=firsts[key])
+                if tensor.encoding != "shared":
+                    row = replace(row, entropy_bytes=float(row.total_bytes))
+            rows.append(row)
+        values = sum(row.parameters for row in rows)
+        overhead = reader.overhead
+    return SizeReport(tuple(rows), overhead, _peer_bytes(coders, values, b"".join(raw)))
+
+
+def _shares(first: CodedTensor) -> list[dict[PartKind, int]]:
+    """Share out the bytes of a group among its tensors, in proportion to their elements."""
+    group = first.group
+    assert group is not None
+    ends = list(accumulate(group.rows, initial=0))
+    return [
+        {
+            kind: len(part) * stop // ends[-1] - len(part) * start // ends[-1]
+            for kind, part in group.parts.items()
+        }
+        for start, stop in pairwise(ends)
+    ]
 
 
 _PeerCoder = Callable[[bytes], bytes]
@@ -240,7 +311,7 @@ def _peer_coders() -> dict[str, _PeerCoder]:
     try:
         import zstandard
     except ImportError:
-        warnings.warn("zstd is left out: pip install zstandard to see it", stacklevel=3)
+        warnings.warn("zstd is left out: pip install zstandard to see it", stacklevel=4)
         return coders
     frame = zstandard.ZstdCompressor(level=19, write_checksum=False, write_content_size=False)
     return {"zstd -19": frame.compress} | coders
@@ -253,25 +324,16 @@ def _peer_bytes(coders: Mapping[str, _PeerCoder], values: int, raw: bytes) -> di
     return {"fp32": 4 * values, "fp16": 2 * values} | coded
 
 
-def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]) -> Row:
+def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]) -> SizeRow:
     """Return the row of a tensor; add its values, as the peers get them, to ``raw``."""
-    bounds: dict[PartKind, float] = {kind: len(part) for kind, part in tensor.parts.items()}
-    nonzeros, own = 0, b""
+    parts = {kind: len(part) for kind, part in tensor.parts.items()}
+    nonzeros, entropy_bytes, own = 0, float(tensor.stored_bytes), b""
     if tensor.encoding == "shared":
         symbols, levels = decode_shared(tensor)
-        counts = np.bincount(symbols.ravel(), minlength=tensor.levels + 1)
-        if tensor.scaled:
-            nonzeros = nonzero_count(decode_tensor(tensor), tensor.dtype)
-        else:
-            level_is_zero = [
-                nonzero_count(levels[k : k + 1], tensor.dtype) == 0 for k in range(len(levels))
-            ]
-            nonzeros = int(counts[1:][~np.array(level_is_zero, dtype=bool)].sum())
-        tables = (tensor.joint or tensor).parts["tables"]
-        zeros_apart = tensor.coder == "plain" and tables[:1] != b"\0"
-        bounds["symbols"] = entropy(counts[1:] if zeros_apart else counts) / 8
-        if zeros_apart:
-            bounds["positions"] = entropy([counts[0], tensor.size - counts[0]]) / 8
+        counts = _counts(symbols, tensor.levels + 1)
+        tables = sum(parts.get(kind, 0) for kind in OWN_PARTS)
+        entropy_bytes = tables + entropy(counts) / 8
+        nonzeros = _nonzeros(tensor, counts, levels)
         if coders:
             narrow = symbols.astype("u1" if tensor.levels < 256 else "<u2")
             own = b"".join(tensor.parts.get(kind, b"") for kind in OWN_PARTS) + narrow.tobytes()
@@ -282,36 +344,34 @@ def _row(tensor: CodedTensor, coders: Mapping[str, _PeerCoder], raw: list[bytes]
             own = decode_dense(replace(tensor, dtype=tensor.storage)).tobytes()
         elif coders:
             own = tensor.parts.get("dense", b"")
-    parameters = 0 if tensor.encoding == "alias" else tensor.size
+    parameters = 0 if tensor.encoding == "alias" else prod(tensor.shape)
     if coders:
         raw.append(own)
-    return Row(
+    return SizeRow(
         name=tensor.name,
         shape=tensor.shape,
         dtype=tensor.dtype,
         encoding=tensor.encoding,
+        coder=tensor.coder,
         parameters=parameters,
         nonzeros=nonzeros,
-        part_bytes={kind: len(part) for kind, part in tensor.parts.items()},
-        bound_bytes=bounds,
+        part_bytes=parts,
+        entropy_bytes=entropy_bytes,
         peer_bytes=_peer_bytes(coders, parameters, own),
     )
 
 
-def _with_their_heads(tensors: Sequence[CodedTensor], rows: list[Row]) -> tuple[Row, ...]:
-    """Move the bounds of joined tensors to the row that has their bytes."""
-    heads: dict[int, int] = {}
-    for place, (tensor, row) in enumerate(zip(tensors, rows, strict=True)):
-        if tensor.joint is None:
-            continue
-        head = heads.setdefault(id(tensor.joint), place)
-        if head == place:
-            continue
-        own = {kind: row.bound_bytes[kind] for kind in tensor.parts}
-        bounds = dict(rows[head].bound_bytes)
-        for kind in row.bound_bytes.keys() - own:
-            bounds[kind] += row.bound_bytes[kind]
-        joined = rows[head].joined + row.parameters
-        rows[head] = replace(rows[head], bound_bytes=bounds, joined=joined)
-        rows[place] = replace(row, bound_bytes=own, joined_to=rows[head].name)
-    return tuple(rows)
+def _counts(symbols: NDArray[np.uint16], length: int) -> NDArray[np.int64]:
+    """Count symbols block by block: `numpy.bincount` takes eight bytes a symbol."""
+    flat = symbols.reshape(-1)
+    counts = np.zeros(length, dtype=np.int64)
+    for start in range(0, flat.size, _BLOCK):
+        counts += np.bincount(flat[start : start + _BLOCK], minlength=length)
+    return counts
+
+
+def _nonzeros(tensor: CodedTensor, counts: NDArray[np.int64], levels: NDArray[Any]) -> int:
+    if tensor.scaled:
+        return nonzero_count(decode_tensor(tensor), tensor.dtype)
+    zero = [not nonzero_count(levels[k : k + 1], tensor.dtype) for k in range(len(levels))]
+    return int(counts[1:][~np.array(zero, dtype=bool)].sum())

@@ -1,7 +1,7 @@
-"""Integers and numbers to bytes and back, without loss and without floats in any decision.
+"""Encode integers and floating-point values as bytes, and decode them, without loss.
 
-Everything here is a pure function of its arguments: the same input gives the same bytes on
-every machine. Whatever is wrong with bytes that are read is a `flyweight.errors.FormatError`.
+Everything here is a pure function of its arguments, and no decision depends on a float: the same
+input gives the same bytes on every machine. Unsound bytes raise `flyweight.errors.FormatError`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from flyweight.coding.arrays import decode, encode
 from flyweight.coding.coders import Effort
 from flyweight.coding.entropy import entropy
 from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding
+from flyweight.coding.groups import encode_tensors, group_small_tensors
 from flyweight.coding.huffman import (
     canonical_codewords,
     code_lengths,
     decode_symbols,
     encode_symbols,
 )
-from flyweight.coding.groups import join
 from flyweight.coding.positions import decode_positions, encode_positions
 from flyweight.coding.scalars import (
     DTYPES,
@@ -26,16 +26,17 @@ from flyweight.coding.scalars import (
 )
 from flyweight.coding.symbols import PartKind
 from flyweight.coding.tensors import (
+    decode_channels,
+    decode_dense,
+    decode_shared,
+    decode_tensor,
     encode_alias,
     encode_constant,
     encode_dense,
     encode_lossless,
     encode_shared,
-    decode_channels,
-    decode_dense,
-    decode_shared,
-    decode_tensor,
 )
+from flyweight.coding.uncoded import UncodedTensor, prepare_lossless, prepare_shared
 
 __all__ = [
     "DTYPES",
@@ -44,14 +45,10 @@ __all__ = [
     "Effort",
     "Encoding",
     "PartKind",
+    "UncodedTensor",
     "canonical_codewords",
     "carrier",
-    "encode_alias",
-    "encode_constant",
-    "encode_dense",
     "code_lengths",
-    "encode_lossless",
-    "encode_shared",
     "decode",
     "decode_channels",
     "decode_dense",
@@ -60,10 +57,18 @@ __all__ = [
     "decode_symbols",
     "decode_tensor",
     "encode",
+    "encode_alias",
+    "encode_constant",
+    "encode_dense",
+    "encode_lossless",
     "encode_positions",
+    "encode_shared",
     "encode_symbols",
+    "encode_tensors",
     "entropy",
-    "join",
+    "group_small_tensors",
     "pack_scalars",
+    "prepare_lossless",
+    "prepare_shared",
     "unpack_scalars",
 ]

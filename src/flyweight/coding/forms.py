@@ -1,11 +1,10 @@
-"""What a coded tensor is: its parts, and what makes them unsound.
+"""Coded tensors: their parts, their limits, and the check that they are sound.
 
-A *shared* tensor is integers: symbol 0 is an exact zero and symbol k stands for
+A *shared* tensor is quantized: symbol 0 is an exact zero and symbol k stands for
 ``levels[k - 1]``. Its parts are the codebook of levels, the symbols and their tables; it may have
-scales and offsets for its channels, which `channels` explains. A *dense*
-tensor is its values, one by one or by byte planes; a *constant* one is a single value; an
-*alias* is an earlier tensor of the same file. Small tensors can be *joined*: coded as one, the
-parts of which the first of them holds.
+scales and offsets for its channels, see `channels`. A *dense* tensor is its values, one by one or
+by byte planes; a *constant* one is a single value; an *alias* is an earlier tensor of the same
+file. Small tensors can form a *group*: they are encoded as one, and the first holds the parts.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from flyweight.errors import FormatError
 
 __all__ = [
     "MAX_ELEMENTS",
-    "MAX_JOINED",
+    "MAX_GROUPED",
     "MAX_LEVELS",
     "MAX_NAME_BYTES",
     "MAX_RANK",
@@ -38,7 +37,7 @@ __all__ = [
     "PART_KINDS",
     "CodedTensor",
     "Encoding",
-    "Joint",
+    "TensorGroup",
     "defect",
 ]
 
@@ -47,11 +46,11 @@ Encoding = Literal["shared", "dense", "constant", "alias"]
 PART_KINDS: tuple[PartKind, ...] = (
     *("tables", "codebook", "scales", "offsets", "positions", "symbols", "dense"),
 )
-OWN_PARTS: tuple[PartKind, ...] = ("codebook", "scales", "offsets")  # also of a joined tensor
+OWN_PARTS: tuple[PartKind, ...] = ("codebook", "scales", "offsets")  # never those of a group
 MAX_LEVELS = 65_535
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
-MAX_JOINED = 1 << 20  # elements of all tensors that are joined
+MAX_GROUPED = 1 << 20  # elements of all tensors of a group
 MAX_NAME_BYTES = 1024
 
 _PARTS: dict[Encoding, tuple[PartKind, ...]] = {
@@ -69,8 +68,10 @@ _CODERS: dict[Encoding, tuple[Coder, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint:
-    """Tensors that are coded as one, stacked along their first axis.
+class TensorGroup:
+    """Tensors that are encoded as one, stacked along their first axis.
+
+    They are decoded once, when the first member is asked for; members are views of that.
 
     Attributes:
         rows: first extent of each.
@@ -78,7 +79,7 @@ class Joint:
         coder: of the whole.
         storage: of the values, where they are dense.
         levels: length of the codebook of each; zeros unless shared.
-        parts: of the whole, without what each has of its own.
+        parts: of the whole, without the tables that each has of its own.
     """
 
     rows: tuple[int, ...]
@@ -89,17 +90,17 @@ class Joint:
     parts: Mapping[PartKind, bytes]
 
     def symbols(self, member: int) -> NDArray[np.uint16]:
-        """Return the symbols of one tensor of few values. Raises `FormatError` if damaged."""
+        """Return the symbols of one quantized tensor. Raises `FormatError` if damaged."""
         values, negatives, below = self._symbols
         own = values[self._slice(member)]
         if negatives:
             signed = signed_values(own, below)
             least, most = -negatives[member], self.levels[member] - negatives[member]
             if int(signed.min()) < least or int(signed.max()) > most:
-                raise FormatError("one of the joined tensors leaves its alphabet.")
+                raise FormatError("a tensor of a group leaves its alphabet.")
             return symbols_of(signed, negatives[member]).astype(np.uint16)
         if int(own.max()) > self.levels[member]:
-            raise FormatError("one of the joined tensors leaves its alphabet.")
+            raise FormatError("a tensor of a group leaves its alphabet.")
         return own
 
     def dense(self, member: int) -> bytes:
@@ -116,7 +117,7 @@ class Joint:
 
     @functools.cached_property
     def _starts(self) -> tuple[int, ...]:
-        """The row where each tensor begins, and the number of all."""
+        """The row where each tensor begins, and the number of all rows."""
         return tuple(accumulate(self.rows, initial=0))
 
     @property
@@ -125,13 +126,16 @@ class Joint:
 
     @functools.cached_property
     def _symbols(self) -> tuple[NDArray[np.uint16], tuple[int, ...], int]:
-        """Symbols of all, how many levels of each are below zero (() if untold), and the most."""
+        """Symbols of all tensors; levels below zero of each, for the context coder; their maximum.
+
+        The second is empty for the other coders, which do not store it.
+        """
         if self.coder != "context":
             return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), (), 0
-        reader = ByteReader(self.parts["tables"], "the table of joined tensors")
+        reader = ByteReader(self.parts["tables"], "the table of a group")
         negatives = tuple(reader.varint() for _ in self.rows)
         if reader.rest() or any(n > k for n, k in zip(negatives, self.levels, strict=True)):
-            raise FormatError("joined tensors have wrong numbers of levels below zero.")
+            raise FormatError("a group has wrong numbers of levels below zero.")
         below = max(negatives)
         above = max(k - n for n, k in zip(negatives, self.levels, strict=True))
         parts = {**self.parts, "tables": varint(below)}
@@ -145,7 +149,7 @@ class Joint:
 
 @dataclass(frozen=True, kw_only=True)
 class CodedTensor:
-    """A named tensor in the form in which a file holds it.
+    """A named tensor as a file holds it.
 
     Attributes:
         name: unique within a file.
@@ -159,7 +163,7 @@ class CodedTensor:
         levels: length of the codebook; 0 unless shared.
         target: place of the earlier tensor that an alias stands for; None unless alias.
         coder: how the symbols or the dense values became bytes.
-        joint: the tensors that it is coded with as one; None if it is coded alone.
+        group: the tensors that it is encoded with as one; None if it is encoded by itself.
         member: its place among them; the parts are with the first, whose place is 0.
     """
 
@@ -172,7 +176,7 @@ class CodedTensor:
     levels: int = 0
     target: int | None = None
     coder: Coder = "plain"
-    joint: Joint | None = None
+    group: TensorGroup | None = None
     member: int = 0
 
     @property
@@ -192,7 +196,7 @@ class CodedTensor:
 
 
 def defect(tensor: CodedTensor) -> str | None:
-    """Return what is wrong with a coded tensor, in one sentence, or None; decodes nothing."""
+    """Describe in one sentence what is unsound in a coded tensor, or return None."""
     name = f"tensor {tensor.name!r}"
     try:
         name_bytes = len(tensor.name.encode("utf-8"))
@@ -212,14 +216,14 @@ def defect(tensor: CodedTensor) -> str | None:
         return f"{name} is {tensor.encoding} and has the coder {tensor.coder!r}."
     if tensor.dtype not in DTYPES or not may_store(tensor.dtype, tensor.storage):
         return f"{name} of dtype {tensor.dtype!r} cannot be stored as {tensor.storage!r}."
-    wanted = set(_PARTS[tensor.encoding])
+    needed = set(_PARTS[tensor.encoding])
     if tensor.scaled:
-        wanted |= set(OWN_PARTS) & set(tensor.parts)
-    if set(tensor.parts) != (wanted & set(OWN_PARTS) if tensor.member else wanted):
+        needed |= set(OWN_PARTS) & set(tensor.parts)
+    if set(tensor.parts) != (needed & set(OWN_PARTS) if tensor.member else needed):
         return f"{name} does not have the parts of a {tensor.encoding} tensor."
     if (tensor.target is None) == (tensor.encoding == "alias"):
         return f"{name} names a target without being an alias, or is an alias without one."
-    return _wrong_length(tensor, name) or _wrong_joint(tensor, name)
+    return _wrong_length(tensor, name) or _wrong_group(tensor, name)
 
 
 def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
@@ -253,18 +257,18 @@ def _wrong_scales(tensor: CodedTensor, name: str) -> str | None:
     return None
 
 
-def _wrong_joint(tensor: CodedTensor, name: str) -> str | None:
-    joint = tensor.joint
-    if joint is None:
-        return f"{name} is joined to nothing." if tensor.member else None
-    rows, rest = tensor.shape[:1], tensor.shape[1:]
-    if not 0 <= tensor.member < len(joint.rows) or len(joint.levels) != len(joint.rows):
-        return f"{name} has no place among the tensors it is joined with."
-    told = (joint.rows[tensor.member], joint.levels[tensor.member], joint.rest, joint.coder)
-    if (*rows, tensor.levels, rest, tensor.coder) != told or tensor.storage != joint.storage:
-        return f"{name} is unlike the tensors it is joined with."
-    if not tensor.size or joint.size > MAX_JOINED:
-        return f"{name} is joined with {joint.size} elements; 1 to {MAX_JOINED} are allowed."
+def _wrong_group(tensor: CodedTensor, name: str) -> str | None:
+    group = tensor.group
+    if group is None:
+        return f"{name} belongs to no group and has a place in one." if tensor.member else None
+    if not 0 <= tensor.member < len(group.rows) or len(group.levels) != len(group.rows):
+        return f"{name} has no place in its group."
+    stated = (group.rows[tensor.member], group.levels[tensor.member], group.rest, group.coder)
+    own = (*tensor.shape[:1], tensor.levels, tensor.shape[1:], tensor.coder)
+    if own != stated or tensor.storage != group.storage:
+        return f"{name} is unlike its group."
+    if not tensor.size or group.size > MAX_GROUPED:
+        return f"{name} is in a group of {group.size} elements; 1 to {MAX_GROUPED} are allowed."
     if tensor.encoding == "dense" and tensor.coder != "planes":
-        return f"{name} is joined and yet its values are one by one."
+        return f"{name} is in a group and yet its values are one by one."
     return None

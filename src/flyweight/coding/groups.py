@@ -1,15 +1,16 @@
-"""Small tensors coded as one where that takes fewer bytes: one table, one stream, one length.
+"""Encode small tensors as one where that takes fewer bytes: one table, one stream, one length.
 
 Example:
 
 >>> import numpy as np
->>> from flyweight.coding.tensors import encode_lossless, decode_dense
+>>> from flyweight.coding.tensors import decode_dense
+>>> from flyweight.coding.uncoded import prepare_lossless
 >>> values = np.linspace(0.5, 1, 200, dtype="f4").reshape(2, 100)
 >>> names = ("a.bias", "b.bias")
->>> tensors = [encode_lossless(n, v, dtype="float32") for n, v in zip(names, values)]
->>> joined = join(tensors)
->>> bool((decode_dense(joined[1]) == values[1]).all())
-True
+>>> tensors = [prepare_lossless(n, v, dtype="float32") for n, v in zip(names, values)]
+>>> coded = encode_tensors(tensors)
+>>> coded[0].group is coded[1].group, bool((decode_dense(coded[1]) == values[1]).all())
+(True, True)
 """
 
 from __future__ import annotations
@@ -19,134 +20,170 @@ from dataclasses import replace
 
 import numpy as np
 
+from flyweight.coding.coders import Effort
 from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.forms import (
-    MAX_JOINED,
+    MAX_GROUPED,
     OWN_PARTS,
     CodedTensor,
-    Joint,
+    TensorGroup,
 )
 from flyweight.coding.planes import encode_planes
 from flyweight.coding.symbols import Coder, PartKind, pack_symbols
-from flyweight.coding.tensors import decode_dense, decode_shared, negative_levels
+from flyweight.coding.uncoded import UncodedTensor
 from flyweight.coding.varint import varint
 
-__all__ = ["join"]
+__all__ = ["encode_tensors", "group_small_tensors"]
 
 _SMALL = 1 << 16  # elements; larger tensors have nothing to gain
-_TOLD = 3  # bytes of the header that a joined tensor saves
+_HEADER_SAVED = 3  # bytes of the header that each tensor of a group but the first saves
+_CODERS: tuple[Coder, ...] = ("plain", "interleaved", "rans")
 
-Places = list[int]
 
+def encode_tensors(
+    tensors: Sequence[UncodedTensor | CodedTensor],
+    *,
+    effort: Effort = "smallest",
+    coder: Coder | None = None,
+) -> list[CodedTensor]:
+    """Encode tensors, small ones that are alike as one where that is smaller.
 
-def join(tensors: Sequence[CodedTensor], *, coder: Coder | None = None) -> list[CodedTensor]:
-    """Return the same tensors, small ones that are alike coded as one where that is smaller.
+    The members of a group that pays are encoded once, together; only where that is in doubt are
+    they also encoded one by one.
 
-    Alike are those of the same encoding, dtype and storage whose shapes differ in the first
-    extent only, all of them with scales or offsets or none. The order stays, and so does every
-    value. ``coder`` takes that one for tensors of few values, "plain", "interleaved", "rans" or
-    "context", whatever its bytes.
+    Args:
+        tensors: in the order of the file. Tensors that are coded already, such as aliases, are
+            taken as they are.
+        effort: of the search for the smallest coding of a tensor by itself.
+        coder: for quantized tensors, "plain", "interleaved", "rans" or "context", grouped
+            whenever they can be, whatever their bytes; None takes what gives fewest.
+
+    Returns:
+        The coded tensors, in the same order, with the same values.
     """
-    out = list(tensors)
-    for places in _sets(tensors):
-        some = [tensors[place] for place in places]
-        joint = _joint_of(some, coder)
-        asked = coder is not None and some[0].encoding == "shared"
-        separate = sum(tensors[place].stored_bytes - _own(tensors[place]) for place in places)
-        if not asked and _size(joint) >= separate + _TOLD * (len(places) - 1):
-            continue
-        for member, place in enumerate(places):
-            tensor = tensors[place]
-            parts: dict[PartKind, bytes] = {} if member else dict(joint.parts)
-            parts |= {kind: tensor.parts[kind] for kind in OWN_PARTS if kind in tensor.parts}
-            out[place] = replace(tensor, parts=parts, coder=joint.coder, joint=joint, member=member)
-    return out
+    coded = {
+        place: tensor for place, tensor in enumerate(tensors) if isinstance(tensor, CodedTensor)
+    }
+    uncoded = {
+        place: tensor for place, tensor in enumerate(tensors) if isinstance(tensor, UncodedTensor)
+    }
+    for places in group_small_tensors(uncoded):
+        members = [uncoded[place] for place in places]
+        group = _smallest_group(members, coder)
+        separate: list[CodedTensor] = []
+        if coder is None or members[0].encoding != "shared":
+            separate = _encode_while_smaller(members, _size(group), effort, coder)
+        for number, (place, member) in enumerate(zip(places, members, strict=True)):
+            if separate:
+                coded[place] = separate[number]
+            else:
+                alone = member.coded({} if number else group.parts, group.coder)
+                coded[place] = replace(alone, group=group, member=number)
+    for place, tensor in uncoded.items():
+        if place not in coded:
+            coded[place] = tensor.encode(effort=effort, coder=coder)
+    return [coded[place] for place in range(len(tensors))]
 
 
-def _own(tensor: CodedTensor) -> int:
-    return sum(len(tensor.parts.get(kind, b"")) for kind in OWN_PARTS)
+def _encode_while_smaller(
+    members: Sequence[UncodedTensor], group_bytes: int, effort: Effort, coder: Coder | None
+) -> list[CodedTensor]:
+    """Encode tensors one by one until they take more bytes than their group would.
+
+    Returns no tensor where the group is smaller.
+    """
+    coded: list[CodedTensor] = []
+    size = _HEADER_SAVED * (len(members) - 1)
+    for member in members:
+        coded.append(member.encode(effort=effort, coder=coder))
+        size += sum(len(part) for kind, part in coded[-1].parts.items() if kind not in OWN_PARTS)
+        if size > group_bytes:
+            return []
+    return coded
 
 
-def _size(joint: Joint) -> int:
-    return sum(map(len, joint.parts.values()))
+def _size(group: TensorGroup) -> int:
+    return sum(map(len, group.parts.values()))
 
 
-def _sets(tensors: Sequence[CodedTensor]) -> Iterator[Places]:
-    """Yield the places of tensors that can be joined, two at least, with no other between."""
-    alike: dict[object, Places] = {}
-    for place, tensor in enumerate(tensors):
-        if tensor.encoding != "alias" and tensor.shape and not _is_zero(tensor):
-            own = tuple(kind in tensor.parts for kind in OWN_PARTS)
-            key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:], own)
-            alike.setdefault(key, []).append(place)
-    for places in alike.values():
-        some: Places = []
+def group_small_tensors(tensors: Mapping[int, UncodedTensor]) -> Iterator[list[int]]:
+    """Find the tensors that can be encoded as one: small ones that are alike.
+
+    Alike are tensors of the same encoding, dtype and storage whose shapes differ in the first
+    extent only, either all of them with scales or offsets or none. Constants have equal values.
+
+    Args:
+        tensors: by place in the file, ascending.
+
+    Yields:
+        The places of two or more tensors, ascending. A larger tensor of the same kind ends a
+        group, as does the limit on the elements of a group.
+    """
+    kinds: dict[object, list[int]] = {}
+    for place, tensor in tensors.items():
+        zero = tensor.encoding == "constant" and not tensor.raw
+        if tensor.shape and not zero:
+            tables = tuple(kind in tensor.own for kind in OWN_PARTS)
+            key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:], tables)
+            kinds.setdefault(key, []).append(place)
+    for places in kinds.values():
+        group: list[int] = []
         for place in places:
-            if some and not _fits(tensors[place], [tensors[before] for before in some]):
-                yield from [some] if len(some) > 1 else []
-                some = []
+            if group and not _fits(tensors[place], [tensors[other] for other in group]):
+                yield from [group] if len(group) > 1 else []
+                group = []
             if 0 < tensors[place].size <= _SMALL:
-                some.append(place)
-        yield from [some] if len(some) > 1 else []
+                group.append(place)
+        yield from [group] if len(group) > 1 else []
 
 
-def _is_zero(tensor: CodedTensor) -> bool:
-    return tensor.encoding == "constant" and not tensor.parts["dense"]
-
-
-def _fits(tensor: CodedTensor, before: list[CodedTensor]) -> bool:
+def _fits(tensor: UncodedTensor, group: Sequence[UncodedTensor]) -> bool:
     if not 0 < tensor.size <= _SMALL:
         return False
-    if tensor.encoding == "constant" and tensor.parts != before[0].parts:
+    if tensor.encoding == "constant" and tensor.raw != group[0].raw:
         return False
-    return tensor.size + sum(other.size for other in before) <= MAX_JOINED
+    return tensor.size + sum(other.size for other in group) <= MAX_GROUPED
 
 
-def _joint(tensors: list[CodedTensor], coder: Coder, parts: Mapping[PartKind, bytes]) -> Joint:
-    return Joint(
-        rows=tuple(tensor.shape[0] for tensor in tensors),
-        rest=tensors[0].shape[1:],
+def _group_of(
+    members: Sequence[UncodedTensor], coder: Coder, parts: Mapping[PartKind, bytes]
+) -> TensorGroup:
+    return TensorGroup(
+        rows=tuple(tensor.shape[0] for tensor in members),
+        rest=members[0].shape[1:],
         coder=coder,
-        storage=tensors[0].storage,
-        levels=tuple(tensor.levels for tensor in tensors),
+        storage=members[0].storage,
+        levels=tuple(tensor.levels for tensor in members),
         parts=parts,
     )
 
 
-def _joint_of(tensors: list[CodedTensor], coder: Coder | None) -> Joint:
-    if tensors[0].encoding == "constant":
-        return _joint(tensors, "plain", tensors[0].parts)
-    if tensors[0].encoding == "dense":
-        stored = [decode_dense(replace(tensor, dtype=tensor.storage)) for tensor in tensors]
-        planes = encode_planes(np.concatenate(stored).ravel(), tensors[0].storage)
-        return _joint(tensors, "planes", {"dense": planes})
-    joints = (
-        _joint(tensors, other, parts)
-        for other, parts in _coded_symbols(tensors)
-        if coder in (None, other)
-    )
-    return min(joints, key=_size)
+def _smallest_group(members: Sequence[UncodedTensor], coder: Coder | None) -> TensorGroup:
+    if members[0].encoding == "constant":
+        return _group_of(members, "plain", {"dense": members[0].raw})
+    if members[0].encoding == "dense":
+        values = np.concatenate([tensor.stored() for tensor in members])
+        return _group_of(members, "planes", {"dense": encode_planes(values, members[0].storage)})
+    coded = (_group_of(members, used, parts) for used, parts in _coded_symbols(members, coder))
+    return min(coded, key=_size)
 
 
 def _coded_symbols(
-    tensors: list[CodedTensor],
+    members: Sequence[UncodedTensor], only: Coder | None
 ) -> Iterator[tuple[Coder, dict[PartKind, bytes]]]:
     """Yield the symbols of all in one stream, by one coder after another."""
-    decoded = [decode_shared(tensor) for tensor in tensors]
-    stacked = np.concatenate([symbols for symbols, _ in decoded])
-    most = max(tensor.levels for tensor in tensors)
-    coders: tuple[Coder, ...] = ("plain", "interleaved", "rans")
-    for coder in coders:
-        yield pack_symbols(stacked, most, only=coder)
-
-    # The context coder sees values on both sides of zero, which stands elsewhere in each codebook.
-    negatives = [
-        negative_levels(levels, tensor.dtype)
-        for (_, levels), tensor in zip(decoded, tensors, strict=True)
-    ]
-    below = max(negatives)
-    above = max(tensor.levels - n for tensor, n in zip(tensors, negatives, strict=True))
-    signed = [signed_values(symbols, n) for (symbols, _), n in zip(decoded, negatives, strict=True)]
+    stacked = np.concatenate([tensor.symbols for tensor in members])
+    most = max(tensor.levels for tensor in members)
+    for coder in _CODERS:
+        if only in (None, coder):
+            yield pack_symbols(stacked, most, only=coder)
+    if only not in (None, "context"):
+        return
+    # The context coder takes values on both sides of zero, whose place differs among codebooks.
+    below = max(tensor.negatives for tensor in members)
+    above = max(tensor.levels - tensor.negatives for tensor in members)
+    signed = [signed_values(tensor.symbols, tensor.negatives) for tensor in members]
     aligned = symbols_of(np.concatenate(signed), below)
     _, parts = pack_symbols(aligned, below + above, negatives=below, only="context")
-    yield "context", {**parts, "tables": b"".join(map(varint, negatives))}
+    negatives = b"".join(varint(tensor.negatives) for tensor in members)
+    yield "context", {**parts, "tables": negatives}

@@ -1,4 +1,4 @@
-"""Numbers as raw little-endian bytes, in their own dtype or in a narrower one that loses nothing.
+"""Pack numbers as little-endian bytes, in their own dtype or in a narrower one that is exact.
 
 A dtype is known by its usual name. Types that numpy lacks are carried as their bits:
 bfloat16 as uint16, the float8 types as uint8.
@@ -13,7 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.errors import FormatError, ModelError
 
-__all__ = ["DTYPES", "carrier", "may_store", "nonzero_count", "pack_scalars", "unpack_scalars"]
+__all__ = [
+    "DTYPES",
+    "carrier",
+    "may_store",
+    "negative_count",
+    "nonzero_count",
+    "pack_scalars",
+    "unpack_scalars",
+]
 
 # The place in this tuple is the number in the file: add at the end only.
 DTYPES = (
@@ -99,7 +107,28 @@ def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
     if flat.dtype.kind == "f" and np.isnan(flat).any():
         return None  # processors differ in the NaN that a conversion gives
     with np.errstate(all="ignore"):
-        return flat.astype(carrier(storage)).tobytes()
+        stored = flat.astype(carrier(storage))
+    if (dtype, storage) == ("float64", "float32"):
+        _narrow_subnormals_(stored, flat)
+    return stored.tobytes()
+
+
+def _narrow_subnormals_(stored: NDArray[Any], values: NDArray[Any]) -> None:
+    """Set the float32 values that are subnormal, by integers: programs may flush them to zero."""
+    sizes = np.abs(values)
+    small = np.flatnonzero((sizes < 2.0**-126) & (sizes >= 2.0**-149))
+    if small.size:
+        bits = np.ldexp(sizes[small], 149).astype("<u4")  # inexact values are found by unpacking
+        stored.view("<u4")[small] = bits | np.signbit(values[small]).astype("<u4") << 31
+
+
+def _widen_subnormals_(values: NDArray[Any], stored: NDArray[Any]) -> None:
+    """Set the float64 values of float32 that are subnormal, as `_narrow_subnormals_` does."""
+    bits = stored.view("<u4")
+    small = np.flatnonzero(((bits & 0x7F800000) == 0) & ((bits & 0x7FFFFF) != 0))
+    if small.size:
+        sizes = (bits[small] & 0x7FFFFF).astype("<f8") * 2.0**-149
+        values[small] = np.where(bits[small] >> 31, -sizes, sizes)
 
 
 def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
@@ -117,12 +146,43 @@ def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
     if storage == "bfloat16":
         return (stored.astype("<u4") << 16).view("<f4")
     with np.errstate(all="ignore"):
-        return stored.astype(carrier(dtype))
+        values = stored.astype(carrier(dtype))
+    if (dtype, storage) == ("float64", "float32"):
+        _widen_subnormals_(values, stored)
+    return values
 
 
 def nonzero_count(values: NDArray[Any], dtype: str) -> int:
-    """Return how many values are not zero (-0.0 is zero, NaN is not)."""
-    if dtype in _CARRIERS:
-        sign = 1 << (8 * values.dtype.itemsize - 1)
-        values = values & (sign - 1)
-    return int(np.count_nonzero(values))
+    """Count the values, of the carrier of ``dtype``, that are not zero (-0.0 is zero, NaN is not).
+
+    >>> nonzero_count(np.float32([0, -0.0, 1e-45]), "float32")
+    1
+    """
+    return int(np.count_nonzero(_magnitudes(values, dtype)))
+
+
+def negative_count(values: NDArray[Any], dtype: str) -> int:
+    """Count the values, of the carrier of ``dtype``, that are below zero; 0 for complex ones."""
+    if values.dtype.kind == "i":
+        return int(np.count_nonzero(values < 0))
+    if dtype not in _CARRIERS and values.dtype.kind != "f":
+        return 0
+    bits = _bits(values)
+    negative = bits >> (8 * bits.dtype.itemsize - 1) != 0
+    return int(np.count_nonzero(negative & (_magnitudes(values, dtype) != 0)))
+
+
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    bits: NDArray[Any] = np.ascontiguousarray(values).view(f"<u{values.dtype.itemsize}")
+    return bits
+
+
+def _magnitudes(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return integers that are 0 where a value is: flushed floats would compare as 0."""
+    if values.dtype.kind == "c":
+        parts = np.ascontiguousarray(values).view(f"<f{values.dtype.itemsize // 2}")
+        return np.asarray(_magnitudes(parts.reshape(-1, 2), "").any(axis=1))
+    if dtype in _CARRIERS or values.dtype.kind == "f":
+        bits = _bits(values)
+        return np.asarray(bits & bits.dtype.type((1 << (8 * bits.dtype.itemsize - 1)) - 1))
+    return values

@@ -1,9 +1,9 @@
-"""Named coded tensors to one ``.fly`` file and back.
+"""Read and write ``.fly`` files: named coded tensors in one file.
 
-A file is: a preamble, a header that says what the tensors are, checksums, the parts without a
-hole between them, and a checksum over all. `docs/format.md` specifies every byte. Nothing in a
-file is executed, and no count in it is believed before it is checked against the caps and the
-length of the file. Whatever is wrong with a file is a `FormatError`.
+A file is a preamble, a header that describes the tensors, checksums, the parts of the tensors
+without gaps, and a checksum over all. `docs/format.md` specifies every byte. Nothing in a file is
+executed, and counts are checked against the limits and the length of the file before anything is
+allocated. Whatever is wrong with a file raises `FormatError`.
 
 Example:
 
@@ -16,55 +16,54 @@ True
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flyweight._files import write_atomic
 from flyweight.coding import CodedTensor
-from flyweight.coding.header.outline import Shapes, Skeleton
+from flyweight.coding.header import Outline, Shapes
 from flyweight.format.layout import MAGIC
 from flyweight.format.reader import Reader
-from flyweight.format.writer import (
-    Writer,
-    check_target,
-    open_writer,
-    replacing,
-)
-from flyweight.errors import FormatError
+from flyweight.format.writer import Writer, open_writer
 
 __all__ = [
     "MAGIC",
     "Container",
+    "Outline",
     "Reader",
     "Shapes",
-    "Skeleton",
     "Writer",
-    "check_target",
     "dumps",
+    "is_fly_file",
     "loads",
     "open_writer",
     "overhead",
     "read",
-    "replacing",
     "write",
 ]
 
 
 @dataclass(frozen=True)
 class Container:
-    """What a ``.fly`` file holds: tensors in order, and a few strings about them."""
+    """The content of a ``.fly`` file: tensors in order, and strings about them."""
 
     tensors: tuple[CodedTensor, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def dumps(container: Container, *, bare: bool = False) -> bytes:
-    """Return the bytes of a ``.fly`` file. The same content gives the same bytes.
+    """Serialize a container as the bytes of a ``.fly`` file; the same content gives the same bytes.
 
-    With ``bare``, names and shapes are left out: a reader needs the architecture. Raises
-    `ModelError` for what a file cannot hold.
+    Args:
+        container: sound tensors of unique names.
+        bare: leaves out names and shapes, so that a reader needs the architecture.
+
+    Raises:
+        ModelError: a file cannot hold the container.
     """
     writer = Writer(io.BytesIO(), container.metadata, bare=bare)
     for tensor in container.tensors:
@@ -74,38 +73,51 @@ def dumps(container: Container, *, bare: bool = False) -> bytes:
     return file.getvalue()
 
 
-def loads(data: bytes, *, skeleton: Skeleton | None = None) -> Container:
-    """Return what the bytes of a ``.fly`` file hold; checks all of it, decodes no tensor.
+def loads(data: bytes, shapes: Shapes | None = None) -> Container:
+    """Parse the bytes of a ``.fly`` file and check all of it; decodes no tensor.
 
-    ``skeleton`` gives names and shapes where they were left out. Raises `FormatError`, and
-    nothing else, for whatever is wrong.
+    Args:
+        data: the whole file.
+        shapes: names and shapes of the architecture, where the file leaves them out.
+
+    Raises:
+        FormatError: anything is wrong.
     """
-    with Reader(bytes(data), skeleton=skeleton) as reader:
+    return _read_all(bytes(data), shapes)
+
+
+def _read_all(source: bytes | str | os.PathLike[str], shapes: Shapes | None) -> Container:
+    with Reader(source, shapes) as reader:
         tensors = tuple(reader.tensors())
         reader.verify()
         return Container(tensors=tensors, metadata=dict(reader.metadata))
 
 
-def overhead(data: bytes, *, skeleton: Skeleton | None = None) -> dict[str, int]:
-    """Return the bytes of a ``.fly`` file that are in no tensor: header and checksums."""
-    with Reader(bytes(data), skeleton=skeleton) as reader:
+def overhead(data: bytes) -> dict[str, int]:
+    """Count the bytes of a ``.fly`` file that are in no tensor: header and checksums."""
+    with Reader(bytes(data)) as reader:
         return reader.overhead
+
+
+def is_fly_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path names a regular file that begins like a ``.fly`` file."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                return file.read(len(MAGIC)) == MAGIC
+    return False
 
 
 def write(container: Container, path: str | os.PathLike[str], *, bare: bool = False) -> int:
     """Write a ``.fly`` file, whole or not at all, and return its size in bytes."""
-    data = dumps(container, bare=bare)
-    with replacing(path) as file:
-        file.write(data)
-    return len(data)
+    return write_atomic(path, dumps(container, bare=bare))
 
 
-def read(path: str | os.PathLike[str], *, skeleton: Skeleton | None = None) -> Container:
-    """Return what a ``.fly`` file holds.
+def read(path: str | os.PathLike[str], shapes: Shapes | None = None) -> Container:
+    """Read a ``.fly`` file and check all of it; decodes no tensor.
 
-    Raises `FormatError` naming the file if it is damaged, `OSError` if it cannot be read.
+    Raises:
+        FormatError: the file, which is named, is damaged or no regular file.
+        OSError: it cannot be read.
     """
-    try:
-        return loads(Path(path).read_bytes(), skeleton=skeleton)
-    except FormatError as error:
-        raise FormatError(f"{os.fspath(path)}: {error}") from error
+    return _read_all(path, shapes)

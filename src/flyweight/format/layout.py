@@ -1,4 +1,4 @@
-"""The head of a ``.fly`` file, the order of its payload, and what makes a file unsound."""
+"""Layout of a ``.fly`` file: what stands before the payload, and the order of the payload."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyweight.coding import decode_symbols, encode_symbols
-from flyweight.coding.header.outline import Outline, Skeleton
-from flyweight.coding.header.pack import pack_header
-from flyweight.coding.header.unpack import unpack_header
+from flyweight.coding.header import OpenHeader, Outline, Shapes, open_header, pack_header
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
 __all__ = [
-    "CRC",
-    "GROUP",
+    "BLOCK_BYTES",
+    "CRC_BYTES",
     "LONGEST_PREAMBLE",
     "MAGIC",
     "Head",
+    "OpenHead",
     "crc",
     "head_length",
+    "open_head",
     "pack_head",
     "too_many_elements",
-    "unpack_head",
 ]
 
 MAGIC = b"FLYW"
 VERSION = 1
-CRC = 4  # bytes of a checksum
-GROUP = 1 << 16  # bytes: a larger tensor has a checksum of its own, smaller ones share
+CRC_BYTES = 4
+BLOCK_BYTES = 1 << 16  # a larger tensor has a checksum of its own, smaller ones share one
 LONGEST_PREAMBLE = len(MAGIC) + 2 + 4 * 9
 _CODED_HEADER = 1  # flag: the header is Huffman-coded
 _BARE_HEADER = 2  # flag: names and shapes are left to the architecture
@@ -39,7 +38,7 @@ _HEADER_PER_BYTE = 8  # no byte of a coded header stands for more
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before the payload: tensors in outline, metadata, checksums of the groups."""
+    """Outlines of the tensors, metadata, checksums of the blocks, and the length of all that."""
 
     outlines: tuple[Outline, ...]
     metadata: Mapping[str, str]
@@ -49,39 +48,59 @@ class Head:
     @property
     def file_bytes(self) -> int:
         """Length of the whole file."""
-        return self.length + sum(outline.stored_bytes for outline in self.outlines) + CRC
+        return self.length + sum(outline.stored_bytes for outline in self.outlines) + CRC_BYTES
 
-    def groups(self) -> Iterator[tuple[int, list[Outline], bytes]]:
-        """Where each group of tensors begins in the file, its tensors, and its checksum."""
+    def blocks(self) -> Iterator[tuple[int, list[Outline], bytes]]:
+        """Yield where each block of tensors begins in the file, its tensors, and its checksum."""
         start = self.length
-        for group, check in zip(_groups(self.outlines), self.checks, strict=True):
-            yield start, group, check
-            start += sum(outline.stored_bytes for outline in group)
+        for block, check in zip(_blocks(self.outlines), self.checks, strict=True):
+            yield start, block, check
+            start += sum(outline.stored_bytes for outline in block)
+
+
+@dataclass(frozen=True)
+class OpenHead:
+    """A head whose checksum matches, of which the tensors are not read yet."""
+
+    header: OpenHeader
+    checks: tuple[bytes, ...]
+    length: int
+
+    def read(self, shapes: Shapes | None = None) -> Head:
+        """Read the outlines of the tensors; ``shapes`` as in `OpenHeader.outlines`."""
+        outlines = tuple(self.header.outlines(shapes))
+        blocks = len(_blocks(outlines))
+        if len(self.checks) != blocks:
+            raise FormatError(f"the file has {len(self.checks)} checksums for {blocks} blocks.")
+        return Head(outlines, self.header.metadata, self.checks, self.length)
 
 
 def crc(data: bytes, before: int = 0) -> bytes:
-    """CRC-32 of ``data``, going on from that of what stands before it."""
-    return zlib.crc32(data, before).to_bytes(CRC, "little")
+    """Return the CRC-32 of ``data``, continued from that of what stands before it."""
+    return zlib.crc32(data, before).to_bytes(CRC_BYTES, "little")
 
 
-def _groups(outlines: Sequence[Outline]) -> list[list[Outline]]:
-    groups: list[list[Outline]] = []
+def _blocks(outlines: Sequence[Outline]) -> list[list[Outline]]:
+    blocks: list[list[Outline]] = []
     room = 0
     for outline in outlines:
         size = outline.stored_bytes
         if not size:
             continue
-        if room <= 0 or size >= GROUP:
-            groups.append([])
-            room = GROUP
-        groups[-1].append(outline)
+        if room <= 0 or size >= BLOCK_BYTES:
+            blocks.append([])
+            room = BLOCK_BYTES
+        blocks[-1].append(outline)
         room -= size
-    return groups
+    return blocks
 
 
 def too_many_elements(outlines: Sequence[Outline], length: int) -> str | None:
-    """A sentence if a file of ``length`` bytes may not stand for so many elements, or None."""
-    total = sum(outline.size for outline in outlines if outline.encoding != "alias")
+    """Describe in one sentence that a file is too short for its elements, or return None.
+
+    Aliases count: whoever copies a file's tensors copies theirs too.
+    """
+    total = sum(outline.size for outline in outlines)
     if total <= bounded_size(length):
         return None
     return (
@@ -97,15 +116,15 @@ def pack_head(
     *,
     bare: bool = False,
 ) -> bytes:
-    """The bytes before the payload. With ``bare`` they say neither names nor shapes."""
-    stored, sizes = _code_header(pack_header(outlines, metadata, bare=bare))
+    """Serialize what stands before the payload. With ``bare`` it has neither names nor shapes."""
+    stored, sizes = _encode_header(pack_header(outlines, metadata, bare=bare))
     flags = (_CODED_HEADER if sizes else 0) | (_BARE_HEADER if bare else 0)
     preamble = MAGIC + bytes([VERSION, flags]) + varint(len(stored)) + sizes + varint(len(checks))
     head = b"".join([preamble, stored, *checks])
     return head + crc(head)
 
 
-def _code_header(header: bytes) -> tuple[bytes, bytes]:
+def _encode_header(header: bytes) -> tuple[bytes, bytes]:
     """Return the header as stored, and its sizes before coding: b"" if it is stored plainly."""
     table, payload = encode_symbols(list(header), 256)
     coded = table + payload
@@ -144,32 +163,28 @@ def _read_preamble(data: bytes) -> _Preamble:
 
 
 def head_length(data: bytes) -> int:
-    """How many bytes stand before the payload, told from the first ``LONGEST_PREAMBLE`` bytes."""
+    """Return how many bytes stand before the payload, from the first ``LONGEST_PREAMBLE``."""
     preamble = _read_preamble(data)
-    return preamble.length + preamble.stored + CRC * preamble.checks + CRC
+    return preamble.length + preamble.stored + CRC_BYTES * preamble.checks + CRC_BYTES
 
 
-def unpack_head(data: bytes, skeleton: Skeleton | None = None) -> Head:
-    """What the bytes before the payload say; ``data`` holds these at least.
+def open_head(data: bytes) -> OpenHead:
+    """Check the bytes before the payload and read the metadata; ``data`` may go on after them.
 
-    ``skeleton`` gives names and shapes where the file leaves them to the architecture. Raises
-    `FormatError` if anything is wrong with them.
+    Raises:
+        FormatError: anything is wrong with them.
     """
     preamble = _read_preamble(data)
     reader = ByteReader(data, "the file")
     reader.take(preamble.length)
     stored = reader.take(preamble.stored)
-    checks = reader.take(CRC * preamble.checks)
+    checks = reader.take(CRC_BYTES * preamble.checks)
     end = reader.position
-    if reader.take(CRC) != crc(data[:end]):
+    if reader.take(CRC_BYTES) != crc(data[:end]):
         raise FormatError("the header of the file is damaged: its checksum does not match.")
-    header = _decode_header(stored, preamble.sizes)
-    outlines, metadata = unpack_header(header, skeleton, bare=preamble.bare)
-    groups = len(_groups(outlines))
-    if preamble.checks != groups:
-        raise FormatError(f"the file has {preamble.checks} checksums for {groups} groups.")
-    split = tuple(checks[i : i + CRC] for i in range(0, len(checks), CRC))
-    return Head(tuple(outlines), metadata, split, reader.position)
+    header = open_header(_decode_header(stored, preamble.sizes), bare=preamble.bare)
+    split = tuple(checks[i : i + CRC_BYTES] for i in range(0, len(checks), CRC_BYTES))
+    return OpenHead(header, split, reader.position)
 
 
 def _decode_header(stored: bytes, sizes: tuple[int, int] | None) -> bytes:

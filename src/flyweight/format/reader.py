@@ -1,9 +1,10 @@
-"""Read a ``.fly`` file tensor by tensor, without the rest of it."""
+"""Read a ``.fly`` file tensor by tensor."""
 
 from __future__ import annotations
 
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -12,26 +13,26 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from flyweight.coding import CodedTensor
-from flyweight.coding.forms import OWN_PARTS, Joint, defect
-from flyweight.coding.header.outline import Outline, Skeleton
+from flyweight.coding.forms import OWN_PARTS, TensorGroup, defect
+from flyweight.coding.header import Outline, Shapes
+from flyweight.errors import FormatError
 from flyweight.format.layout import (
-    CRC,
+    CRC_BYTES,
     LONGEST_PREAMBLE,
+    Head,
     crc,
     head_length,
+    open_head,
     too_many_elements,
-    unpack_head,
 )
-from flyweight.errors import FormatError
 
 __all__ = ["Reader"]
 
 _BLOCK = 1 << 20
-_JOINTS = 16  # so many sets of joined tensors are kept decoded
 
 
-class _Group(NamedTuple):
-    """Tensors that share a checksum: where they lie, and how many they are."""
+class _Block(NamedTuple):
+    """Tensors that share a checksum: where they are in the file, and their number."""
 
     start: int
     length: int
@@ -40,13 +41,20 @@ class _Group(NamedTuple):
 
 
 class Reader:
-    """An open ``.fly`` file: what it holds, and any of its tensors.
+    """An open ``.fly`` file: its metadata, and any of its tensors.
 
-    Opening reads the head alone. A tensor is checked against its own checksum when it is read;
-    `verify` checks the file as a whole. ``skeleton`` gives names and shapes where the file leaves
-    them to the architecture.
+    Opening reads what stands before the payload. A tensor is checked against its own checksum
+    when it is read; `verify` checks the file as a whole. A group of small tensors is decoded once
+    if its tensors are read in the order of the file.
 
-    Raises `FormatError` for whatever is wrong with the file, `OSError` if it cannot be read.
+    Args:
+        source: path of a regular file, or the bytes of one.
+        shapes: names and shapes of the architecture, where the file leaves them out. Without,
+            they are given to `use_shapes`, after a look at the metadata.
+
+    Raises:
+        FormatError: anything is wrong with the file, or it is no regular file.
+        OSError: it cannot be read.
 
     Example:
         >>> from flyweight.format import Container, dumps
@@ -54,18 +62,18 @@ class Reader:
         {'a': 'b'}
     """
 
-    outlines: tuple[Outline, ...]
-    metadata: Mapping[str, str]
-
     def __init__(
-        self, source: str | os.PathLike[str] | bytes, *, skeleton: Skeleton | None = None
+        self, source: str | os.PathLike[str] | bytes, shapes: Shapes | None = None
     ) -> None:
         self._where = "" if isinstance(source, bytes) else f"{os.fspath(source)}: "
-        self._file: BinaryIO = (
-            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115 - closed by close()
-        )
+        self._file = _open(source)
+        self._head: Head | None = None
         try:
-            self._open(skeleton)
+            self.file_bytes = self._file.seek(0, os.SEEK_END)
+            length = head_length(self._read(0, LONGEST_PREAMBLE))
+            self._opened = open_head(self._read(0, min(length, self.file_bytes)))
+            if not self.bare or shapes is not None:
+                self._read_head(shapes)
         except FormatError as error:
             self.close()
             raise FormatError(f"{self._where}{error}") from error
@@ -73,78 +81,104 @@ class Reader:
             self.close()
             raise
 
-    def _open(self, skeleton: Skeleton | None) -> None:
-        self.file_bytes = self._file.seek(0, os.SEEK_END)
-        length = head_length(self._read(0, LONGEST_PREAMBLE))
-        self._head = unpack_head(self._read(0, min(length, self.file_bytes)), skeleton)
-        if self._head.file_bytes != self.file_bytes:
-            what = (
-                "cut short"
-                if self.file_bytes < self._head.file_bytes
-                else "followed by other bytes"
-            )
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Strings by key."""
+        return self._opened.header.metadata
+
+    @property
+    def bare(self) -> bool:
+        """Whether the file leaves names and shapes to its architecture."""
+        return self._opened.header.bare
+
+    def use_shapes(self, shapes: Shapes) -> None:
+        """Give the names and shapes that a bare file leaves out.
+
+        Raises:
+            FormatError: they are those of another architecture, or the file is unsound.
+        """
+        try:
+            self._read_head(shapes)
+        except FormatError as error:
+            raise FormatError(f"{self._where}{error}") from error
+
+    @property
+    def outlines(self) -> tuple[Outline, ...]:
+        """The tensors without their bytes, in the order of the file."""
+        if self._head is None:
+            self.use_shapes(None)  # type: ignore[arg-type] # says that they are missing
+        assert self._head is not None
+        return self._head.outlines
+
+    def _read_head(self, shapes: Shapes | None) -> None:
+        head = self._opened.read(shapes)
+        if head.file_bytes != self.file_bytes:
+            what = "cut short" if self.file_bytes < head.file_bytes else "followed by other bytes"
             raise FormatError(
                 f"the file is {what}: it has {self.file_bytes} bytes and should have "
-                f"{self._head.file_bytes}."
+                f"{head.file_bytes}."
             )
-        self.outlines = self._head.outlines
-        self.metadata = self._head.metadata
-        sentence = too_many_elements(self.outlines, self.file_bytes)
+        sentence = too_many_elements(head.outlines, self.file_bytes)
         if sentence:
             raise FormatError(sentence)
-        self._by_name = {outline.name: place for place, outline in enumerate(self.outlines)}
-        self._members: dict[int, list[int]] = {}  # of each set of joined tensors, by its first
+        self._head = head
+        self._by_name = {outline.name: place for place, outline in enumerate(head.outlines)}
+        self._members: dict[int, list[int]] = {}  # places of each group, by that of its first
         self._member: dict[int, int] = {}
-        for place, outline in enumerate(self.outlines):
-            if outline.head is not None:
-                members = self._members.setdefault(outline.head, [outline.head])
+        for place, outline in enumerate(head.outlines):
+            if outline.first is not None:
+                members = self._members.setdefault(outline.first, [outline.first])
                 self._member[place] = len(members)
                 members.append(place)
-        self._joints: dict[int, Joint] = {}
-        self._places: dict[str, tuple[_Group, int]] = {}
-        for start, outlines, check in self._head.groups():
-            group = _Group(start, sum(o.stored_bytes for o in outlines), len(outlines), check)
+        self._groups: dict[int, TensorGroup] = {}
+        self._blocks: dict[str, tuple[_Block, int]] = {}
+        for start, outlines, check in head.blocks():
+            block = _Block(start, sum(o.stored_bytes for o in outlines), len(outlines), check)
             before = 0
             for outline in outlines:
-                self._places[outline.name] = (group, before)
+                self._blocks[outline.name] = (block, before)
                 before += outline.stored_bytes
         self._last: tuple[int, bytes] = (-1, b"")
 
     @property
     def overhead(self) -> dict[str, int]:
-        """Bytes that are in no tensor: header, preamble included, and checksums."""
-        checksums = CRC * (len(self._head.checks) + 2)
-        return {"header": self._head.length + CRC - checksums, "checksums": checksums}
+        """Bytes that are in no tensor: "header", preamble included, and "checksums"."""
+        checksums = CRC_BYTES * (len(self._opened.checks) + 2)
+        return {"header": self._opened.length + CRC_BYTES - checksums, "checksums": checksums}
 
     def _read(self, start: int, length: int) -> bytes:
         self._file.seek(start)
         return self._file.read(length)
 
     def tensor(self, name: str) -> CodedTensor:
-        """The tensor of a name. Raises `FormatError` if it is damaged or not in the file."""
+        """Return the tensor of a name.
+
+        Raises:
+            FormatError: it is damaged, or not in the file.
+        """
+        outlines = self.outlines
         if name not in self._by_name:
             raise FormatError(f"{self._where}the file holds no tensor {name!r}.")
         place = self._by_name[name]
-        tensor = self._parts_of(place)
-        outline = self.outlines[place]
-        head = place if outline.head is None else outline.head
-        if head in self._members:
-            tensor = replace(tensor, joint=self._joint(head), member=self._member.get(place, 0))
+        tensor = self._own_parts(place)
+        first = place if outlines[place].first is None else outlines[place].first
+        if first in self._members:
+            tensor = replace(tensor, group=self._group(first), member=self._member.get(place, 0))
+            if place == self._members[first][-1]:
+                del self._groups[first]  # read in order, no other is to come
         sentence = defect(tensor)
         if sentence:
             raise FormatError(f"{self._where}{sentence}")
         return tensor
 
-    def _joint(self, head: int) -> Joint:
-        """Return what the joined tensors have in common, and keep it, decoded, for the next."""
-        if head not in self._joints:
-            if len(self._joints) == _JOINTS:
-                self._joints.pop(next(iter(self._joints)))
-            members = [self.outlines[place] for place in self._members[head]]
-            parts = dict(self._parts_of(head).parts)
+    def _group(self, first: int) -> TensorGroup:
+        """Return a group by the place of its first tensor; there is one object of it at a time."""
+        if first not in self._groups:
+            members = [self.outlines[place] for place in self._members[first]]
+            parts = dict(self._own_parts(first).parts)
             for kind in OWN_PARTS:
                 parts.pop(kind, None)
-            self._joints[head] = Joint(
+            self._groups[first] = TensorGroup(
                 rows=tuple(member.shape[0] for member in members),
                 rest=members[0].shape[1:],
                 coder=members[0].coder,
@@ -152,34 +186,35 @@ class Reader:
                 levels=tuple(member.levels for member in members),
                 parts=parts,
             )
-        return self._joints[head]
+        return self._groups[first]
 
-    def _parts_of(self, place: int) -> CodedTensor:
-        """Return a tensor with its own parts alone."""
+    def _own_parts(self, place: int) -> CodedTensor:
+        """Return a tensor with the parts that it holds itself."""
         outline = self.outlines[place]
-        if outline.name not in self._places:
+        if outline.name not in self._blocks:
             return outline.filled(b"", 0)
-        group, before = self._places[outline.name]
-        if self._last[0] != group.start:
-            self._last = (group.start, self._read(group.start, group.length))
-            if crc(self._last[1]) != group.check:
-                what = f"tensor {outline.name!r}" if group.tensors == 1 else "a group of tensors"
+        block, before = self._blocks[outline.name]
+        if self._last[0] != block.start:
+            self._last = (block.start, self._read(block.start, block.length))
+            if crc(self._last[1]) != block.check:
+                what = f"tensor {outline.name!r}" if block.tensors == 1 else "a block of tensors"
                 self._last = (-1, b"")
                 raise FormatError(f"{self._where}{what} is damaged: its checksum does not match.")
         return outline.filled(self._last[1], before)
 
     def tensors(self, names: Iterable[str] | None = None) -> Iterator[CodedTensor]:
-        """The tensors named, or all of them, one after another, in the order of the file."""
-        wanted = set(self._by_name) if names is None else set(names)
-        for name in sorted(wanted - set(self._by_name)):
+        """Yield the tensors of these names, or all of them, in the order of the file."""
+        outlines = self.outlines
+        selected = set(self._by_name) if names is None else set(names)
+        for name in sorted(selected - set(self._by_name)):
             self.tensor(name)  # raises
-        for outline in self.outlines:
-            if outline.name in wanted:
+        for outline in outlines:
+            if outline.name in selected:
                 yield self.tensor(outline.name)
 
     def verify(self) -> None:
         """Raise `FormatError` unless the checksum over the whole file matches."""
-        left = self.file_bytes - CRC
+        left = self.file_bytes - CRC_BYTES
         self._file.seek(0)
         value = 0
         while left > 0:
@@ -188,7 +223,7 @@ class Reader:
                 break
             value = zlib.crc32(block, value)
             left -= len(block)
-        if left or value.to_bytes(CRC, "little") != self._file.read(CRC):
+        if left or value.to_bytes(CRC_BYTES, "little") != self._file.read(CRC_BYTES):
             raise FormatError(
                 f"{self._where}the file is damaged: the checksum at its end does not match."
             )
@@ -207,3 +242,16 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    """Open bytes or a regular file; a device has no end, and a FIFO may never have a writer."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    path = Path(source)
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise FormatError(f"{path} is a folder; name a .fly file in it.")
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path} is a device or FIFO; copy its content to a file first.")
+    return path.open("rb")

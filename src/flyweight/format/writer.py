@@ -4,49 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from flyweight._files import replacing, spool_for
 from flyweight.coding import CodedTensor
-from flyweight.coding.forms import PART_KINDS, Joint, defect
-from flyweight.coding.header.outline import Outline, outline_of
+from flyweight.coding.forms import PART_KINDS, TensorGroup, defect
+from flyweight.coding.header import Outline, outline_of
+from flyweight.errors import ModelError
 from flyweight.format.layout import (
-    CRC,
-    GROUP,
+    BLOCK_BYTES,
+    CRC_BYTES,
     crc,
     pack_head,
     too_many_elements,
 )
-from flyweight.errors import CheckpointError, ModelError
 
-__all__ = ["Writer", "check_target", "open_writer", "replacing"]
+__all__ = ["Writer", "open_writer"]
 
 _BLOCK = 1 << 20
 
 
 @dataclass
-class _Open:
-    """The last tensor of its kind that joins no other, and how many are joined so far."""
+class _OpenGroup:
+    """The last tensor of its kind that holds its own parts, and the members after it so far."""
 
     place: int
-    joint: Joint | None
+    group: TensorGroup | None
     members: int
 
     @property
-    def whole(self) -> bool:
-        return self.joint is None or self.members == len(self.joint.rows)
+    def complete(self) -> bool:
+        return self.group is None or self.members == len(self.group.rows)
 
 
 class Writer:
-    """Take tensors one by one, then write them; none is kept in memory.
+    """Take tensors one by one, then write them; memory holds none of them.
 
-    ``spool`` is an empty file that holds them until then. With ``bare`` the file says
-    neither names nor shapes: a reader needs the architecture.
+    Args:
+        spool: an empty file that holds them until then.
+        metadata: strings for the file.
+        bare: leaves out names and shapes, so that a reader needs the architecture.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Writer:
         self._outlines: list[Outline] = []
         self._names: set[str] = set()
         self._checks: list[bytes] = []
-        self._room = 0  # bytes that the last group may still take
-        self._joints: dict[tuple[object, ...] | None, _Open] = {}
+        self._room = 0  # bytes that the last block may still take
+        self._groups: dict[tuple[object, ...] | None, _OpenGroup] = {}
 
     def add(self, tensor: CodedTensor) -> None:
         """Take the next tensor. Raises `ModelError` where a file cannot hold it."""
@@ -67,13 +67,13 @@ class Writer:
         if sentence:
             raise ModelError(sentence)
         self._names.add(tensor.name)
-        self._outlines.append(outline_of(tensor, self._head(tensor)))
+        self._outlines.append(outline_of(tensor, self._first(tensor)))
         size = tensor.stored_bytes
         if not size:
             return
-        if self._room <= 0 or size >= GROUP:
+        if self._room <= 0 or size >= BLOCK_BYTES:
             self._checks.append(crc(b""))
-            self._room = GROUP
+            self._room = BLOCK_BYTES
         self._room -= size
         for part in PART_KINDS:
             if part in tensor.parts:
@@ -81,25 +81,25 @@ class Writer:
                 self._checks[-1] = crc(tensor.parts[part], before)
                 self._spool.write(tensor.parts[part])
 
-    def _head(self, tensor: CodedTensor) -> int | None:
-        """Return the place of the tensor that this one joins, which `_misfit` has found sound."""
-        alike = outline_of(tensor).alike
+    def _first(self, tensor: CodedTensor) -> int | None:
+        """Return the place of the first tensor of a group, if this one, found sound, follows it."""
+        key = outline_of(tensor).group_key
         if tensor.member:
-            self._joints[alike].members += 1
-            return self._joints[alike].place
-        if alike is not None:
-            self._joints[alike] = _Open(len(self._outlines), tensor.joint, 1)
+            self._groups[key].members += 1
+            return self._groups[key].place
+        if key is not None:
+            self._groups[key] = _OpenGroup(len(self._outlines), tensor.group, 1)
         return None
 
     def _misfit(self, tensor: CodedTensor) -> str | None:
         if tensor.name in self._names:
             return f"two tensors have the name {tensor.name!r}."
-        last = self._joints.get(outline_of(tensor).alike)
+        last = self._groups.get(outline_of(tensor).group_key)
         if tensor.member:
-            if last is None or (last.joint, last.members) != (tensor.joint, tensor.member):
-                return f"tensor {tensor.name!r} does not follow the tensors that it is joined with."
-        elif last is not None and not last.whole:
-            return f"tensor {tensor.name!r} stands between tensors that are joined."
+            if last is None or (last.group, last.members) != (tensor.group, tensor.member):
+                return f"tensor {tensor.name!r} does not follow the others of its group."
+        elif last is not None and not last.complete:
+            return f"tensor {tensor.name!r} stands between the tensors of a group."
         if tensor.target is not None:
             if not 0 <= tensor.target < len(self._outlines):
                 return f"tensor {tensor.name!r} is an alias of no earlier tensor."
@@ -112,10 +112,10 @@ class Writer:
 
     def finish(self, file: BinaryIO) -> int:
         """Write the whole to ``file`` and return its length in bytes."""
-        if not all(last.whole for last in self._joints.values()):
-            raise ModelError("some of the tensors that are joined are missing.")
+        if not all(last.complete for last in self._groups.values()):
+            raise ModelError("a group of tensors lacks some of them.")
         head = pack_head(self._outlines, self._metadata, self._checks, bare=self._bare)
-        length = len(head) + self._spool.tell() + CRC
+        length = len(head) + self._spool.tell() + CRC_BYTES
         sentence = too_many_elements(self._outlines, length)
         if sentence:
             raise ModelError(sentence)
@@ -124,53 +124,26 @@ class Writer:
         for block in (head, *iter(lambda: self._spool.read(_BLOCK), b"")):
             value = zlib.crc32(block, value)
             file.write(block)
-        file.write(value.to_bytes(CRC, "little"))
+        file.write(value.to_bytes(CRC_BYTES, "little"))
         return length
-
-
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError where no file can be written, before any work is done for it."""
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name the file to write")
-    if not path.absolute().parent.is_dir():
-        raise CheckpointError(f"the folder {path.absolute().parent} does not exist; create it")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise CheckpointError(f"the folder {path.absolute().parent} cannot be written to")
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` at the end, if nothing went wrong.
-
-    The bytes go to a temporary file in the same folder. On any error (`OSError` for a full disk,
-    say) it is removed, and an existing ``path`` is left as it was.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
 def open_writer(
-    path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None, *, bare: bool = False
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    bare: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    force: bool = True,
 ) -> Iterator[Writer]:
-    """A `Writer` whose file is at ``path`` when the block ends, and nowhere if it fails.
+    """Open a `Writer` whose file is at ``path`` when the block ends without an error.
 
-    What it takes waits in a nameless file beside ``path``, which is gone even after a kill.
+    Tensors wait in a nameless file beside ``path``, which is gone even after a kill. ``inputs``
+    and ``force`` are those of `flyweight._files.check_output`.
     """
-    folder = Path(os.path.realpath(path)).parent
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        writer = Writer(spool, metadata, bare=bare)
+    with spool_for(path) as spool:
+        writer = Writer(cast(BinaryIO, spool), metadata, bare=bare)
         yield writer
-        with replacing(path) as file:
+        with replacing(path, inputs=inputs, force=force) as file:
             writer.finish(file)

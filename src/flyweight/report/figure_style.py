@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from flyweight._files import check_output, write_atomic
 from flyweight.errors import DataError
-from flyweight.format import check_target, replacing
 
 __all__ = [
     "HATCH",
@@ -163,7 +163,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> int:
     form = Path(path).suffix.lower().removeprefix(".")
     if form not in METADATA:
         raise DataError(f"{os.fspath(path)!r} is not a figure file; use .pdf, .png or .svg")
-    check_target(path)
+    check_output(path)
     drawn = io.BytesIO()
     figure.savefig(drawn, format=form, metadata=METADATA[form])
     data = drawn.getvalue()
@@ -171,9 +171,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> int:
         data = _round_coordinates(data)
     elif form == "png":
         data = _reduce_palette(data)
-    with replacing(path) as file:
-        file.write(data)
-    return len(data)
+    return write_atomic(path, data)
 
 
 def _round_coordinates(svg: bytes) -> bytes:

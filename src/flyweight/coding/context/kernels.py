@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from numpy.typing import NDArray
 
-from flyweight.coding.numba_compiler import compiled
 from flyweight.coding.context import model
+from flyweight.coding.numba_compiler import compiled
 
 __all__ = ["decode_chunk", "encode_chunk", "sampled_energies"]
 

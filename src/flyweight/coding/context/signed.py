@@ -1,4 +1,4 @@
-"""Symbols of ascending levels to values that are their places above and below zero, and back."""
+"""Map symbols of ascending levels to their places above and below zero, and back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def symbols_of(values: ArrayLike, negatives: int) -> NDArray[np.int32]:
     [0, 1, 2, 3, 4]
     """
     places = np.asarray(values, dtype=np.int32)
-    symbols = places + (places < 0)
+    symbols = np.asarray(places + (places < 0))  # of no dimensions, the sum is no array
     symbols += negatives
     symbols *= places != 0
     return symbols

@@ -1,9 +1,9 @@
-"""What the header tells of a tensor, and the numbers it has for that."""
+"""Outlines: tensors without their bytes, and the numbers that stand for them in a header."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -20,26 +20,22 @@ from flyweight.errors import ModelError
 __all__ = [
     "DIGEST",
     "FORMS",
-    "JOINED",
-    "MAY_JOIN",
+    "GROUPED",
+    "MAY_GROUP",
     "OFFSET",
     "SCALED",
     "USUAL_KEYS",
     "ZERO_CONSTANT",
     "Outline",
     "Shapes",
-    "Skeleton",
     "digest_of",
-    "lengths_told",
     "outline_of",
     "pack_string",
+    "stated_lengths",
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Names of the tensors of an architecture, in order, with their shapes."""
-
-Skeleton = Callable[[Mapping[str, str]], Shapes]
-"""Gives the names and shapes of the architecture that the metadata of a file tells of."""
 
 DIGEST = 8  # bytes
 USUAL_KEYS = ("architecture", "recipe")  # of the metadata; the place is the number in the file
@@ -57,17 +53,18 @@ FORMS: tuple[tuple[Encoding, Coder], ...] = (
     ("dense", "planes"),
 )
 ZERO_CONSTANT = 4
-# Added to the form of a tensor whose values are with an earlier one, whose channels have scales,
-# and which has offsets beside these.
-JOINED, SCALED, OFFSET = 16, 32, 64
-MAY_JOIN = (0, 2, 5, 6, 7, 8)  # forms
+# Added to the form of a tensor whose parts are with the first of its group, whose channels have
+# scales, and which has offsets too.
+GROUPED, SCALED, OFFSET = 16, 32, 64
+MAY_GROUP = (0, 2, 5, 6, 7, 8)  # forms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """A coded tensor without its bytes: what the header tells, and the length of each part.
+    """A coded tensor without its bytes: what the header states, and the length of each part.
 
-    ``head`` is the place of the earlier tensor that holds the values of a joined one.
+    ``first`` is the place of the first tensor of its group, which holds its values; None for a
+    tensor that holds its own, as the first does.
     """
 
     name: str
@@ -79,14 +76,14 @@ class Outline:
     levels: int = 0
     target: int | None = None
     coder: Coder = "plain"
-    head: int | None = None
+    first: int | None = None
 
     @property
-    def alike(self) -> tuple[object, ...] | None:
-        """What tensors that are joined have in common; None for one that cannot be."""
+    def group_key(self) -> tuple[object, ...] | None:
+        """What the tensors of a group have in common; None for one that can be in none."""
         number = FORMS.index((self.encoding, self.coder))
         zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
-        if number not in MAY_JOIN or zeros or not self.shape:
+        if number not in MAY_GROUP or zeros or not self.shape:
             return None
         own = tuple(kind in self.lengths for kind in OWN_PARTS)
         return (number, self.dtype, self.storage, len(self.shape), self.shape[1:], own)
@@ -121,8 +118,8 @@ class Outline:
         )
 
 
-def outline_of(tensor: CodedTensor, head: int | None = None) -> Outline:
-    """Return what the header tells of a coded tensor; ``head`` as in `Outline`."""
+def outline_of(tensor: CodedTensor, first: int | None = None) -> Outline:
+    """Return the outline of a coded tensor; ``first`` as in `Outline`."""
     return Outline(
         name=tensor.name,
         shape=tensor.shape,
@@ -133,7 +130,7 @@ def outline_of(tensor: CodedTensor, head: int | None = None) -> Outline:
         levels=tensor.levels,
         target=tensor.target,
         coder=tensor.coder,
-        head=head,
+        first=first,
     )
 
 
@@ -154,6 +151,6 @@ def pack_string(text: str) -> bytes:
     return varint(len(raw)) + raw
 
 
-def lengths_told(coder: Coder) -> tuple[PartKind, ...]:
-    """Return the parts of a shared tensor whose lengths stand in the header."""
+def stated_lengths(coder: Coder) -> tuple[PartKind, ...]:
+    """List the parts of a shared tensor whose lengths the header states."""
     return ("tables", "positions", "symbols") if coder == "plain" else ("tables", "symbols")

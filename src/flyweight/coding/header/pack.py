@@ -1,4 +1,4 @@
-"""Outlines and metadata as the bytes of a header."""
+"""Serialize outlines and metadata as the bytes of a header."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from flyweight.coding.header.outline import (
     FORMS,
-    JOINED,
+    GROUPED,
     OFFSET,
     SCALED,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
     digest_of,
-    lengths_told,
     pack_string,
+    stated_lengths,
 )
 from flyweight.coding.scalars import DTYPES
 from flyweight.coding.varint import varint
@@ -27,7 +27,7 @@ _LONGEST_PERIOD = 64  # the writer looks no further back for tensors to repeat
 def pack_header(
     tensors: Sequence[Outline], metadata: Mapping[str, str], *, bare: bool = False
 ) -> bytes:
-    """Return the header of sound tensors (see `tensors.defect`), not yet Huffman-coded.
+    """Serialize the header of sound tensors (see `forms.defect`), not yet Huffman-coded.
 
     With ``bare`` a digest stands for names and shapes.
     """
@@ -40,18 +40,18 @@ def pack_header(
     names = _NameWriter()
     kinds: dict[bytes, int] = {}
     shapes: dict[tuple[int, ...], int] = {}
-    told = [(_kind(tensor), tensor.levels) for tensor in tensors]
+    forms = [(_kind(tensor), tensor.levels) for tensor in tensors]
     repeated = 0
     for place, tensor in enumerate(tensors):
         if not bare:
             out.append(names.write(tensor.name))
-        kind, levels = told[place]
+        kind, levels = forms[place]
         if not repeated:
-            period, repeated = _repeats(told, place)
+            period, repeated = _repeats(forms, place)
             if repeated:
                 out += map(varint, (len(kinds) + 1, period, repeated))
-        again = repeated > 0
-        if again:
+        repeats = repeated > 0
+        if repeats:
             repeated -= 1
         else:
             out.append(varint(kinds.get(kind, len(kinds))))
@@ -66,12 +66,12 @@ def pack_header(
             if tensor.shape not in shapes:
                 shapes[tensor.shape] = len(shapes)
                 out += map(varint, (len(tensor.shape), *tensor.shape))
-        if tensor.encoding == "shared" and not again:
+        if tensor.encoding == "shared" and not repeats:
             out.append(varint(levels))
-        if tensor.head is not None:
+        if tensor.first is not None:
             continue
         if tensor.encoding == "shared":
-            out += (varint(tensor.lengths[part]) for part in lengths_told(tensor.coder))
+            out += (varint(tensor.lengths[part]) for part in stated_lengths(tensor.coder))
         elif tensor.coder == "planes":
             out.append(varint(tensor.lengths["dense"]))
     return b"".join(out)
@@ -85,15 +85,15 @@ def _pack_key(key: str) -> bytes:
     return varint(len(USUAL_KEYS) + length) + text[len(varint(length)) :]
 
 
-def _repeats(told: Sequence[tuple[bytes, int]], place: int) -> tuple[int, int]:
+def _repeats(forms: Sequence[tuple[bytes, int]], place: int) -> tuple[int, int]:
     """Return how far before ``place`` the same kinds and levels stand, and of how many tensors.
 
-    The number is 0 where telling it would take more bytes than it saves.
+    The number is 0 where stating it would take more bytes than it saves.
     """
     best = (0, 0)
     for period in range(1, min(place, _LONGEST_PERIOD) + 1):
         end = place
-        while end < len(told) and told[end] == told[end - period]:
+        while end < len(forms) and forms[end] == forms[end - period]:
             end += 1
         if end - place > best[1]:
             best = (period, end - place)
@@ -126,8 +126,8 @@ class _NameWriter:
 
 def _kind(tensor: Outline) -> bytes:
     number = FORMS.index((tensor.encoding, tensor.coder))
-    if tensor.head is not None:
-        number += JOINED
+    if tensor.first is not None:
+        number += GROUPED
     elif tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = ZERO_CONSTANT
     number += SCALED * ("scales" in tensor.lengths) + OFFSET * ("offsets" in tensor.lengths)

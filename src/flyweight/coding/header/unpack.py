@@ -1,46 +1,72 @@
-"""The bytes of a header as outlines and metadata; nothing is allocated before it is checked."""
+"""Parse the bytes of a header; nothing is allocated before it is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.coding.forms import (
     MAX_ELEMENTS,
-    MAX_JOINED,
+    MAX_GROUPED,
     MAX_NAME_BYTES,
     MAX_RANK,
 )
 from flyweight.coding.header.outline import (
     DIGEST,
     FORMS,
-    JOINED,
-    MAY_JOIN,
+    GROUPED,
+    MAY_GROUP,
     OFFSET,
     SCALED,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
-    Skeleton,
+    Shapes,
     digest_of,
-    lengths_told,
+    stated_lengths,
 )
 from flyweight.coding.scalars import DTYPES, carrier, may_store
 from flyweight.coding.symbols import PartKind
 from flyweight.coding.varint import ByteReader
 from flyweight.errors import FormatError
 
-__all__ = ["unpack_header"]
+__all__ = ["OpenHeader", "open_header"]
 
 _OF_CHANNELS: tuple[tuple[int, PartKind], ...] = ((SCALED, "scales"), (OFFSET, "offsets"))
 
 
-def unpack_header(
-    raw: bytes, skeleton: Skeleton | None = None, *, bare: bool = False
-) -> tuple[list[Outline], dict[str, str]]:
-    """Return the outlines and the metadata that `pack_header` stored; allocates no tensor."""
+@dataclass(frozen=True)
+class OpenHeader:
+    """A header of which the metadata are read, and the tensors not yet.
+
+    Attributes:
+        metadata: strings by key.
+        bare: whether names and shapes are left to the architecture.
+    """
+
+    metadata: Mapping[str, str]
+    bare: bool
+    _raw: bytes
+    _position: int
+
+    def outlines(self, shapes: Shapes | None = None) -> list[Outline]:
+        """Read the outlines of the tensors; allocates no tensor.
+
+        Args:
+            shapes: names and shapes of the architecture, needed for a bare header alone.
+
+        Raises:
+            FormatError: the header is unsound, or ``shapes`` are missing or others.
+        """
+        reader = ByteReader(self._raw, "the header")
+        reader.take(self._position)
+        return _read_outlines(reader, shapes, bare=self.bare)
+
+
+def open_header(raw: bytes, *, bare: bool = False) -> OpenHeader:
+    """Read the metadata of a header that `pack_header` returned."""
     reader = ByteReader(raw, "the header")
     metadata: dict[str, str] = {}
     for _ in range(_count(reader, "strings of metadata", 2)):
@@ -48,17 +74,21 @@ def unpack_header(
         if metadata and key <= next(reversed(metadata)):
             raise FormatError(f"the metadata key {key!r} is repeated or out of order.")
         metadata[key] = reader.string()
+    return OpenHeader(metadata, bare, raw, reader.position)
+
+
+def _read_outlines(reader: ByteReader, shapes: Shapes | None, *, bare: bool) -> list[Outline]:
     count = reader.varint() if bare else _count(reader, "tensors", 3)
-    known = _known_shapes(reader, metadata, skeleton, count) if bare else None
+    known = _known_shapes(reader, shapes, count) if bare else None
     outlines: list[Outline] = []
     names = _NameReader()
     kinds = _KindReader(reader, count)
-    shapes: list[tuple[int, ...]] = []
-    joined = _Joined()
+    met: list[tuple[int, ...]] = []
+    groups = _Groups()
     for place in range(count):
         name = names.read(reader) if known is None else known[place][0]
         (number, dtype, storage), levels = kinds.read()
-        encoding, coder = FORMS[number % JOINED]
+        encoding, coder = FORMS[number % GROUPED]
         if encoding == "alias":
             alias = _read_alias(reader, name, outlines, dtype)
             if known is not None and known[place][1] != alias.shape:
@@ -67,10 +97,10 @@ def unpack_header(
             kinds.levels.append(0)
             continue
         if known is None:
-            index = _known(reader, len(shapes), "shape")
-            if index == len(shapes):
-                shapes.append(_read_shape(reader))
-            shape = shapes[index]
+            index = _known(reader, len(met), "shape")
+            if index == len(met):
+                met.append(_read_shape(reader))
+            shape = met[index]
         else:
             shape = known[place][1]
         if number & SCALED and not shape:
@@ -88,18 +118,19 @@ def unpack_header(
             levels=levels,
             coder=coder,
         )
-        if number & JOINED:
-            outline = joined.to_its_head(outline)
+        if number & GROUPED:
+            outline = groups.add(outline)
         else:
-            joined.open(outline, place)
+            groups.open(outline, place)
         outlines.append(outline)
-    if reader.position != len(raw):
-        raise FormatError(f"the header has {len(raw) - reader.position} bytes too many.")
-    return outlines, metadata
+    if reader.position != len(reader.data):
+        left = len(reader.data) - reader.position
+        raise FormatError(f"the header has {left} bytes too many.")
+    return outlines
 
 
 class _KindReader:
-    """Kinds of tensors, each told where it first occurs, and repetitions of those before."""
+    """Kinds of tensors, each spelled out where it first occurs, and repetitions of earlier ones."""
 
     def __init__(self, reader: ByteReader, count: int) -> None:
         self.reader = reader
@@ -138,47 +169,47 @@ class _KindReader:
         return period, repeated
 
 
-class _Joined:
-    """The tensors that others may join: of those that are alike, the last that joins none."""
+class _Groups:
+    """For each kind of tensors that can be grouped, the last one that begins a group."""
 
     def __init__(self) -> None:
-        self.heads: dict[tuple[object, ...] | None, tuple[int, int]] = {None: (0, 0)}
+        self.firsts: dict[tuple[object, ...] | None, tuple[int, int]] = {None: (0, 0)}
 
     def open(self, outline: Outline, place: int) -> None:
-        """Take a tensor that joins no other."""
-        if outline.alike is not None:
-            self.heads[outline.alike] = (place, outline.size)
+        """Take a tensor that holds its own parts, to which others may be added."""
+        if outline.group_key is not None:
+            self.firsts[outline.group_key] = (place, outline.size)
 
-    def to_its_head(self, outline: Outline) -> Outline:
-        """Return the outline of a joined tensor with the place of its head."""
-        place, elements = self.heads.get(outline.alike, (0, 0))
+    def add(self, outline: Outline) -> Outline:
+        """Return the outline of another tensor of a group with the place of the first."""
+        place, elements = self.firsts.get(outline.group_key, (0, 0))
         if not (outline.size and elements):
-            raise FormatError(f"tensor {outline.name!r} joins no earlier tensor.")
+            raise FormatError(f"tensor {outline.name!r} belongs to no group.")
         elements += outline.size
-        if elements > MAX_JOINED:
-            raise FormatError(f"tensor {outline.name!r} joins too many others.")
-        self.heads[outline.alike] = (place, elements)
-        return replace(outline, head=place)
+        if elements > MAX_GROUPED:
+            raise FormatError(f"tensor {outline.name!r} makes its group too large.")
+        self.firsts[outline.group_key] = (place, elements)
+        return replace(outline, first=place)
 
 
 def _known_shapes(
-    reader: ByteReader, metadata: Mapping[str, str], skeleton: Skeleton | None, count: int
+    reader: ByteReader, shapes: Shapes | None, count: int
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Return the names and shapes of the architecture, if its digest is that of the file."""
+    """Return the names and shapes of the architecture, if their digest is that of the file."""
     digest = reader.take(DIGEST)
-    if skeleton is None:
+    if shapes is None:
         raise FormatError("the file leaves names and shapes to its architecture; give that.")
-    shapes = list(skeleton(metadata).items())
-    if len(shapes) != count or digest_of(shapes) != digest:
+    listed = list(shapes.items())
+    if len(listed) != count or digest_of(listed) != digest:
         raise FormatError("the names and shapes of the file are those of another architecture.")
-    return shapes
+    return listed
 
 
 def _read_lengths(
     reader: ByteReader, number: int, shape: tuple[int, ...], storage: str, levels: int
 ) -> dict[PartKind, int]:
     """Return the length of each part, read or known from what is there."""
-    encoding, coder = FORMS[number % JOINED]
+    encoding, coder = FORMS[number % GROUPED]
     item = carrier(storage).itemsize
     own: dict[PartKind, int] = {}
     if encoding == "shared":
@@ -186,11 +217,11 @@ def _read_lengths(
         for flag, kind in _OF_CHANNELS:
             if number & flag:
                 own[kind] = shape[0] * item
-    if number & JOINED:
+    if number & GROUPED:
         return own
     if encoding == "shared":
         lengths: dict[PartKind, int] = {"positions": 0, **own}
-        return lengths | {part: reader.varint() for part in lengths_told(coder)}
+        return lengths | {part: reader.varint() for part in stated_lengths(coder)}
     if coder == "planes":
         return {"dense": reader.varint()}
     if encoding == "dense":
@@ -249,11 +280,11 @@ class _NameReader:
 
 def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     number, dtype, storage = reader.take(3)
-    form = number % JOINED
+    form = number % GROUPED
     if (
         number >= 2 * OFFSET
         or form >= len(FORMS)
-        or (number & JOINED and form not in MAY_JOIN)
+        or (number & GROUPED and form not in MAY_GROUP)
         or (number & OFFSET and not number & SCALED)
         or (number & SCALED and FORMS[form][0] != "shared")
     ):

@@ -1,0 +1,203 @@
+"""Tensors before entropy coding: checked integers, and the tables that are stored as they are.
+
+`groups` decides on these which small tensors to encode together, so that nothing is encoded, or
+decoded again, to be grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flyweight.coding.channels import SCALED_DTYPES, all_finite
+from flyweight.coding.coders import Effort
+from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding
+from flyweight.coding.planes import encode_planes
+from flyweight.coding.scalars import carrier, negative_count, pack_scalars
+from flyweight.coding.symbols import Coder, PartKind, pack_symbols
+from flyweight.errors import ModelError
+
+__all__ = [
+    "UncodedTensor",
+    "prepare_dense",
+    "prepare_lossless",
+    "prepare_shared",
+]
+
+_LEAST_FOR_PLANES = 64  # bytes; fewer cannot pay for the tables of byte planes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UncodedTensor:
+    """A tensor of which only the symbols or dense values are still to be encoded.
+
+    Attributes:
+        name: of the tensor.
+        shape: of the tensor.
+        dtype: of the values when decoded.
+        encoding: "shared", "dense" or "constant".
+        storage: dtype of the stored tables or values.
+        symbols: of a shared tensor, in its shape; empty for the others.
+        levels: length of the codebook; 0 unless shared.
+        negatives: how many levels are below zero.
+        own: codebook, scales and offsets as stored.
+        raw: dense values as stored, one value of a constant, none of a constant of zero bits.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: Encoding
+    storage: str
+    symbols: NDArray[Any] = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
+    levels: int = 0
+    negatives: int = 0
+    own: Mapping[PartKind, bytes] = field(default_factory=dict)
+    raw: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def coded(self, parts: Mapping[PartKind, bytes], coder: Coder) -> CodedTensor:
+        """Return the coded tensor of these parts, its own tables added."""
+        return CodedTensor(
+            name=self.name,
+            shape=self.shape,
+            dtype=self.dtype,
+            encoding=self.encoding,
+            storage=self.storage,
+            parts={**parts, **self.own},
+            levels=self.levels,
+            coder=coder,
+        )
+
+    def encode(
+        self, *, effort: Effort = "smallest", coder: Coder | None = None, planes: bool = True
+    ) -> CodedTensor:
+        """Encode the tensor by itself.
+
+        Args:
+            effort: of the search for the smallest coding of symbols.
+            coder: for symbols, whatever its bytes; None takes what gives fewest.
+            planes: False stores dense values one by one.
+        """
+        if self.encoding == "shared":
+            coder, parts = pack_symbols(
+                self.symbols, self.levels, negatives=self.negatives, effort=effort, only=coder
+            )
+            return self.coded(parts, coder)
+        if self.encoding == "dense" and planes and len(self.raw) >= _LEAST_FOR_PLANES:
+            coded = encode_planes(self.stored(), self.storage)
+            if len(coded) < len(self.raw):
+                return self.coded({"dense": coded}, "planes")
+        return self.coded({"dense": self.raw}, "plain")
+
+    def stored(self) -> NDArray[Any]:
+        """Return dense values, 1-D, as the carrier of their storage dtype."""
+        return np.frombuffer(self.raw, dtype=carrier(self.storage))
+
+
+def prepare_shared(
+    name: str,
+    symbols: ArrayLike,
+    *,
+    levels: ArrayLike,
+    scales: ArrayLike | None = None,
+    offsets: ArrayLike | None = None,
+    dtype: str = "float32",
+    storage: str | None = None,
+) -> UncodedTensor:
+    """Check the symbols and tables of a quantized tensor; see `tensors.encode_shared`.
+
+    Raises:
+        ModelError: a file cannot hold them.
+    """
+    symbols = np.asarray(symbols)
+    values = np.asarray(levels)
+    if values.ndim != 1 or values.size > MAX_LEVELS:
+        raise ModelError(f"tensor {name!r}: levels must be 1-D and at most {MAX_LEVELS} long.")
+    if symbols.size and not np.issubdtype(symbols.dtype, np.integer):
+        raise ModelError(f"tensor {name!r}: symbols must be integers, not {symbols.dtype}.")
+    if symbols.size and not (symbols.min() >= 0 and symbols.max() <= values.size):
+        raise ModelError(f"tensor {name!r}: symbols must lie in 0..{values.size}.")
+    own, storage = _pack_own(name, symbols, (values, scales, offsets), dtype, storage)
+    return UncodedTensor(
+        name=name,
+        shape=symbols.shape,
+        dtype=dtype,
+        encoding="shared",
+        storage=storage,
+        symbols=symbols,
+        levels=values.size,
+        negatives=negative_count(values, dtype),
+        own=own,
+    )
+
+
+def _pack_own(
+    name: str,
+    symbols: NDArray[Any],
+    tables: tuple[ArrayLike | None, ...],
+    dtype: str,
+    storage: str | None,
+) -> tuple[dict[PartKind, bytes], str]:
+    """Return codebook, scales and offsets, as far as there are, in one storage dtype for all."""
+    arrays = [np.asarray(table) for table in tables if table is not None]
+    if len(arrays) > 1:
+        if tables[1] is None:
+            raise ModelError(f"tensor {name!r}: offsets need scales.")
+        if not symbols.ndim or any(array.shape != symbols.shape[:1] for array in arrays[1:]):
+            raise ModelError(
+                f"tensor {name!r} has {symbols.shape[:1]} channels, and scales or offsets of "
+                f"shapes {[array.shape for array in arrays[1:]]}."
+            )
+        if dtype not in SCALED_DTYPES:
+            raise ModelError(f"tensor {name!r} of dtype {dtype} cannot have scales.")
+        if not all(all_finite(array, dtype) for array in arrays):
+            raise ModelError(f"tensor {name!r} has levels, scales or offsets that are not finite.")
+    raw, storage = pack_scalars(np.concatenate(arrays), dtype, storage)
+    own: dict[PartKind, bytes] = {}
+    for kind, array in zip(OWN_PARTS, arrays, strict=False):
+        length = array.size * carrier(storage).itemsize
+        own[kind], raw = raw[:length], raw[length:]
+    return own, storage
+
+
+def prepare_dense(
+    name: str, values: ArrayLike, *, dtype: str, storage: str | None = None
+) -> UncodedTensor:
+    """Pack the values of a tensor, of the carrier of ``dtype``.
+
+    ``storage`` is the dtype of the stored bytes; None takes the narrowest that is exact.
+    """
+    values = np.asarray(values)
+    raw, storage = pack_scalars(values, dtype, storage)
+    return UncodedTensor(
+        name=name, shape=values.shape, dtype=dtype, encoding="dense", storage=storage, raw=raw
+    )
+
+
+def prepare_lossless(
+    name: str, values: ArrayLike, *, dtype: str, storage: str | None = None
+) -> UncodedTensor:
+    """Pack the values of a tensor as a constant if they all have the same bits, else as dense."""
+    dense = prepare_dense(name, values, dtype=dtype, storage=storage)
+    item = carrier(dense.storage).itemsize
+    if not dense.raw or memoryview(dense.raw)[item:] != memoryview(dense.raw)[:-item]:
+        return dense  # compared without two copies
+    first = dense.raw[:item]
+    return UncodedTensor(
+        name=name,
+        shape=dense.shape,
+        dtype=dtype,
+        encoding="constant",
+        storage=dense.storage,
+        raw=first if any(first) else b"",
+    )
