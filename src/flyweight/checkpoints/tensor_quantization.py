@@ -101,19 +101,25 @@ def _uniform(
     made = to_levels(matrix, dtype, grid, found)
     if made is None:
         return None
-    levels = _carried(made.levels, dtype)
-    scales = None if made.scales is None else _carried(made.scales, dtype)
-    for array in (made.levels, made.scales):
-        if array is not None and not bool(
-            torch.from_numpy(array).to(KMEANS_DTYPES[dtype]).isfinite().all()
-        ):
-            return None
-    symbols = made.symbols.reshape(values.shape)
-    return encode_shared(name, symbols, levels=levels, scales=scales, dtype=dtype, effort=effort)
+    tables = [table for table in (made.levels, made.scales) if table is not None]
+    if not all(_rounded(table, dtype).isfinite().all() for table in tables):
+        return None
+    return encode_shared(
+        name,
+        made.symbols.reshape(values.shape),
+        levels=_carried(made.levels, dtype),
+        scales=None if made.scales is None else _carried(made.scales, dtype),
+        dtype=dtype,
+        effort=effort,
+    )
+
+
+def _rounded(values: NDArray[Any], dtype: str) -> torch.Tensor:
+    return torch.from_numpy(values).to(KMEANS_DTYPES[dtype])
 
 
 def _carried(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    rounded = torch.from_numpy(values).to(KMEANS_DTYPES[dtype])
+    rounded = _rounded(values, dtype)
     carried = rounded.view(torch.uint16) if dtype == "bfloat16" else rounded
     array: NDArray[Any] = carried.numpy()
     return array
@@ -131,11 +137,11 @@ def _choices(
     places = _sampled(matrix.shape)
     sample = np.ascontiguousarray(matrix[places])
     rms = statistics.rms[places[0]]
-    density = np.count_nonzero(to_float32(sample, dtype)) / max(1, sample.size)
+    density = float(np.count_nonzero(to_float32(sample, dtype))) / max(1, sample.size)
     share = sample.size / matrix.size
     item = 2 if dtype != "float32" else 4
     choices: list[_Choice] = []
-    most = np.inf
+    most = float("inf")
     for one in grids:
         steps = UniformGrid(one.steps[places[0]] if one.scaled else one.steps, one.scaled)
         found = tally(sample, dtype, steps, rms)
@@ -148,7 +154,7 @@ def _choices(
     if grid == "auto":
         distinct = np.unique(sample.ravel()[:_DISTINCT_SAMPLE]).size
         if bits <= _MOST_BITS_OF_KMEANS or distinct <= 1 << bits:
-            coded, error = _kmeans_cost(sample, dtype, bits, rms)
+            coded, error = _kmeans_bytes(sample, dtype, bits, rms)
             coded = coded / share + (1 << bits) * (item + _TABLE_BYTES)
             if error <= most:
                 choices.append(_Choice(None, _cost(coded, error, density, matrix.size)))
@@ -169,7 +175,7 @@ def _cost(coded: float, error: float, density: float, size: int) -> float:
     return 8 * coded / size + 0.5 * density * float(np.log2(relative))
 
 
-def _kmeans_cost(
+def _kmeans_bytes(
     sample: NDArray[Any], dtype: str, bits: int, rms: NDArray[np.float64]
 ) -> tuple[float, float]:
     if not sample.any():

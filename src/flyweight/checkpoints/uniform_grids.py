@@ -150,7 +150,7 @@ def uniform_grids(statistics: RowStatistics, bits: int) -> list[UniformGrid]:
             np.sqrt(min(np.mean((plain / rms) ** 2), np.mean(plain**2) / np.mean(rms**2)))
         )
     one = ratio / float(np.sqrt(np.mean(rms**-2.0)))
-    grids = [UniformGrid(np.float32([one]), scaled=False)]
+    grids = [UniformGrid(np.array([one], np.float32), scaled=False)]
     if statistics.rms.size > 1:
         own = np.where(used, statistics.rms, np.median(rms)) * ratio
         grids.append(UniformGrid(own.astype(np.float32), scaled=True))
