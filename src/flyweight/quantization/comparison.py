@@ -1,4 +1,4 @@
-"""Error against bits for several schemes, on the same weights."""
+"""Compare the error of quantization schemes at equal bits, on the same weights."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from flyweight.quantization.weight_sharing import quantize_kmeans
 __all__ = ["SchemeError", "compare_schemes"]
 
 _PER_CHANNEL = " per channel"
-_COARSEST = 4.0  # times the root mean square; the step that takes about b bits is this times 2^−b
+_RDOQ = "rate and distortion"
+_COARSEST = 4.0  # times the root mean square; 2^−b of it is a step of about b bits
 
 
 @dataclass(frozen=True)
 class SchemeError:
-    """What a scheme makes of weights at a number of bits.
+    """Error and rate of a scheme at a number of bits.
 
     Attributes:
-        scheme: its name, for a legend.
-        bits: of a value, before entropy coding.
-        bits_per_weight: order-0 entropy of what each weight becomes, zeros too; of all tensors.
-        error: squared error over squared weights of a tensor, in the mean over all weights.
+        scheme: name, for a legend.
+        bits: of a level, before entropy coding.
+        bits_per_weight: order-0 entropy of a quantized weight, zeros included; of all tensors.
+        error: squared error over squared weights of a tensor, the mean over all weights.
     """
 
     scheme: str
@@ -43,26 +44,31 @@ class SchemeError:
 def compare_schemes(
     weights: Mapping[str, Tensor], *, bits: Sequence[int] = (2, 3, 4, 5, 6)
 ) -> list[SchemeError]:
-    """Quantise the non-zero weights of each tensor by every scheme that needs no training.
+    """Quantize the nonzero weights of each tensor by every scheme that needs no training.
 
-    These are k-means (the optimum), fixed point of three kinds, with one range and with one for
-    each channel, and a uniform grid by rate and distortion, of a step that takes about as many
-    bits. Codebooks and ranges, which are few bytes beside the weights of large tensors, are left
-    out; so is what a context coder saves. A vector has one range.
+    The schemes are k-means (optimal), fixed point of three kinds with one range and with one for
+    each channel, and rate-distortion optimized quantization with a step of about as many bits.
+    Codebooks and ranges, small beside the weights of large tensors, do not count, nor does what a
+    context coder saves. A vector has one range.
 
-    Raises ModelError without weights, and for bits that a scheme cannot have.
+    Args:
+        weights: tensors by name.
+        bits: numbers of bits, of each scheme.
+
+    Raises:
+        ModelError: there are no weights, or bits that a scheme cannot have.
 
     Example:
         >>> found = compare_schemes({"weight": torch.linspace(-1, 1, 1000)}, bits=[4])
         >>> [(point.scheme, round(point.bits_per_weight, 1)) for point in found[:3]]
-        [('k-means', 4.0), ('asymmetric', 4.0), ('narrow', 3.9)]
+        [('k-means', 4.0), ('uniform', 4.0), ('symmetric', 3.9)]
     """
     if not any(weight.numel() for weight in weights.values()):
-        raise ModelError("there are no weights to quantise")
+        raise ModelError("there are no weights to quantize; give some")
     channels = tuple(f"{scheme}{_PER_CHANNEL}" for scheme in SCHEMES)
     return [
         _measured(scheme, some, weights)
-        for scheme in ("k-means", *SCHEMES, *channels, "rate and distortion")
+        for scheme in ("k-means", *SCHEMES, *channels, _RDOQ)
         for some in bits
     ]
 
@@ -70,14 +76,15 @@ def compare_schemes(
 def _quantized(scheme: str, weight: Tensor, bits: int) -> CompressedTensor:
     if scheme == "k-means":
         return quantize_kmeans(weight, bits=bits, init="optimal")
-    if scheme == "rate and distortion":
+    if scheme == _RDOQ:
         size = float(weight.detach().double().square().mean().sqrt())
         step = _COARSEST * 2.0**-bits * max(size, 1e-30)
-        # The loss per bit at which steps_at_loss_per_bit takes this step, of weights that count once.
+        # The loss per bit for which steps_at_loss_per_bit gives this step at a sensitivity of 1.
         return rdoq(weight, step=step, loss_per_bit=step**2 * math.log(2) / 6)
     per_channel = scheme.endswith(_PER_CHANNEL) and weight.ndim > 1
     scheme = scheme.removesuffix(_PER_CHANNEL)
-    return quantize_fixed_point(weight, bits=bits, scheme=cast(Scheme, scheme), per_channel=per_channel)
+    kind = cast(Scheme, scheme)
+    return quantize_fixed_point(weight, bits=bits, scheme=kind, per_channel=per_channel)
 
 
 def _measured(scheme: str, bits: int, weights: Mapping[str, Tensor]) -> SchemeError:

@@ -128,7 +128,7 @@ def _numbers(targets: Any, shape: torch.Size) -> bool:
 
 
 def _feature_axis(tensor: Tensor) -> int:
-    """The last axis; the second of images and volumes, N×C×H×W…"""
+    """The last axis; the second of images and volumes, N×C×H×W and N×C×D×H×W."""
     return 1 if tensor.ndim > 3 else tensor.ndim - 1
 
 

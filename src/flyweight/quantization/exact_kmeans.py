@@ -1,4 +1,4 @@
-"""The exact optimum of one-dimensional k-means, in memory linear in the number of values."""
+"""Exact one-dimensional k-means, in memory linear in the number of values."""
 
 from __future__ import annotations
 
@@ -15,47 +15,53 @@ __all__ = ["LEAST_SHARE", "exact_kmeans_edges"]
 Array = NDArray[np.float64]
 Edges = NDArray[np.int64]
 
-# Of the sum of all weights; what counts less vanishes where weights are summed in float64.
+# Of the sum of all weights; smaller ones vanish in sums of float64.
 LEAST_SHARE = 1e-14
 _WORTH_COMPILING = 512  # points, from which a table of all pairs costs more than the compiled loop
-_COARSE = (4096, 65_536)  # places at which clusters may begin while the price is looked for
+_COARSE = (4096, 65_536)  # positions at which clusters may begin while the penalty is searched
 
 
 def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
-    """Where the clusters of least weighted squared error begin, and the end of the last.
+    """Find the clusters of least weighted squared error.
 
-    Arguments:
+    Costs O(n log n) whatever k, and 32 bytes a point; up to 512 points cost O(k·n²) in NumPy, which
+    needs no compiler.
+
+    Args:
         points: (n,) distinct values, ascending, finite.
-        weights: (n,) how often each counts, above 0; less than 1e-14 of their sum counts as that.
+        weights: (n,) count of each, above 0; less than 1e-14 of their sum counts as that.
         clusters: k, from 1 to n.
 
-    Returns k + 1 ascending places: cluster c is ``points[edges[c] : edges[c + 1]]``. No clustering
-    has a smaller error, up to the rounding of float64. Cost: O(n log n) whatever k, and 32 bytes a
-    point; few points take O(k·n²) in NumPy instead, which needs no compiler.
+    Returns:
+        k + 1 ascending positions: cluster c is ``points[edges[c] : edges[c + 1]]``. No clustering
+        has a smaller error, up to the rounding of float64.
+
+    Raises:
+        ModelError: there are fewer points than clusters, or Numba is missing.
 
     Example:
         >>> exact_kmeans_edges(np.array([0.0, 1.0, 5.0, 7.0]), np.ones(4), 2).tolist()
         [0, 2, 4]
 
-    Sources: the clusters at a price for each are a concave least-weight subsequence (Wilber 1988,
-    by the queue of Hirschberg & Larmore 1987); the price that gives k of them, and the splice of
-    two solutions where none does, are after Aggarwal, Schieber & Tokuyama 1994.
+    Sources: the clusters at a penalty for each are a concave least-weight subsequence (Wilber 1988,
+    by the queue of Hirschberg & Larmore 1987); the penalty that gives k of them, and the splice of
+    two solutions if none does, are after Aggarwal, Schieber & Tokuyama 1994.
     """
     if not 1 <= clusters <= points.size:
         raise ModelError(f"{points.size} distinct values cannot make {clusters} clusters")
     share = np.maximum(weights / weights.mean(), LEAST_SHARE * weights.size)
-    centred = points - np.average(points, weights=share)
-    widest = float(np.abs(centred).max()) or 1.0
-    centred = centred / widest  # squares neither overflow nor vanish
-    sums = np.concatenate([[0.0], np.cumsum(centred * share)])
+    centered = points - np.average(points, weights=share)
+    widest = float(np.abs(centered).max()) or 1.0
+    centered = centered / widest  # squares neither overflow nor vanish
+    sums = np.concatenate([[0.0], np.cumsum(centered * share)])
     totals = np.concatenate([[0.0], np.cumsum(share)])
     if points.size <= _WORTH_COMPILING:
         return _by_table(sums, totals, clusters)
-    return _by_price(sums, totals, clusters)
+    return _by_penalty(sums, totals, clusters)
 
 
 def _by_table(sums: Array, totals: Array, clusters: int) -> Edges:
-    """Dynamic programming over all pairs of places."""
+    """Dynamic programming over all pairs of positions."""
     n = sums.size - 1
     begin, end = np.tril_indices(n + 1, -1)[::-1]
     gain = np.full((n + 1, n + 1), -np.inf)
@@ -72,59 +78,59 @@ def _by_table(sums: Array, totals: Array, clusters: int) -> Edges:
     return edges
 
 
-def _by_price(sums: Array, totals: Array, clusters: int) -> Edges:
+def _by_penalty(sums: Array, totals: Array, clusters: int) -> Edges:
     n = sums.size - 1
-    price = 1.0
+    penalty = 1.0
     for size in (size for size in _COARSE if n > 4 * size and size > 8 * clusters):
         places = np.linspace(0, n, size + 1).astype(np.int64)
         some, weights = sums[places], totals[places]
-        few, many = (_gain(some, weights, clusters + more, price) for more in (-1, 1))
-        if many > few:
-            price = (many - few) / 2  # what a cluster more gains, about k of them
-    return _search(sums, totals, clusters, price)
+        fewer, more = (_gain(some, weights, clusters + change, penalty) for change in (-1, 1))
+        if more > fewer:
+            penalty = (more - fewer) / 2  # what a cluster more gains, at about k of them
+    return _search(sums, totals, clusters, penalty)
 
 
-def _gain(sums: Array, totals: Array, clusters: int, price: float) -> float:
-    edges = _search(sums, totals, clusters, price)
+def _gain(sums: Array, totals: Array, clusters: int, penalty: float) -> float:
+    edges = _search(sums, totals, clusters, penalty)
     return float((np.diff(sums[edges]) ** 2 / np.diff(totals[edges])).sum())
 
 
-def _search(sums: Array, totals: Array, clusters: int, price: float) -> Edges:
-    """The solution of so many clusters, by bisection of the price from a first guess on."""
+def _search(sums: Array, totals: Array, clusters: int, penalty: float) -> Edges:
+    """The solution with so many clusters, by bisection of the penalty from a first guess on."""
     solve = _solver(sums, totals)
     n = sums.size - 1
-    few, dear = np.array([0, n]), math.inf
-    many, cheap = np.arange(n + 1), 0.0
+    fewer, high = np.array([0, n]), math.inf
+    more, low = np.arange(n + 1), 0.0
     factor = 1.05
-    while few.size - 1 < clusters < many.size - 1 and cheap < price < dear:
-        edges = solve(price)
+    while fewer.size - 1 < clusters < more.size - 1 and low < penalty < high:
+        edges = solve(penalty)
         if edges.size - 1 <= clusters:
-            few, dear = edges, price
+            fewer, high = edges, penalty
         if edges.size - 1 >= clusters:
-            many, cheap = edges, price
-        if cheap and dear < math.inf:
-            price = math.sqrt(cheap) * math.sqrt(dear)
+            more, low = edges, penalty
+        if low and high < math.inf:
+            penalty = math.sqrt(low) * math.sqrt(high)
         else:
-            price = price / factor if dear < math.inf else price * factor
+            penalty = penalty / factor if high < math.inf else penalty * factor
             factor *= factor  # at last infinite, which ends the search
-    return _splice(few, many, clusters)
+    return _splice(fewer, more, clusters)
 
 
 def _solver(sums: Array, totals: Array) -> Callable[[float], Edges]:
-    """The best clusters as a function of what each costs."""
+    """The best clusters as a function of the penalty of each."""
     try:
         from flyweight.quantization.numba_exact_kmeans import cheapest_clusters
     except ImportError as error:
         raise ModelError(
-            f"the best clusters of more than {_WORTH_COMPILING} values need Numba; install it, or "
+            f"optimal clusters of more than {_WORTH_COMPILING} values need Numba; install it, or "
             "choose another init"
         ) from error
     n = sums.size - 1
     gains = np.empty(n + 1)
     before, waiting, since = (np.empty(n + 1, dtype=np.int32) for _ in range(3))
 
-    def solve(price: float) -> Edges:
-        cheapest_clusters(sums, totals, price, gains, before, waiting, since)
+    def solve(penalty: float) -> Edges:
+        cheapest_clusters(sums, totals, penalty, gains, before, waiting, since)
         edges = [n]
         while edges[-1]:
             edges.append(int(before[edges[-1]]))
@@ -133,18 +139,18 @@ def _solver(sums: Array, totals: Array) -> Callable[[float], Edges]:
     return solve
 
 
-def _splice(few: Edges, many: Edges, clusters: int) -> Edges:
-    """A solution with so many clusters out of two of one price, with fewer and with more.
+def _splice(fewer: Edges, more: Edges, clusters: int) -> Edges:
+    """A solution with so many clusters from two of one penalty, with fewer and with more.
 
-    Where a cluster of the one holds a cluster of the other, and their numbers differ by what is
-    missing, the beginning of one goes with the end of the other; that loses nothing, since the gain
-    is inverse Monge.
+    If a cluster of one contains a cluster of the other, and their numbers differ by what is
+    missing, the beginning of one joins the end of the other; that loses nothing, since the gain is
+    inverse Monge.
     """
-    extra = clusters - (few.size - 1)
+    extra = clusters - (fewer.size - 1)
     if not extra:
-        return few
-    for place in range(few.size - 1):
-        begin, end = many[place + extra], many[place + extra + 1]
-        if few[place] <= begin and end <= few[place + 1]:
-            return np.concatenate([many[: place + extra + 1], few[place + 1 :]])
-    raise AssertionError("two optimal clusterings of one price can always be spliced")
+        return fewer
+    for place in range(fewer.size - 1):
+        begin, end = more[place + extra], more[place + extra + 1]
+        if fewer[place] <= begin and end <= fewer[place + 1]:
+            return np.concatenate([more[: place + extra + 1], fewer[place + 1 :]])
+    raise AssertionError("two optimal clusterings of one penalty can always be spliced")

@@ -1,4 +1,4 @@
-"""Fixed point: weights on evenly spaced levels, scaled to the weights there are."""
+"""Fixed-point quantization: evenly spaced levels over the range of the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flyweight.compressed import CompressedTensor, by_channel
 from flyweight.errors import ModelError
-from flyweight.modules.selection import nonzero_mask
+from flyweight.modules import nonzero_mask
 
 __all__ = ["SCHEMES", "FixedPoint", "Grid", "Scheme", "quantize_fixed_point"]
 
@@ -20,12 +20,19 @@ SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 @dataclass(frozen=True)
 class Grid:
-    """Evenly spaced levels; ``scale`` and ``origin`` are scalars, or one for each channel.
+    """Evenly spaced levels of a tensor, or of each of its channels.
 
     With ``integers``, code q of ``lowest`` to ``highest`` is the value (q − origin)·scale; without,
     codes run from 0 to ``highest`` and scale is the whole span: q is origin + scale·q/highest.
-    Of channels, that is counted from the middle of the range: q is (q − highest/2)·scale/highest
-    plus origin + scale/2, which a file can hold as a level, a scale and an offset.
+    For channels it is (q − highest/2)·scale/highest plus origin + scale/2, which a file holds as a
+    level, a scale and an offset.
+
+    Attributes:
+        scale: distance of levels or span, a scalar or one for each channel.
+        origin: code of zero or value of code 0, likewise.
+        lowest: least code.
+        highest: largest code.
+        integers: whether zero is a level, at code ``origin``.
 
     Example:
         >>> grid = Grid(torch.tensor(0.5), torch.tensor(0.0), -3, 3, integers=True)
@@ -41,7 +48,7 @@ class Grid:
     integers: bool
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Whole numbers, of the nearest level (of the even code on a draw), in float."""
+        """Return the codes of the nearest levels (the even one on a tie), as floats."""
         if self.integers:
             codes = torch.round(weight * (1 / self.scale)) + self.origin
         else:
@@ -51,11 +58,11 @@ class Grid:
         return codes.clamp(self.lowest, self.highest)
 
     def levels(self, codes: Tensor) -> Tensor:
-        """What the scales of the channels are multiplied by: whole numbers, or halves of odd."""
+        """Return the factors of the scales of channels: integers, or halves of odd ones."""
         return codes - self.origin if self.integers else codes - self.highest / 2
 
     def channels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Scales and offsets of the channels, 1-D and of a dtype; no offsets if all are 0."""
+        """Return scales and offsets of the channels, 1-D; None for offsets that are all 0."""
         if self.integers:
             return self.scale.flatten().to(dtype), None
         offsets = (self.origin + self.scale / 2).flatten().to(dtype)
@@ -63,7 +70,7 @@ class Grid:
         return scales, offsets if bool(offsets.any()) else None
 
     def values(self, codes: Tensor) -> Tensor:
-        """The levels of codes, of one range for all weights."""
+        """Return the values of codes, of one range for all weights."""
         if self.integers:
             return (codes - self.origin) * self.scale
         return self.scale * (codes / self.highest) + self.origin
@@ -71,20 +78,20 @@ class Grid:
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How weights become fixed point; the range is taken from the weights each time.
+    """Settings of fixed-point quantization; the range is that of the weights each time.
 
     Attributes:
         bits: 1 to 8; 2 and more for "symmetric".
-        scheme: "uniform" has 2^bits levels from the least to the largest weight that is kept;
-            "symmetric-no-zero" has as many from −m to m, m being the largest magnitude, and none at zero;
-            "symmetric" has 2^(bits−1) − 1 on either side of a level at zero.
-        per_channel: a range for each place along the first dimension: an output of a linear layer
-            or a convolution, an input of a transposed one, a row of an embedding.
-        power_of_two: the distance of levels is the next power of two.
-        zero_level: "uniform" with zero among the 2^bits levels, at a whole code; the range then
-            takes it in.
+        scheme: "uniform" has 2^bits levels from the least to the largest weight;
+            "symmetric-no-zero" has as many from −m to m, where m is the largest magnitude, and none
+            at zero; "symmetric" has 2^(bits−1) − 1 on either side of a level at zero.
+        per_channel: a range for each slice along the first axis: an output of a linear layer or a
+            convolution, a row of an embedding.
+        power_of_two: round the distance of levels up to a power of two.
+        zero_level: "uniform" with zero among the 2^bits levels, and in the range.
 
-    Raises ModelError for what cannot be.
+    Raises:
+        ModelError: a value is unknown or out of range.
 
     Example:
         >>> weight = torch.tensor([-1.0, 0.1, 0.8, 3.0])
@@ -107,14 +114,14 @@ class FixedPoint:
             )
         if not least <= self.bits <= 8:
             raise ModelError(
-                f"fixed point, {self.scheme}, takes {least} to 8 bits; {self.bits} were asked for"
+                f"fixed point, {self.scheme}, takes {least} to 8 bits; found {self.bits}"
             )
         if self.zero_level and self.scheme != "uniform":
-            raise ModelError(f"zero_level is of the asymmetric scheme; {self.scheme!r} has its own")
+            raise ModelError(f"zero_level is for the scheme 'uniform'; {self.scheme!r} has its own")
 
     @torch.no_grad()
     def grid(self, weight: Tensor, kept: Tensor) -> Grid:
-        """The levels for the weights of a tensor where ``kept``, a bool mask, is True."""
+        """Return the levels for the weights of a tensor where the bool mask ``kept`` is True."""
         steps = 2**self.bits - 1
         low, high = _range(weight, kept, per_channel=self.per_channel)
         if self.scheme == "symmetric" or self.zero_level:
@@ -146,10 +153,10 @@ class FixedPoint:
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, kept: Tensor) -> Tensor:
-        """The values of the levels nearest to the weights, and 0 where they are not kept.
+        """Return the nearest levels, and 0 where the bool mask ``kept`` is False.
 
-        ``kept`` is a bool mask of the shape of ``weight``; so is what is returned, in the dtype of
-        ``weight``. Where the range is too wide for that dtype, values are not finite.
+        The result has the shape and dtype of ``weight``; it is not finite if the range is too wide
+        for that dtype.
         """
         exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
         grid = self.grid(exact, kept)
@@ -163,11 +170,12 @@ class FixedPoint:
 
     @torch.no_grad()
     def compressed(self, weight: Tensor, kept: Tensor) -> CompressedTensor:
-        """What `quantize` gives, as symbols and levels, with scales and offsets of the channels.
+        """Return what `quantize` gives as symbols and levels, with scales and offsets of channels.
 
-        Raises ModelError for weights not finite, or with a range too wide for their dtype.
+        Raises:
+            ModelError: weights are not finite, or their range is too wide for their dtype.
         """
-        nonzero_mask(weight, kept)  # refuses weights that are not finite themselves
+        nonzero_mask(weight, kept)  # raises for weights that are not finite
         values = self.quantize(weight, kept)
         if not bool(torch.isfinite(values).all()):
             low, high = (float(end) for end in _range(weight, kept, per_channel=False))
@@ -187,7 +195,7 @@ class FixedPoint:
 
 
 def _range(weight: Tensor, kept: Tensor, *, per_channel: bool) -> tuple[Tensor, Tensor]:
-    """Least and largest kept weight, of all or of each slice; 0 where none is kept."""
+    """Least and largest weight that is kept, of all or of each slice; 0 if there is none."""
     if per_channel and weight.ndim < 2:
         raise ModelError(
             f"a range for each channel needs two dimensions; the shape is {tuple(weight.shape)}"
@@ -212,27 +220,34 @@ def quantize_fixed_point(
     power_of_two: bool = False,
     zero_level: bool = False,
 ) -> CompressedTensor:
-    """Put the non-zero weights of a tensor on evenly spaced levels; zeros stay exactly zero.
+    """Quantize the nonzero weights of a tensor to fixed point; zeros stay exactly zero.
 
-    Arguments:
+    Args:
         weight: of any shape and float type.
-        bits, scheme, per_channel, power_of_two, zero_level: as for `FixedPoint`.
-        mask: bool, of the shape of ``weight``, True for what is kept. Without one, weights that
-            are zero are pruned.
+        bits: 1 to 8; 2 and more for "symmetric".
+        scheme: levels, as of `FixedPoint`.
+        per_channel: a range for each slice along the first axis. For transposed convolutions,
+            whose first axis is their inputs, leave it off.
+        mask: bool, of the shape of ``weight``, True for weights that are not pruned; default: those
+            that are not zero.
+        power_of_two: round the distance of levels up to a power of two.
+        zero_level: "uniform" with zero among the levels.
 
-    The levels of the tensor returned are those in use. With ``per_channel`` they are whole numbers,
-    or halves of odd ones, and each channel has a scale and, if it is asymmetric, an offset.
+    Returns:
+        Symbols and the levels in use. With ``per_channel`` levels are integers, or halves of odd
+        ones, and each channel has a scale and, for "uniform", an offset.
 
-    Raises ModelError for bits and schemes that cannot be, a mask of another shape, and weights not
-    finite or with a range too wide for their type.
+    Raises:
+        ModelError: bits or scheme are impossible, the mask has another shape, or weights are not
+            finite or have a range too wide for their type.
 
     Example:
         >>> quantize_fixed_point(torch.tensor([0.0, -1.0, 0.1, 2.0]), bits=2).dequantize().tolist()
         [0.0, -1.0, 0.0, 2.0]
 
-    Source: the straight-through quantiser with dynamic scaling of Zhou et al. 2016, "DoReFa-Net",
+    Source: the straight-through quantizer with dynamic scaling of Zhou et al. 2016, "DoReFa-Net",
     on the weights that are not pruned.
     """
-    wanted = FixedPoint(bits, scheme, per_channel, power_of_two, zero_level)
+    settings = FixedPoint(bits, scheme, per_channel, power_of_two, zero_level)
     weight = weight.detach()
-    return wanted.compressed(weight, nonzero_mask(weight, mask))
+    return settings.compressed(weight, nonzero_mask(weight, mask))

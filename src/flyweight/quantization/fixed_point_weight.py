@@ -1,32 +1,35 @@
-"""Weights on few levels that follow from the weights: fixed point, and binary with a scale."""
+"""Quantized weights whose levels follow from the weights: fixed point, and binary with a scale."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
-from torch import Tensor, nn
-
-from flyweight.modules import WeightParametrization
+from torch import Tensor
 
 from flyweight.compressed import CompressedTensor
-from flyweight.modules.parametrize import straight_through
+from flyweight.modules import WeightParametrization, straight_through
 from flyweight.quantization.fixed_point import FixedPoint
 
 __all__ = ["BinaryWeight", "FixedPointWeight"]
 
 
 class FixedPointWeight(WeightParametrization):
-    """The weight a layer sees is in fixed point where ``mask`` is True and exactly 0 elsewhere.
+    """Quantize a weight to fixed point, with a straight-through gradient; pruned weights are 0.
 
-    The range follows the weights at every step. The optimiser keeps the dense weight, which gets
-    the gradient straight through; pruned weights get none. ``mask`` is bool, of the shape of the
-    weight.
+    The range follows the weights at every step. The optimizer trains the float weight; pruned
+    weights get no gradient.
+
+    Args:
+        mask: bool, of the shape of the weight, True for weights that are not pruned.
+        fixed_point: the grid.
 
     Example:
         >>> layer = FixedPointWeight(torch.tensor([True, True, True, False]), FixedPoint(1))
         >>> layer(torch.tensor([-1.0, 0.1, 2.0, 3.0])).tolist()
         [-1.0, -1.0, 2.0, 0.0]
+
+    Source: Zhou et al. 2016, "DoReFa-Net".
     """
 
     mask: Tensor
@@ -37,24 +40,29 @@ class FixedPointWeight(WeightParametrization):
         self.fixed_point = fixed_point
 
     def set_bits_(self, bits: int) -> None:
-        """Go on with another number of bits."""
+        """Change the number of bits."""
         self.fixed_point = dataclasses.replace(self.fixed_point, bits=bits)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the quantized weight."""
         values = self.fixed_point.quantize(weight, self.mask)
         return straight_through(weight, values, self.mask)
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and levels, with scales and offsets of the channels."""
+        """Return the quantized weight as symbols and levels, with scales of the channels."""
         return self.fixed_point.compressed(weight, self.mask)
 
 
 class BinaryWeight(WeightParametrization):
-    """The weight a layer sees is ±scale where ``mask`` is True and exactly 0 elsewhere.
+    """Quantize a weight to ±scale, with a straight-through gradient; pruned weights are 0.
 
-    The scale is the mean magnitude of the weights that are kept, of all or of each output, and so
-    leaves the least squared error. The gradient goes straight through.
+    The scale is the mean magnitude of the weights that are not pruned, of all or of each channel,
+    which has the least squared error.
+
+    Args:
+        mask: bool, of the shape of the weight, True for weights that are not pruned.
+        per_channel: a scale for each slice along the first axis.
 
     Example:
         >>> BinaryWeight(torch.tensor([True, True, False]))(torch.tensor([-1.0, 2.0, 9.0])).tolist()
@@ -72,7 +80,7 @@ class BinaryWeight(WeightParametrization):
 
     @torch.no_grad()
     def _scale(self, weight: Tensor) -> Tensor:
-        """The mean magnitude of all, or of each output with dimensions of 1 after it."""
+        """The mean magnitude of all, or of each channel with dimensions of 1 after it."""
         dims = tuple(range(1, weight.ndim)) if self.per_channel else tuple(range(weight.ndim))
         magnitudes = torch.where(self.mask, weight.abs(), torch.zeros_like(weight))
         count = self.mask.sum(dims, keepdim=self.per_channel).clamp(min=1)
@@ -81,13 +89,14 @@ class BinaryWeight(WeightParametrization):
         return (total / count).to(weight.dtype)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the quantized weight."""
         scale = self._scale(weight)
         values = torch.where(weight < 0, -scale, scale)
         return straight_through(weight, values, self.mask)
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and levels, with scales of the channels."""
+        """Return the quantized weight as symbols and levels, with scales of the channels."""
         if not self.per_channel:
             return CompressedTensor.from_values(self(weight))
         signs = torch.where(weight < 0, -torch.ones_like(weight), torch.ones_like(weight))

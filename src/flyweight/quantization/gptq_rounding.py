@@ -132,8 +132,7 @@ def _check(
         raise ModelError(f"a step is above 0 and finite; found {step}")
     if not (0 <= loss_per_bit < math.inf and 0 <= damping < math.inf):
         raise ModelError(
-            "loss_per_bit and damping are finite and 0 or more; "
-            f"found {loss_per_bit} and {damping}"
+            f"loss_per_bit and damping are finite and 0 or more; found {loss_per_bit} and {damping}"
         )
     if bits is not None and (bits.ndim != 1 or bits.numel() % 2 == 0):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""One-dimensional k-means: Lloyd's algorithm from several starts, and the exact optimum."""
+"""One-dimensional k-means by Lloyd's algorithm, from several initializations."""
 
 from __future__ import annotations
 
@@ -21,42 +21,49 @@ def kmeans_1d(
     weights: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Lloyd's algorithm on a line: the centroids, ascending, at most ``clusters`` of them.
+    """Cluster numbers by Lloyd's algorithm.
 
-    The work is done in float64 on sorted values, where a cluster is an interval, so that a round
-    costs O(clusters · log n). Of centroids without values one a round moves to the value farthest
-    from its own, which costs O(n); some hundreds of such rounds follow where "linear" begins
-    between values far apart. With no more distinct values than clusters, the distinct values are
-    returned.
+    Works in float64 on sorted values, where a cluster is an interval, so that a round costs
+    O(clusters · log n).
 
-    Arguments:
+    Empty clusters are re-seeded: in each round that has any, the first of them moves to the value
+    that is farthest from its centroid, which costs O(n). A plain Lloyd's algorithm leaves them
+    empty and ends with fewer clusters; so results of "linear", which often starts with empty
+    clusters, differ from it. Re-seeding may take some hundreds of rounds, and ``iterations`` caps
+    all rounds: raise it where convergence matters more than time.
+
+    Args:
         values: 1-D, of any float type.
         clusters: at least 1.
-        init: where the centroids begin. "linear" spreads them evenly from the least to the largest
-            value, "density" puts them at evenly spaced quantiles, "random" at distinct values drawn
-            by their counts, "k-means++" far from one another. "optimal" begins at the optimum,
-            where Lloyd's algorithm has nothing to do.
-        iterations: rounds at most.
-        weights: how often each value counts, n numbers of 0 and more (None: once); what counts
-            less than 1e-14 of their sum, and more than 0, counts as that.
-        seed: of the starts that are drawn.
+        init: initial centroids. "linear" spreads them evenly from the least to the largest value,
+            "density" puts them at evenly spaced quantiles, "random" at distinct values drawn by
+            their counts, "k-means++" far from one another. "optimal" is the global optimum, where
+            Lloyd's algorithm has nothing to do.
+        iterations: maximum number of rounds.
+        weights: count of each value, 0 or more; default: 1. Counts above 0 and below 1e-14 of
+            their sum count as that.
+        seed: of the initializations that are drawn.
 
-    Raises ModelError for fewer than one cluster, no values, or values that are not finite.
+    Returns:
+        Ascending centroids, at most ``clusters``; the distinct values if there are no more of them.
+
+    Raises:
+        ModelError: there is less than one cluster, no value, or one that is not finite.
 
     Example:
         >>> kmeans_1d(torch.tensor([0.0, 0.5, 4.0, 4.5]), 2).tolist()
         [0.25, 4.25]
 
-    Sources: Lloyd 1982; initialisations after Han et al. 2016, "Deep compression", §3.2, and
+    Sources: Lloyd 1982; initializations after Han et al. 2016, "Deep compression", §3.2, and
     Arthur & Vassilvitskii 2007, "k-means++"; the optimum as in `exact_kmeans_edges`.
     """
     if clusters < 1:
-        raise ModelError(f"k-means needs at least one cluster; {clusters} were asked for")
+        raise ModelError(f"k-means needs at least one cluster; found {clusters}")
     if values.numel() == 0:
-        raise ModelError("k-means was given no values; every weight of the tensor is zero")
+        raise ModelError("there are no values to cluster; every weight of the tensor is zero")
     ordered, order = values.detach().flatten().double().sort()
     if not bool(torch.isfinite(ordered).all()):
-        raise ModelError("weights hold NaN or infinity and cannot be clustered")
+        raise ModelError("weights hold NaN or infinity and cannot be clustered; repair them")
     counted = _counts(weights, ordered, order)
     if weights is not None:
         ordered, counted = ordered[counted > 0], counted[counted > 0]
@@ -86,7 +93,7 @@ def kmeans_1d(
 
 
 def _counts(weights: Tensor | None, ordered: Tensor, order: Tensor) -> Tensor:
-    """How often each of the sorted values counts, in float64."""
+    """Count of each of the sorted values, in float64."""
     if weights is None:
         return torch.ones_like(ordered)
     if weights.numel() != ordered.numel():
@@ -100,7 +107,7 @@ def _counts(weights: Tensor | None, ordered: Tensor, order: Tensor) -> Tensor:
 
 def _edges(ordered: Tensor, centroids: Tensor) -> Tensor:
     middles = (centroids[1:] + centroids[:-1]) / 2
-    inner = torch.searchsorted(ordered, middles, right=True)  # a draw goes to the lower one
+    inner = torch.searchsorted(ordered, middles, right=True)  # a tie goes to the lower one
     ends = inner.new_tensor([0, ordered.numel()])
     return torch.cat([ends[:1], inner, ends[1:]])
 
@@ -116,9 +123,13 @@ def _refill(ordered: Tensor, centroids: Tensor, counts: Tensor) -> Tensor:
 
 
 def nearest(values: Tensor, centroids: Tensor) -> Tensor:
-    """Index (int64) of the nearest of ascending centroids; the lower one on a draw.
+    """Return the index (int64) of the nearest of ascending centroids; the lower one on a tie.
 
-    Both are of any float type; the middles between centroids are those of float64.
+    Both are of any float type; midpoints of centroids are computed in float64.
+
+    Example:
+        >>> nearest(torch.tensor([0.4, 0.6]), torch.tensor([0.0, 1.0]))
+        tensor([0, 1])
     """
     exact = centroids.double()
     return torch.searchsorted((exact[1:] + exact[:-1]) / 2, values.double())

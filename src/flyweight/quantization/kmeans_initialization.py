@@ -1,4 +1,4 @@
-"""Where the centroids of k-means begin."""
+"""Initial centroids of one-dimensional k-means."""
 
 from __future__ import annotations
 
@@ -19,11 +19,28 @@ INITIALIZATIONS: tuple[str, ...] = get_args(Initialization)
 def initial_centroids(
     ordered: Tensor, counts: Tensor, clusters: int, *, init: Initialization, seed: int
 ) -> Tensor:
-    """Ascending centroids, ``clusters`` of them, of sorted values that count so often.
+    """Choose the initial centroids.
 
-    ``ordered`` and ``counts`` are 1-D, float64, with more distinct values than clusters and counts
-    above 0. "random" and "k-means++" are drawn on the CPU from ``seed``, the same for any order and
-    device of the weights.
+    "random" and "k-means++" are drawn on the CPU from ``seed``, the same for any order and device
+    of the weights.
+
+    Args:
+        ordered: ascending values, 1-D float64, with more distinct ones than clusters.
+        counts: of each value, above 0, float64.
+        clusters: number of centroids.
+        init: as of `kmeans_1d`.
+        seed: of what is drawn.
+
+    Returns:
+        Ascending centroids.
+
+    Raises:
+        ModelError: the initialization is unknown.
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64)
+        >>> initial_centroids(values, torch.ones_like(values), 2, init="linear", seed=0).tolist()
+        [0.0, 4.0]
     """
     if init == "linear":
         share_of_range = torch.linspace(0, 1, clusters, dtype=torch.float64, device=ordered.device)
@@ -52,7 +69,7 @@ def initial_centroids(
 
 
 def _drawn(points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Places drawn by weight, none twice: the first arrivals, each at the rate of its weight."""
+    """Indices drawn by weight without replacement: first arrivals at the rates of the weights."""
     uniform = torch.rand(points.numel(), generator=generator, dtype=torch.float64)
     return (uniform.log() / weights).topk(clusters).indices
 
@@ -60,7 +77,7 @@ def _drawn(points: Tensor, weights: Tensor, clusters: int, generator: torch.Gene
 def _far_apart(
     points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator
 ) -> Tensor:
-    """Places drawn one after another by weight times squared distance to those there are."""
+    """Indices drawn one by one, by weight times squared distance to the nearest one before."""
     chosen: list[int] = []
     distance = torch.ones_like(points)
     for _ in range(clusters):

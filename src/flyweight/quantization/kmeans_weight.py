@@ -1,14 +1,12 @@
-"""Weight sharing while a network trains: the centroids learn."""
+"""Weight sharing while a model trains: the centroids are trained."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
-from flyweight.modules import WeightParametrization
+from torch import Tensor
 
 from flyweight.compressed import CompressedTensor
-from flyweight.modules.parametrize import straight_through
+from flyweight.modules import WeightParametrization, straight_through
 from flyweight.quantization.kmeans import nearest
 
 __all__ = ["KMeansWeight"]
@@ -17,7 +15,7 @@ __all__ = ["KMeansWeight"]
 def _cluster_means(
     weight: Tensor, symbols: Tensor, clusters: int, importance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean (0 where there is none) and count of the weights of each cluster from 1 on."""
+    """Mean (0 if it is empty) and number of weights of each cluster from 1 on."""
     flat = symbols.flatten()
     # In float64: a sum of a million weights loses a hundredth in float32 and overflows float16.
     exact = weight.flatten().double()
@@ -32,22 +30,25 @@ def _cluster_means(
 
 
 class KMeansWeight(WeightParametrization):
-    """The weight a layer sees is the mean of its cluster: the centroids are trained.
+    """Replace each weight by the mean of its cluster, so that the centroids are trained.
 
-    The optimiser keeps the dense weight, which gets the gradient of the value seen (straight
-    through; Bengio et al. 2013); a centroid so moves by the mean gradient of its weights, where one
-    that is a parameter, as of Han et al. 2016, §3.3, moves by their sum: that way, at a rate that
-    grows with the cluster. `reassign_` lets a weight that has moved join another cluster. Symbol 0
-    is exactly 0 for ever.
+    The optimizer trains the float weight, which gets the gradient of its centroid (straight
+    through). A centroid so moves by the mean gradient of its weights; one that is a parameter, as
+    in Han et al. 2016, §3.3, moves by their sum, at a rate that grows with the cluster.
+    `reassign_` moves weights to other clusters. Symbol 0 is always exactly 0.
 
-    ``symbols`` are integers of the weight's shape: 0 is pruned, k ≥ 1 the cluster k of
-    ``clusters``. ``importance``, numbers above 0 of that shape, says how much each weight counts in
-    the mean (None: all the same).
+    Args:
+        symbols: integers of the shape of the weight: 0 for pruned weights, k ≥ 1 for cluster k.
+        clusters: number of clusters.
+        importance: factors above 0 of each weight in the mean of its cluster, of that shape;
+            default: all the same.
 
     Example:
         >>> weight = torch.tensor([0.5, 1.0, 3.0, 7.0])
         >>> KMeansWeight(torch.tensor([1, 2, 2, 0]), clusters=2)(weight).tolist()
         [0.5, 2.0, 2.0, 0.0]
+
+    Sources: Han et al. 2016, "Deep compression", §3.3; Bengio et al. 2013 (straight through).
     """
 
     symbols: Tensor
@@ -63,6 +64,7 @@ class KMeansWeight(WeightParametrization):
         return _cluster_means(weight, self.symbols, self.clusters, self.importance)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the quantized weight."""
         with torch.no_grad():
             means, _ = self._means(weight)
             values = torch.cat([means.new_zeros(1), means])[self.symbols]
@@ -70,7 +72,7 @@ class KMeansWeight(WeightParametrization):
 
     @torch.no_grad()
     def reassign_(self, weight: Tensor) -> None:
-        """Give each weight that is not pruned to the nearest centroid: one round of Lloyd's."""
+        """Assign each weight that is not pruned to its nearest centroid: one round of Lloyd's."""
         means, counts = self._means(weight)
         centroids = means[counts > 0].sort().values
         kept = self.symbols > 0
@@ -78,7 +80,7 @@ class KMeansWeight(WeightParametrization):
 
     @torch.no_grad()
     def compressed(self, weight: Tensor) -> CompressedTensor:
-        """What the layer sees, as symbols and ascending levels, as many as are in use."""
+        """Return the quantized weight as symbols and ascending levels, those in use."""
         means, counts = self._means(weight)
         used = (counts > 0).nonzero().flatten()
         used = used[means[used].argsort()]

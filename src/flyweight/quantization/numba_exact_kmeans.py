@@ -1,4 +1,4 @@
-"""The loop that finds the best clusters of sorted points at a price for each, compiled by Numba."""
+"""Compiled loop of exact k-means: the best clusters of sorted points at a penalty for each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["cheapest_clusters"]
 def cheapest_clusters(
     sums: NDArray[Any],
     totals: NDArray[Any],
-    price: float,
+    penalty: float,
     gains: NDArray[Any],
     before: NDArray[Any],
     waiting: NDArray[Any],
     since: NDArray[Any],
 ) -> None:
-    """Fill ``before`` with where the last cluster of the best clustering of each prefix begins.
+    """Fill ``before`` with the start of the last cluster in the best clustering of each prefix.
 
     ``sums`` and ``totals`` (float64, n + 1) are those of weighted values and of weights up to each
-    point. A cluster gains its squared sum over its total, less ``price``. ``gains`` (float64) and
+    point. A cluster gains its squared sum over its total, less ``penalty``. ``gains`` (float64) and
     ``before``, ``waiting``, ``since`` (int32), all n + 1, are filled and used.
     """
-    # Of two beginnings the later one, once it is ahead, stays ahead: the gain is inverse Monge.
-    # So those that will be best some day wait in a queue, each with the place from which it is.
+    # Of two starts the later one, once it is ahead, stays ahead: the gain is inverse Monge. So
+    # those that become best later wait in a queue, each with the position from which it is.
     n = sums.size - 1
     first, last = 0, 0
     waiting[0], since[0], gains[0] = 0, 1, 0.0
@@ -36,13 +36,13 @@ def cheapest_clusters(
         while first < last and since[first + 1] <= j:
             first += 1
         i = waiting[first]
-        gains[j] = gains[i] + (sums[j] - sums[i]) ** 2 / (totals[j] - totals[i]) - price
+        gains[j] = gains[i] + (sums[j] - sums[i]) ** 2 / (totals[j] - totals[i]) - penalty
         before[j] = i
         if j == n:
             break
         while True:
             i = waiting[last]
-            known = max(since[last], j)  # here the old one is ahead, or the new one cannot be yet
+            known = max(since[last], j)  # the old one is ahead, or the new one impossible
             if known == j:
                 break
             old = gains[i] + (sums[known] - sums[i]) ** 2 / (totals[known] - totals[i])

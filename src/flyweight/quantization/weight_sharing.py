@@ -1,4 +1,4 @@
-"""Weight sharing: the non-zero weights of a tensor take the values of few centroids."""
+"""Weight sharing: quantize the nonzero weights of a tensor to centroids of k-means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
-from flyweight.modules.selection import nonzero_mask
+from flyweight.modules import nonzero_mask
 from flyweight.quantization.kmeans import kmeans_1d, nearest
 from flyweight.quantization.kmeans_initialization import Initialization
 
@@ -22,21 +22,24 @@ def quantize_kmeans(
     mask: Tensor | None = None,
     weights: Tensor | None = None,
     seed: int = 0,
+    iterations: int = 300,
 ) -> CompressedTensor:
-    """Let the non-zero weights of a tensor share at most 2^bits values; zeros stay exactly zero.
+    """Quantize a weight tensor by k-means weight sharing; zeros stay exactly zero.
 
-    Arguments:
+    Args:
         weight: of any shape and float type.
-        bits: 1 to 8.
-        init: where k-means begins, as for `kmeans_1d`; "optimal" has the least squared error.
-        mask: bool, of the shape of ``weight``, True for what is kept. Without one, weights that
-            are zero are pruned.
-        weights: how much the error of each weight counts, of the shape of ``weight``, such as the
-            `fisher_information` of the loss (None: all the same). A weight that counts nothing
-            takes the nearest value all the same.
-        seed: of the inits that are drawn.
+        bits: 1 to 8; there are at most 2^bits levels.
+        init: initialization of `kmeans_1d`; "optimal" has the least squared error.
+        mask: bool, of the shape of ``weight``, True for weights that are not pruned; default: those
+            that are not zero.
+        weights: factors of the error of each weight, of the shape of ``weight``, such as the
+            `fisher_information` of the loss; default: all the same. A weight with factor 0 takes
+            the nearest level too.
+        seed: of the initializations that are drawn.
+        iterations: maximum number of rounds of `kmeans_1d`.
 
-    Raises ModelError for bits outside 1…8, a mask of another shape, or weights not finite.
+    Raises:
+        ModelError: bits are out of range, the mask has another shape, or weights are not finite.
 
     Example:
         >>> quantize_kmeans(torch.tensor([0.0, 1.0, 1.5, -3.0]), bits=1).dequantize().tolist()
@@ -46,7 +49,7 @@ def quantize_kmeans(
     2017, "Towards the limit of network quantization", §3.
     """
     if not 1 <= bits <= 8:
-        raise ModelError(f"weight sharing takes 1 to 8 bits; {bits} were asked for")
+        raise ModelError(f"k-means weight sharing takes 1 to 8 bits; found {bits}")
     weight = weight.detach()
     kept = nonzero_mask(weight, mask)
     if weights is not None and weights.shape != weight.shape:
@@ -57,6 +60,8 @@ def quantize_kmeans(
     if not bool(kept.any()):
         return CompressedTensor(symbols, weight.new_zeros(0))
     counts = None if weights is None else weights[kept]
-    levels = kmeans_1d(weight[kept], 2**bits, init=init, weights=counts, seed=seed)
+    levels = kmeans_1d(
+        weight[kept], 2**bits, init=init, iterations=iterations, weights=counts, seed=seed
+    )
     symbols[kept] = (nearest(weight[kept], levels) + 1).to(torch.int32)
     return CompressedTensor(symbols, levels)
