@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ def _compressed(obj: CompressedModel | nn.Module | Mapping[str, Tensor]) -> Comp
         )
     if isinstance(obj, nn.Module):
         check_detached(obj)
-    state = obj.state_dict() if isinstance(obj, nn.Module) else obj
+    state: Mapping[str, Any] = obj.state_dict() if isinstance(obj, nn.Module) else obj
     for name in state:
         if not isinstance(name, str):
             raise ModelError(f"the state dict has the key {name!r}; names of tensors are strings")

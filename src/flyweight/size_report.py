@@ -20,7 +20,7 @@ from __future__ import annotations
 import lzma
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flyweight._tables import format_table
 from flyweight.coding import (
     CodedTensor,
     PartKind,
@@ -45,8 +46,6 @@ from flyweight.modules import Architecture
 
 __all__ = ["SizeReport", "SizeRow", "inspect"]
 
-_WIDTH = 80  # columns of the table
-_SHAPE = 18  # columns of a shape
 _BLOCK = 1 << 20  # symbols counted at a time
 
 
@@ -177,26 +176,25 @@ class SizeReport:
         }
 
     def __repr__(self) -> str:
-        return (
-            f"SizeReport({len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.parameters:,} elements, "
-            f"{self.total_bytes:,} bytes)"
-        )
+        tensors = f"{len(self.rows)} tensor{'' if len(self.rows) == 1 else 's'}"
+        return f"SizeReport({tensors}, {self.parameters:,} elements, {self.total_bytes:,} bytes)"
 
     def __str__(self) -> str:
-        cells = [("tensor", "shape", "zeros", "bytes", "bits/weight", "entropy")]
+        columns = ("tensor", "shape", "zeros", "bytes", "bits/weight", "entropy")
+        rows: list[tuple[str, ...]] = []
         for row in self.rows:
             zeros = _percent(row.parameters - row.nonzeros, row.parameters)
             shape = "x".join(map(str, row.shape)) or "scalar"
             if row.encoding == "alias":
                 zeros, shape = "", "alias"
-            cells.append((row.name, shape, zeros, *_sizes(row)))
+            rows.append((_ascii(row.name), shape, zeros, *_sizes(row)))
         for name, size in self.overhead.items():
-            cells.append((name, "", "", f"{size:,}", "", f"{size:,}"))
+            rows.append((name, "", "", f"{size:,}", "", f"{size:,}"))
         zeros = _percent(self.parameters - self.nonzeros, self.parameters)
-        cells.append(("total", f"{self.parameters:,}", zeros, *_sizes(self)))
-        lines = _aligned(cells)
-        lines += [f"as {name}: {size:,} bytes" for name, size in self.peer_bytes.items()]
-        return "\n".join(lines)
+        rows.append(("total", f"{self.parameters:,}", zeros, *_sizes(self)))
+        table = format_table(columns, rows, text_columns=2)
+        peers = (f"as {name}: {size:,} bytes" for name, size in self.peer_bytes.items())
+        return "\n".join([table, *peers])
 
 
 def _sizes(row: SizeRow | SizeReport) -> tuple[str, str, str]:
@@ -208,29 +206,9 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else ""
 
 
-def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return lines of at most `_WIDTH` columns of ASCII; names are shortened where needed."""
-    rows = [[_shortened(_printable(row[0]), _WIDTH), *row[1:]] for row in cells]
-    for row in rows:
-        row[1] = _shortened(row[1], _SHAPE)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
-    widths[0] = max(6, min(widths[0], _WIDTH - rest))
-    lines = []
-    for row in rows:
-        left = [_shortened(row[0], widths[0]).ljust(widths[0]), row[1].ljust(widths[1])]
-        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join([*left, *numbers]).rstrip())
-    return lines
-
-
-def _printable(name: str) -> str:
-    """Escape control characters, which a terminal would obey, and what is not ASCII."""
+def _ascii(name: str) -> str:
+    """Escape control characters, which a terminal would obey, and what not every one shows."""
     return name.encode("unicode_escape").decode("ascii")
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]
 
 
 @gradual_underflow()
