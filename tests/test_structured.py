@@ -1,4 +1,4 @@
-"""Removed filters: the smaller network says what the larger one with silent filters says."""
+"""Removal of zero filters against the network whose zero filters are silenced."""
 
 import copy
 
@@ -6,19 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight.errors import ModelError
 from flyweight.cifar import create_model
-from flyweight.own_loop_old import prepare
-from flyweight.pruning import MaskedWeight
+from flyweight.errors import ModelError
 from flyweight.modules import attach_
-from flyweight.recipes import PruningConfig
+from flyweight.pruning import MaskedWeight, Pruner, PruningConfig
 from flyweight.structured import feeding_layers, remove_filters, silence_filters_
 
 pytest.importorskip("torch_pruning")
 
 
 def trained_looking(model):
-    """Statistics and shifts that are not those of a fresh network."""
+    """Set statistics and biases that differ from those of a new network."""
     torch.manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,12 +28,12 @@ def trained_looking(model):
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet20-b"])
-def test_a_residual_network_shrinks_and_says_the_same(name):
+def test_remove_filters_shrinks_a_residual_network_of_equal_outputs(name):
     model = trained_looking(create_model(name))
-    recipe = PruningConfig(
-        sparsity=0.5, pattern="filters", schedule="one-shot", layers=("stages.*.conv1.weight",)
+    config = PruningConfig(
+        sparsity=0.5, pattern="filters", schedule="one-shot", include=("stages.*.conv1.weight",)
     )
-    pruned = prepare(model, recipe, steps=1).finalize().eval()
+    pruned = Pruner(model, config, steps=0).finalize().eval()
     images = torch.randn(4, 3, 32, 32)
     smaller = remove_filters(pruned, images[:1])
     before = copy.deepcopy(pruned.state_dict())
@@ -49,7 +47,7 @@ def test_a_residual_network_shrinks_and_says_the_same(name):
     assert size < 0.52 * sum(p.numel() for p in model.parameters())
 
 
-def test_filters_that_are_added_go_only_together():
+def test_remove_filters_removes_added_filters_only_together():
     model = trained_looking(create_model("resnet20"))
     with torch.no_grad():
         model.stages[0][0].conv2.weight[3] = 0
@@ -68,7 +66,7 @@ def test_filters_that_are_added_go_only_together():
     assert torch.allclose(smaller(images), silent(images), atol=1e-5)
 
 
-def test_a_layer_keeps_one_filter_and_the_network_its_outputs():
+def test_remove_filters_leaves_one_filter_and_the_outputs():
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     nn.init.zeros_(model[0].weight)
     with torch.no_grad():
@@ -81,13 +79,13 @@ def test_a_layer_keeps_one_filter_and_the_network_its_outputs():
     assert torch.allclose(smaller(inputs), silent(inputs))
 
 
-def test_what_cannot_be_followed_is_refused():
-    with pytest.raises(ModelError, match="cannot be followed"):
+def test_remove_filters_refuses_what_cannot_be_traced():
+    with pytest.raises(ModelError, match="cannot be traced"):
         remove_filters(nn.Linear(4, 2), torch.randn(2, 5))
 
 
 class Registered(nn.Module):
-    """Two convolutions, each with its normalisation, registered out of the order of their use."""
+    """Two convolutions with batch normalizations that are registered in another order."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +99,7 @@ class Registered(nn.Module):
 
 
 @pytest.mark.parametrize("slopes", [1, 8])
-def test_an_activation_with_slopes_of_its_own_keeps_no_filter(slopes):
+def test_remove_filters_removes_filters_before_prelu(slopes):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 4, 3))
     with torch.no_grad():
         model[0].weight[2:5] = 0
@@ -113,7 +111,7 @@ def test_an_activation_with_slopes_of_its_own_keeps_no_filter(slopes):
 
 
 @pytest.mark.gpu
-def test_filters_are_removed_on_a_gpu():
+def test_remove_filters_works_on_a_gpu():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).cuda()
     with torch.no_grad():
         model[0].weight[2:5] = 0
@@ -123,7 +121,7 @@ def test_filters_are_removed_on_a_gpu():
 
 
 @pytest.mark.parametrize("dead", ["conv1", "conv2"])
-def test_the_norm_of_a_layer_is_the_one_that_it_feeds(dead):
+def test_silence_filters_finds_the_batch_norm_that_a_layer_feeds(dead):
     model = trained_looking(Registered())
     norm = {"conv1": model.bn1, "conv2": model.bn2}[dead]
     with torch.no_grad():
@@ -131,7 +129,7 @@ def test_the_norm_of_a_layer_is_the_one_that_it_feeds(dead):
         layer.weight[[1, 4]] = 0
         layer.bias[[1, 4]] = 0
         norm.running_mean[[1, 4]] = 0
-        norm.bias[[1, 4]] = 0  # the constant that a zero filter puts out is 0
+        norm.bias[[1, 4]] = 0  # the output of the zero filter is 0
     images = torch.randn(4, 3, 8, 8)
     smaller = remove_filters(model, images[:1])
     assert smaller.get_submodule(dead).weight.shape[0] == 4
@@ -140,7 +138,7 @@ def test_the_norm_of_a_layer_is_the_one_that_it_feeds(dead):
 
 
 class Fed(nn.Module):
-    """One normalisation over two layers, or over a sum made in place."""
+    """One batch normalization of two layers, or of a sum made in place."""
 
     def __init__(self, in_place):
         super().__init__()
@@ -156,7 +154,7 @@ class Fed(nn.Module):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_norm_that_another_layer_feeds_too_is_left_alone(in_place):
+def test_silence_filters_leaves_a_batch_norm_that_another_layer_feeds(in_place):
     model = Fed(in_place).eval()
     with torch.no_grad():
         model.norm.bias.fill_(0.5)
@@ -167,7 +165,7 @@ def test_a_norm_that_another_layer_feeds_too_is_left_alone(in_place):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_the_layers_that_feed_a_norm_are_told_in_their_order(in_place):
+def test_feeding_layers_gives_layers_in_order(in_place):
     model = Fed(in_place)
     found = feeding_layers(model, torch.randn(3, 4))
     assert found == {model.norm: [None] if in_place else [model.one, model.two]}
@@ -177,7 +175,7 @@ def test_the_layers_that_feed_a_norm_are_told_in_their_order(in_place):
     assert model.norm.num_batches_tracked == 0
 
 
-def test_modes_and_frozen_parameters_are_those_of_the_model():
+def test_remove_filters_preserves_modes_and_requires_grad():
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(), nn.Conv2d(6, 2, 3)
     ).train()
@@ -195,14 +193,14 @@ def test_modes_and_frozen_parameters_are_those_of_the_model():
     assert model[1].num_batches_tracked == 0
 
 
-def test_a_layer_that_is_not_run_keeps_its_filters():
+def test_remove_filters_leaves_layers_that_are_not_run():
     model = Registered().eval()
     model.spare = nn.Linear(4, 4)
     nn.init.zeros_(model.spare.weight)
     assert remove_filters(model, torch.zeros(1, 3, 8, 8)).spare.weight.shape == (4, 4)
 
 
-def test_a_masked_model_is_refused():
+def test_remove_filters_refuses_a_masked_model():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
     mask = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
     attach_(model, {"0.weight": MaskedWeight(mask)})
@@ -221,7 +219,7 @@ class Tied(nn.Module):
         return self.head(self.inner(self.embedding(x)).relu())
 
 
-def test_a_tied_weight_is_not_cut_in_one_place_only():
+def test_remove_filters_refuses_to_cut_a_tied_weight():
     model, words = Tied().eval(), torch.arange(6).view(2, 3)
     smaller = remove_filters(model, words)  # nothing is zero
     assert smaller.head.weight is smaller.embedding.weight
@@ -232,7 +230,7 @@ def test_a_tied_weight_is_not_cut_in_one_place_only():
 
 
 class Added(nn.Module):
-    """To the outputs of a layer something is added, whose weights have their outputs elsewhere."""
+    """A layer whose outputs are added to those of a transposed convolution, or to a parameter."""
 
     def __init__(self, kind):
         super().__init__()
@@ -245,11 +243,36 @@ class Added(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["layer", "parameter"])
-def test_what_is_added_to_a_zero_filter_is_not_lost(kind):
+def test_remove_filters_preserves_what_is_added_to_a_zero_filter(kind):
     model = Added(kind).eval()
     with torch.no_grad():
         model.inner.weight[1] = 0
         model.inner.bias[1] = 0
-        model.other.weight[1] = 0  # takes no input 1, and puts all outputs out
+        model.other.weight[1] = 0  # an input, not an output
     images = torch.randn(2, 3, 5, 5)
     assert torch.allclose(remove_filters(model, images)(images), model(images))
+
+
+def test_remove_filters_removes_outputs_of_a_transposed_convolution():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(3, 8, 2), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[:, 2:5] = 0
+        model[0].weight[1] = 0  # an input, which stays
+    images = torch.randn(2, 3, 8, 8)
+    smaller = remove_filters(model, images)
+    assert smaller[0].weight.shape == (3, 5, 2, 2)
+    assert smaller[2].weight.shape == (4, 5, 3, 3)
+    silent = silence_filters_(copy.deepcopy(model), images)
+    assert silent[0].bias.eq(0).nonzero().flatten().tolist() == [2, 3, 4]
+    assert torch.allclose(smaller(images), silent(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "batch", [(torch.zeros(2, 4), torch.zeros(2)), {"input": torch.zeros(2, 4)}]
+)
+def test_remove_filters_takes_any_batch(batch):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1:3] = 0
+    assert remove_filters(model, batch)[0].weight.shape == (4, 4)

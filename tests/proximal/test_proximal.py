@@ -1,4 +1,4 @@
-"""Proximal operators against the minimisation that defines each of them."""
+"""Proximal operators against the minimization that defines each of them."""
 
 import itertools
 import math
@@ -68,7 +68,7 @@ def objective(w, v, step, penalty, strength):
 @separable
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("step", STEPS)
-def test_no_point_of_a_fine_grid_is_better(operator, penalty, strength, step):
+def test_operator_finds_the_minimum_of_a_fine_grid(operator, penalty, strength, step):
     values = np.concatenate([np.linspace(-6, 6, 97), [0.0, -0.0, 0.3, -0.3]])
     found = operator(torch.from_numpy(values), strength, step=step).numpy()
     grid = np.concatenate([np.linspace(-7, 7, 28_001), [0.0]])
@@ -85,14 +85,14 @@ def test_no_point_of_a_fine_grid_is_better(operator, penalty, strength, step):
 
 @separable
 @given(st.floats(-20, 20), st.floats(-20, 20), st.floats(0, 5), st.floats(0.01, 6))
-def test_no_other_value_is_better(operator, penalty, value, other, strength, step):
+def test_operator_result_beats_any_other_value(operator, penalty, value, other, strength, step):
     w = float(operator(torch.tensor([value], dtype=torch.float64), strength, step=step))
     ours, theirs = (objective(x, value, step, penalty, strength) for x in (w, other))
     assert ours <= theirs + 1e-9 * (1 + abs(theirs))
 
 
 @separable
-def test_a_step_for_each_weight_is_that_step_for_each(operator, penalty):
+def test_operator_takes_a_step_per_weight(operator, penalty):
     values = torch.linspace(-5, 5, 40, dtype=torch.float64).view(5, 8)
     steps = torch.linspace(0.0, 6, 40, dtype=torch.float64).flip(0).view(5, 8)
     found = operator(values, 0.6, step=steps)
@@ -111,7 +111,7 @@ def test_a_step_for_each_weight_is_that_step_for_each(operator, penalty):
         lambda v, s, step: group_soft_threshold(v, s, step=step),
     ],
 )
-def test_type_and_shape_stay_and_zeros_have_no_sign(operator, dtype):
+def test_operator_preserves_type_and_shape_and_gives_positive_zeros(operator, dtype):
     values = torch.tensor([[-3.0, -0.2, -0.0], [0.0, -0.1, 0.1]], dtype=dtype)
     before = values.clone()
     for step in (1.0, torch.ones_like(values)):
@@ -127,7 +127,7 @@ def test_type_and_shape_stay_and_zeros_have_no_sign(operator, dtype):
     assert operator(values[:0], 0.5, step=1.0).shape == (0, 3)
 
 
-def test_a_value_that_is_not_a_number_shows():
+def test_operator_propagates_nan():
     values = torch.tensor([math.nan, 1.0])
     for operator, _ in SEPARABLE.values():
         assert torch.isnan(operator(values, 0.5, step=1.0)).tolist() == [True, False]
@@ -139,7 +139,7 @@ def test_a_value_that_is_not_a_number_shows():
 
 @pytest.mark.parametrize("nonzeros", [0, 1, 2, 5, 9])
 @pytest.mark.parametrize("metric", [False, True])
-def test_trimmed_is_the_best_of_all_choices_of_who_is_spared(nonzeros, metric):
+def test_trimmed_l1_is_the_best_of_all_supports(nonzeros, metric):
     generator = torch.Generator().manual_seed(nonzeros)
     for _ in range(20):
         values = torch.randn(5, dtype=torch.float64, generator=generator)
@@ -161,7 +161,7 @@ def test_trimmed_is_the_best_of_all_choices_of_who_is_spared(nonzeros, metric):
         assert cost(found) == pytest.approx(min(choices), abs=1e-12)
 
 
-def test_trimmed_and_top_k_among_equals_spare_the_later():
+def test_trimmed_l1_and_top_k_prefer_the_later_of_equal_values():
     values = torch.tensor([1.0, -1.0, 1.0, 0.0])
     assert trimmed_l1(values, 0.25, nonzeros=2).tolist() == [0.75, -1.0, 1.0, 0.0]
     assert top_k(values, 2).tolist() == [0.0, -1.0, 1.0, 0.0]
@@ -173,7 +173,7 @@ def test_trimmed_and_top_k_among_equals_spare_the_later():
     st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0]), max_size=7),
     st.integers(0, 7),
 )
-def test_top_k_is_the_nearest_of_all_sparse_vectors(values, nonzeros):
+def test_top_k_is_the_nearest_sparse_vector(values, nonzeros):
     vector = torch.tensor(values, dtype=torch.float64)
     found = top_k(vector, nonzeros)
     assert int((found != 0).sum()) <= nonzeros
@@ -185,7 +185,7 @@ def test_top_k_is_the_nearest_of_all_sparse_vectors(values, nonzeros):
     assert float((found - vector).square().sum()) == nearest
 
 
-def test_projections_are_the_nearest_in_the_metric_of_the_steps():
+def test_top_k_and_n_of_m_are_nearest_in_the_metric_of_the_steps():
     assert top_k(torch.tensor([1.0, 0.9]), 1, step=torch.tensor([1.0, 0.1])).tolist() == [
         0.0,
         pytest.approx(0.9),
@@ -224,7 +224,7 @@ def test_n_of_m_is_the_nearest_of_its_pattern():
     ],
 )
 @pytest.mark.parametrize("metric", [False, True])
-def test_each_group_is_the_minimiser_found_by_scipy(groups, shape, slices, metric):
+def test_group_soft_threshold_matches_scipy(groups, shape, slices, metric):
     optimize = pytest.importorskip("scipy.optimize")
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(*shape, dtype=torch.float64, generator=generator)
@@ -247,7 +247,7 @@ def test_each_group_is_the_minimiser_found_by_scipy(groups, shape, slices, metri
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e3, 1e9])
-def test_groups_in_a_metric_meet_their_optimality_condition(spread):
+def test_group_soft_threshold_meets_its_optimality_condition_in_a_metric(spread):
     generator = torch.Generator().manual_seed(2)
     values = torch.randn(50, 9, dtype=torch.float64, generator=generator)
     exponents = torch.rand(50, 9, dtype=torch.float64, generator=generator)
@@ -264,7 +264,7 @@ def test_groups_in_a_metric_meet_their_optimality_condition(spread):
     assert (dual[alive] > 2.7).all()
 
 
-def test_even_steps_in_a_tensor_are_one_step():
+def test_operator_of_equal_steps_is_that_of_one_step():
     weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(3))
     for groups in ("filters", "channels", "2x1x3x3"):
         one = group_soft_threshold(weight, 1.15, groups=groups, step=0.8)
@@ -275,30 +275,30 @@ def test_even_steps_in_a_tensor_are_one_step():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda v: soft_threshold(v, -1.0), "strength of a penalty .* got -1.0"),
-        (lambda v: soft_threshold(v, math.inf), "finite number from 0 on; got inf"),
-        (lambda v: soft_threshold(v, math.nan), "got nan"),
+        (lambda v: soft_threshold(v, -1.0), "strength of a penalty is -1.0; give"),
+        (lambda v: soft_threshold(v, math.inf), "is inf; give a finite number from 0"),
+        (lambda v: soft_threshold(v, math.nan), "is nan; give"),
         (lambda v: hard_threshold(v, 1.0, step=-0.1), "step of a penalty"),
-        (lambda v: soft_threshold(v, 1.0, step=torch.ones(3)), r"\(2, 4\); got \(3,\)"),
-        (lambda v: soft_threshold(v.int(), 1.0), "not on torch.int32"),
+        (lambda v: soft_threshold(v, 1.0, step=torch.ones(3)), r"\(3,\); give .*\(2, 4\)"),
+        (lambda v: soft_threshold(v.int(), 1.0), "of type torch.int32; give floating-point"),
         (lambda v: elastic_net(v, 1.0, ridge=-1.0), "ridge of a penalty"),
-        (lambda v: trimmed_l1(v, 1.0, nonzeros=-1), "0 and more; got -1"),
-        (lambda v: top_k(v, -2), "0 and more; got -2"),
-        (lambda v: scad(v, 1.0, a=2.0), "above 2; got 2.0"),
-        (lambda v: mcp(v, 1.0, gamma=0.0), "above 0; got 0.0"),
-        (lambda v: group_soft_threshold(v[0], 1.0), "two and more dimensions"),
-        (lambda v: group_soft_threshold(v, 1.0, groups="2:4"), "got '2:4'"),
+        (lambda v: trimmed_l1(v, 1.0, nonzeros=-1), "is -1; give 0 or more"),
+        (lambda v: top_k(v, -2), "is -2; give 0 or more"),
+        (lambda v: scad(v, 1.0, a=2.0), "is 2.0; give a finite number above 2"),
+        (lambda v: mcp(v, 1.0, gamma=0.0), "is 0.0; give a finite number above 0"),
+        (lambda v: group_soft_threshold(v[0], 1.0), "two or more dimensions"),
+        (lambda v: group_soft_threshold(v, 1.0, groups="2:4"), "the groups are '2:4'; give"),
         (lambda v: group_soft_threshold(v, 1.0, groups="3x1"), "do not divide"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(call, said):
-    with pytest.raises(ModelError, match=said) as caught:
+def test_operator_refuses_impossible_values(call, message):
+    with pytest.raises(ModelError, match=message) as caught:
         call(torch.ones(2, 4))
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_group_is_refused():
+def test_group_soft_threshold_refuses_an_unknown_group():
     with pytest.raises(RecipeError, match="a pattern is"):
         group_soft_threshold(torch.ones(2, 2), 1.0, groups="rings")

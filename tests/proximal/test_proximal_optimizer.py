@@ -1,4 +1,4 @@
-"""Proximal steps after torch optimisers: right minimisers, exact zeros, and nothing in the way."""
+"""Proximal steps after torch optimizers: minimizers, exact zeros, states, other tools."""
 
 import copy
 import functools
@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight.cifar import Split
 from flyweight.errors import ModelError, RecipeError
-from flyweight.cifar import create_model
 from flyweight.proximal import (
     Penalty,
     attach_proximal_,
@@ -46,7 +44,7 @@ def descend(model, optimizer, steps, scheduler=None):
 
 
 @pytest.mark.parametrize("strength", [0.2, 2.0])
-def test_plain_sgd_is_ista_step_by_step(strength):
+def test_attach_proximal_makes_sgd_ista(strength):
     model = linear()
     optimizer = SGD(model.parameters(), lr=0.02)
     steps = attach_proximal_(optimizer, model, Penalty(strength))
@@ -58,7 +56,7 @@ def test_plain_sgd_is_ista_step_by_step(strength):
     assert steps.sparsity == (found[-1] == 0).mean()
 
 
-def test_any_operator_can_be_given():
+def test_attach_proximal_takes_any_operator():
     model = linear()
     optimizer = SGD(model.parameters(), lr=0.02)
     trimmed = functools.partial(trimmed_l1, nonzeros=2)
@@ -86,7 +84,7 @@ def test_any_operator_can_be_given():
         (functools.partial(ADAM, foreach=True), 0.05),
     ],
 )
-def test_every_known_optimizer_comes_to_the_lasso_solution(make, rate):
+def test_attach_proximal_reaches_the_lasso_solution_with_each_optimizer(make, rate):
     model = linear()
     optimizer = make(model.parameters(), lr=rate)
     attach_proximal_(optimizer, model, Penalty(1.0))
@@ -109,7 +107,7 @@ def test_weight_decay_is_part_of_the_loss():
     assert 0 < (first == 0).sum() < 5
 
 
-def test_the_plain_metric_takes_the_learning_rate_for_any_optimizer():
+def test_plain_metric_takes_the_learning_rate_of_any_optimizer():
     model = linear()
     nn.init.constant_(model.weight, 0.1)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.0)
@@ -124,7 +122,7 @@ def test_the_plain_metric_takes_the_learning_rate_for_any_optimizer():
     np.testing.assert_allclose(model.weight.detach(), [[0.04] * 5])
 
 
-def test_the_step_is_that_of_the_scheduler():
+def test_proximal_step_follows_the_learning_rate_scheduler():
     model = linear()
     nn.init.ones_(model.weight)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -159,7 +157,7 @@ def train(model, optimizer, number, step=None):
             step(loss)
 
 
-def test_plain_l1_gives_no_zeros_where_proximal_steps_do():
+def test_proximal_steps_give_zeros_where_l1_in_the_loss_does_not():
     plain = network()
     optimizer = SGD(plain.parameters(), lr=0.05, momentum=0.9)
 
@@ -181,7 +179,7 @@ def test_plain_l1_gives_no_zeros_where_proximal_steps_do():
 @pytest.mark.parametrize(
     "make", [functools.partial(SGD, lr=0.1, momentum=0.9), functools.partial(ADAM, lr=0.01)]
 )
-def test_group_lasso_finds_the_filters_that_do_nothing(make):
+def test_group_lasso_removes_useless_filters(make):
     torch.manual_seed(0)
     teacher, model = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
     with torch.no_grad():
@@ -201,7 +199,7 @@ def test_group_lasso_finds_the_filters_that_do_nothing(make):
     assert (layer.zero_filters, layer.structured) == (5, True)
 
 
-def test_strengths_by_glob_and_warm_up():
+def test_penalty_has_overrides_and_a_warm_up():
     model = network()
     optimizer = SGD(model.parameters(), lr=1.0)
     penalty = Penalty(0.001, overrides={"4.*": 0.002}, warmup=4)
@@ -221,11 +219,11 @@ def test_strengths_by_glob_and_warm_up():
     assert [b for _, b in seen] == pytest.approx([1 - 0.002 * d for d in down], abs=1e-5)
 
 
-def test_weights_without_gradient_or_kept_stay_as_they_are():
+def test_proximal_step_skips_excluded_weights_and_those_without_gradient():
     model = network()
     before = copy.deepcopy(model.state_dict())
     optimizer = SGD(model.parameters(), lr=1.0)
-    steps = attach_proximal_(optimizer, model, Penalty(9.0, keep=("0.*",)))
+    steps = attach_proximal_(optimizer, model, Penalty(9.0, exclude=("0.*",)))
     model[0].weight.grad = torch.zeros_like(model[0].weight)
     optimizer.step()
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
@@ -237,7 +235,7 @@ def test_weights_without_gradient_or_kept_stay_as_they_are():
 
 
 @pytest.mark.parametrize("make", [functools.partial(SGD, lr=0.05, momentum=0.9), ADAMW])
-def test_a_run_goes_on_from_a_state_to_the_bit(make):
+def test_proximal_steps_resume_exactly(make):
     penalty = Penalty(0.01, warmup=12)
     whole = network()
     optimizer = make(whole.parameters())
@@ -262,7 +260,7 @@ def test_a_run_goes_on_from_a_state_to_the_bit(make):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_gradient_scaler_scales_and_skips(fused):
+def test_proximal_steps_follow_a_gradient_scaler(fused):
     torch.manual_seed(0)
     scaled, plain = nn.Linear(6, 4), nn.Linear(6, 4)
     plain.load_state_dict(scaled.state_dict())
@@ -292,7 +290,7 @@ def test_a_gradient_scaler_scales_and_skips(fused):
     assert (scaled.weight == 0).any()
 
 
-def test_accelerate_prepares_the_optimizer_as_any():
+def test_proximal_steps_work_with_accelerate():
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -323,12 +321,12 @@ def test_accelerate_prepares_the_optimizer_as_any():
         assert torch.equal(model.state_dict()[name], value)
 
 
-def test_several_penalties_on_one_optimizer_count_for_themselves():
+def test_several_penalties_on_one_optimizer_count_separately():
     model = network()
     optimizer = SGD(model.parameters(), lr=0.05)
-    first = attach_proximal_(optimizer, model, Penalty(0.01, types=("Linear",)))
+    first = attach_proximal_(optimizer, model, Penalty(0.01, layer_types=("Linear",)))
     train(model, optimizer, 3)
-    second = attach_proximal_(optimizer, model, Penalty(0.01, types=("Conv2d",)))
+    second = attach_proximal_(optimizer, model, Penalty(0.01, layer_types=("Conv2d",)))
     train(model, optimizer, 1)
     state = optimizer.state_dict()
     first.number = second.number = 0
@@ -336,7 +334,7 @@ def test_several_penalties_on_one_optimizer_count_for_themselves():
     assert (first.number, second.number) == (4, 1)
 
 
-def test_detached_it_is_the_optimizer_alone():
+def test_detach_leaves_the_plain_optimizer():
     model, other = network(), network()
     optimizer, plain = (SGD(m.parameters(), lr=0.05) for m in (model, other))
     attach_proximal_(optimizer, model, Penalty(1.0)).detach_()
@@ -346,16 +344,16 @@ def test_detached_it_is_the_optimizer_alone():
     assert set(optimizer.state_dict()) == set(plain.state_dict())
 
 
-def test_the_loop_of_flyweight_takes_it_and_resumes_to_the_bit(tmp_path):
+def test_train_attaches_a_penalty_and_resumes_exactly(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (48, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    data = Split(pixels, torch.arange(48) % 10)
-    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.05, ema_decay=0.0)
+    data = [
+        (torch.randn(16, 3, 8, 8, generator=generator), torch.arange(16) % 10) for _ in range(3)
+    ]
+    config = TrainingConfig(epochs=2, learning_rate=0.05, ema_decay=0.0)
     penalty = Penalty(5e-3, warmup=3)
-    path = tmp_path / "state.pt"
 
     def run(checkpoint=None, stop=False):
-        model = create_model("resnet20", seed=0)
+        model = network()
 
         def after_epoch(epoch, loss):
             if stop:
@@ -365,42 +363,71 @@ def test_the_loop_of_flyweight_takes_it_and_resumes_to_the_bit(tmp_path):
             model,
             data,
             config,
-            with_optimizer=lambda optimizer: attach_proximal_(optimizer, model, penalty),
+            attach=lambda optimizer: attach_proximal_(optimizer, model, penalty),
             after_epoch=after_epoch,
+            device=torch.device("cpu"),
             checkpoint=checkpoint,
         )
         return model
 
+    path = tmp_path / "state.pt"
     whole = run()
     with pytest.raises(KeyboardInterrupt):
         run(path, stop=True)
     rest = run(path)
-    assert summarize_sparsity(whole).sparsity > 0.05
+    assert summarize_sparsity(whole).sparsity > 0.01
     assert all(torch.equal(v, rest.state_dict()[n]) for n, v in whole.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    "operator",
+    [group_soft_threshold, lambda values, strength, *, step: n_of_m(values, 2, 4)],
+)
+def test_operator_sees_the_outputs_of_a_transposed_convolution_first(operator):
+    seen = []
+
+    def recorded(values, strength, *, step):
+        seen.append((tuple(values.shape), tuple(step.shape)))
+        return operator(values, strength, step=step)
+
+    torch.manual_seed(0)
+    model = nn.ConvTranspose2d(4, 6, 2, bias=False)
+    with torch.no_grad():
+        model.weight[:, 2] *= 1e-3
+    optimizer = ADAM(model.parameters(), lr=1e-3)
+    attach_proximal_(optimizer, model, Penalty(0.05, operator=recorded))
+    (model(torch.randn(2, 4, 3, 3)).square().mean()).backward()
+    optimizer.step()
+    assert seen == [((6, 4, 2, 2), (6, 4, 2, 2))]
+    if operator is group_soft_threshold:
+        assert not model.weight[:, 2].any()
+        assert model.weight[:, 3].any()
+    else:
+        assert ((model.weight != 0).sum(0) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
     [
-        ({"strength": -1.0}, "found -1.0 for 'strength'"),
-        ({"strength": float("nan")}, "found nan"),
-        ({"strength": 1.0, "overrides": {"a": -2.0}}, "found -2.0 for 'a'"),
-        ({"strength": 1.0, "warmup": -1}, "0 steps or more"),
-        ({"strength": 1.0, "metric": "other"}, "'optimizer' or 'plain'; found 'other'"),
+        ({"strength": -1.0}, "for 'strength' is -1.0; give"),
+        ({"strength": float("nan")}, "is nan; give a finite"),
+        ({"strength": 1.0, "overrides": {"a": -2.0}}, "for 'a' is -2.0"),
+        ({"strength": 1.0, "warmup": -1}, "-1 steps; give 0 or more"),
+        ({"strength": 1.0, "metric": "other"}, "is 'other'; give 'optimizer' or 'plain'"),
     ],
 )
-def test_penalties_that_cannot_be_are_refused(settings, said):
-    with pytest.raises(RecipeError, match=said):
+def test_penalty_refuses_impossible_values(settings, message):
+    with pytest.raises(RecipeError, match=message):
         Penalty(**settings)
 
 
-def test_what_does_not_belong_together_is_refused_in_words():
+def test_attach_proximal_refuses_what_does_not_fit():
     model = network()
-    for penalty, said in [
-        (Penalty(1.0, layers=("none.*",)), "matches no parameter"),
-        (Penalty(1.0, overrides={"none.*": 1.0}), "none of the weights chosen"),
+    for penalty, message in [
+        (Penalty(1.0, include=("none.*",)), "matches no parameter"),
+        (Penalty(1.0, overrides={"none.*": 1.0}), "none of the selected weights"),
     ]:
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             attach_proximal_(SGD(model.parameters(), lr=0.1), model, penalty)
     stale = SGD(copy.deepcopy(model).parameters(), lr=0.1)
     with pytest.raises(ModelError, match=r"does not hold tensor '0\.weight'"):
@@ -408,13 +435,13 @@ def test_what_does_not_belong_together_is_refused_in_words():
     with pytest.raises(ModelError, match=r"RMSprop .* is not known"):
         attach_proximal_(torch.optim.RMSprop(model.parameters()), model, Penalty(1.0))
     momentum = SGD(model.parameters(), lr=0.1, momentum=1.0)
-    with pytest.raises(ModelError, match="momentum below 1"):
+    with pytest.raises(ModelError, match=r"momentum is 1\.0; use one below 1"):
         attach_proximal_(momentum, model, Penalty(1.0))
     assert soft_threshold is Penalty(1.0).operator
 
 
 @pytest.mark.parametrize("kind", [SGD, torch.optim.Adam])
-def test_one_proximal_step_of_an_interval_is_as_large_as_all_of_them(kind):
+def test_interval_makes_one_step_as_large_as_all_of_them(kind):
     models, found = [network(), network()], []
     for model, interval in zip(models, (1, 3), strict=True):
         optimizer = kind(model.parameters(), lr=0.01)
@@ -442,12 +469,12 @@ def test_one_proximal_step_of_an_interval_is_as_large_as_all_of_them(kind):
     assert bool((found[0] < 1).all())
 
 
-def test_an_interval_below_one_is_refused():
-    with pytest.raises(RecipeError, match="interval of a penalty is 1 step or more; found 0"):
+def test_penalty_refuses_an_interval_of_zero():
+    with pytest.raises(RecipeError, match="interval of a penalty is 0 steps; give 1 or more"):
         Penalty(0.1, interval=0)
 
 
-def test_an_override_finds_a_tied_weight_by_its_second_name():
+def test_penalty_override_finds_a_tied_weight_by_its_second_name():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -213,7 +213,10 @@ def test_criterion_function_cannot_change_the_weight():
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
-        (lambda w: w.abs().sum(1), r"Tensor of shape \(2,\) for tensor 'weight'; return .*\(2, 4\)"),
+        (
+            lambda w: w.abs().sum(1),
+            r"Tensor of shape \(2,\) for tensor 'weight'; return .*\(2, 4\)",
+        ),
         (lambda w: 1.0, "gives a float for tensor 'weight'"),
         (lambda w: w / 0, r"scores of the criterion of tensor 'weight' hold NaN or infinity, 8 of"),
         (lambda w: w + 1j, "complex scores for tensor 'weight'"),
@@ -489,9 +492,7 @@ def test_finalize_prunes_although_the_masks_in_the_model_are_lost():
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "random", torch.abs])
 @pytest.mark.parametrize("regrowth", [False, True])
 def test_prepared_model_may_move_to_another_device(criterion, regrowth):
-    config = PruningConfig(
-        sparsity=0.6, criterion=criterion, allow_regrowth=regrowth, interval=1
-    )
+    config = PruningConfig(sparsity=0.6, criterion=criterion, allow_regrowth=regrowth, interval=1)
     pruner = Pruner(network(), config, steps=8, data=batches())
     pruner.model.cuda()
     optimizer = OPTIMIZERS["sgd"](pruner.model.parameters())
@@ -632,9 +633,7 @@ def test_zeros_of_excluded_layers_survive_a_lost_mask():
 def test_weight_of_zeros_at_the_start_trains_and_is_not_counted(exclude):
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     nn.init.zeros_(model[2].weight)
-    config = PruningConfig(
-        sparsity=0.5, schedule="one-shot", exclude=exclude, overrides={"*": 0.5}
-    )
+    config = PruningConfig(sparsity=0.5, schedule="one-shot", exclude=exclude, overrides={"*": 0.5})
     pruner = Pruner(model, config, steps=2)
     assert [row.name for row in pruner.report().layers] == ["0.weight"]
     assert [*pruner.masks] == ["0.weight"]
