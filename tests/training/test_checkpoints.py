@@ -1,191 +1,85 @@
-"""Safetensors tensor by tensor, against the library of that name; what is damaged is named."""
+"""States of training on disk: round trip, damage, and other contents."""
 
-from __future__ import annotations
-
-import json
-
-import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from flyweight.checkpoints import SafetensorsWriter, open_checkpoint, read_values
 from flyweight.errors import CheckpointError
+from flyweight.training import read_checkpoint, write_checkpoint
 
-TORCH = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
+STATE = {"a": torch.tensor([1.0, 2.0]), "n": 3, "list": [0.5, None], "inner": {"b": torch.ones(2)}}
 
 
-def tensors():
-    generator = torch.Generator().manual_seed(0)
-    made = {}
-    for name, dtype in TORCH.items():
-        item = torch.empty(0, dtype=dtype).element_size()
-        raw = torch.randint(0, 256, (6 * item,), generator=generator, dtype=torch.uint8)
-        made[f"a.{name}"] = (
-            (raw % 2).bool().reshape(2, 3) if dtype == torch.bool else raw.view(dtype).reshape(2, 3)
-        )
-    made["empty"] = torch.zeros(0, 4)
-    made["scalar"] = torch.tensor(3.5)
-    return made
+@pytest.fixture
+def path(tmp_path):
+    write_checkpoint(STATE, tmp_path / "state.pt")
+    return tmp_path / "state.pt"
 
 
-def bits(tensor):
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def test_read_checkpoint_returns_what_was_written(path):
+    state = read_checkpoint(path)
+    assert torch.equal(state["a"], STATE["a"])
+    assert torch.equal(state["inner"]["b"], STATE["inner"]["b"])
+    assert (state["n"], state["list"]) == (3, [0.5, None])
+    assert [found.name for found in path.parent.iterdir()] == ["state.pt"]
 
 
-def test_what_the_library_wrote_is_read_bit_for_bit(tmp_path):
-    save_file(tensors(), tmp_path / "a.safetensors", metadata={"format": "pt"})
-    checkpoint = open_checkpoint(tmp_path / "a.safetensors")
-    assert checkpoint.metadata == {"format": "pt"}
-    assert {entry.name for entry in checkpoint.entries} == set(tensors())
-    for entry in checkpoint.entries:
-        expected = tensors()[entry.name]
-        assert entry.shape == tuple(expected.shape)
-        assert entry.dtype == str(expected.dtype).removeprefix("torch.")
-        assert read_values(entry).tobytes() == bits(expected).numpy().tobytes()
+def test_read_checkpoint_detects_every_flipped_bit(path):
+    content = path.read_bytes()
+    for position in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[position] ^= 0x40
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"state\.pt .*delete it and start again"):
+            read_checkpoint(path)
 
 
-def test_the_library_reads_what_is_written(tmp_path):
-    save_file(tensors(), tmp_path / "a.safetensors")
-    checkpoint = open_checkpoint(tmp_path / "a.safetensors")
-    with (tmp_path / "b.safetensors").open("wb") as file:
-        told = [(entry.name, entry.dtype, entry.shape) for entry in checkpoint.entries]
-        writer = SafetensorsWriter(file, told, {"für": "名前"})
-        for entry in checkpoint.entries:
-            writer.add(entry.name, read_values(entry))
-    loaded = load_file(tmp_path / "b.safetensors")
-    assert {name: (t.dtype, t.shape) for name, t in loaded.items()} == {
-        name: (t.dtype, t.shape) for name, t in tensors().items()
-    }
-    for name, tensor in tensors().items():
-        assert torch.equal(bits(loaded[name]), bits(tensor))
-    with safe_open(tmp_path / "b.safetensors", "pt") as file:
-        assert file.metadata() == {"für": "名前"}
+@pytest.mark.parametrize("size", [0, 1, 20, 27, 58, 59, 60, 400, -1])
+def test_read_checkpoint_refuses_truncated_files(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match="delete it"):
+        read_checkpoint(path)
 
 
-def test_the_writer_insists_on_the_order_that_was_told(tmp_path):
-    with (tmp_path / "a").open("wb") as file:
-        writer = SafetensorsWriter(file, [("a", "int8", (2,)), ("b", "int8", (1,))])
-        with pytest.raises(ValueError, match="'b' of 1 bytes comes where 'a'"):
-            writer.add("b", np.int8([1]))
-        with pytest.raises(CheckpointError, match="no dtype complex128"):
-            SafetensorsWriter(file, [("a", "complex128", (2,))])
+def test_read_checkpoint_refuses_files_of_other_programs(tmp_path):
+    torch.save(STATE, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="is not a training state"):
+        read_checkpoint(tmp_path / "other.pt")
 
 
-def shards(folder):
-    made = tensors()
-    names = sorted(made)
-    places = {}
-    for number, part in enumerate((names[:5], names[5:]), start=1):
-        file = f"model-{number:05}-of-00002.safetensors"
-        save_file({name: made[name] for name in part}, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file)
-    index = folder / "model.safetensors.index.json"
-    document = {"metadata": {"total_size": 1, "made by": "hand"}, "weight_map": places}
-    index.write_text(json.dumps(document))
-    return index, places
+@pytest.mark.parametrize("wrong", [[1, 2], torch.ones(2), "text", None])
+def test_read_checkpoint_refuses_other_contents(tmp_path, wrong):
+    write_checkpoint(wrong, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="no training state, which is a dict"):
+        read_checkpoint(tmp_path / "state.pt")
 
 
-def test_shards_are_one_checkpoint_by_index_or_by_folder(tmp_path):
-    index, places = shards(tmp_path)
-    for path in (index, tmp_path):
-        checkpoint = open_checkpoint(path)
-        assert [entry.name for entry in checkpoint.entries] == list(places)
-        assert checkpoint.metadata == {"format": "pt", "made by": "hand"}
-    assert checkpoint.tensor_bytes == sum(len(bits(t)) for t in tensors().values())
+class Runs:
+    def __reduce__(self):
+        return print, ("run",)
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda i, p: i.with_name(p["scalar"]).unlink(), "is missing"),
-        (lambda i, p: i.write_text(json.dumps({"weight_map": p | {"x": p["scalar"]}})), "'x'"),
-        (lambda i, p: i.write_text(json.dumps({"weight_map": {"x": "../y"}})), "another folder"),
-        (lambda i, p: i.write_text(json.dumps({"weight_map": {"x": "y" * 999}})), "is missing"),
-        (lambda i, p: i.write_text("{"), "not an index"),
-        (lambda i, p: i.write_text("[1]"), "not an index"),
-        (lambda i, p: i.write_text('{"weight_map": 3}'), "not an index"),
-    ],
-)
-def test_a_defect_of_an_index_is_named(tmp_path, damage, said):
-    index, places = shards(tmp_path)
-    damage(index, places)
-    with pytest.raises(CheckpointError, match=said):
-        open_checkpoint(index)
+def test_read_checkpoint_runs_no_code(tmp_path, capsys):
+    write_checkpoint({"a": Runs()}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="plain tensors"):
+        read_checkpoint(tmp_path / "state.pt")
+    assert capsys.readouterr().out == ""
 
 
-def test_a_folder_without_one_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no safetensors"):
-        open_checkpoint(tmp_path)
-    for name in "ab":
-        save_file(tensors(), tmp_path / f"{name}.safetensors")
-    with pytest.raises(CheckpointError, match="holds 2 safetensors"):
-        open_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="no file"):
-        open_checkpoint(tmp_path / "c.safetensors")
+def test_read_checkpoint_names_what_cannot_be_read(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.pt does not exist"):
+        read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_checkpoint(tmp_path)
 
 
-def described(header, data=b""):
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
+def test_write_checkpoint_leaves_the_old_file_on_a_full_disk(path, monkeypatch):
+    before = path.read_bytes()
 
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "too short"),
-        (b"\xff" * 8 + b"{}", "too short"),
-        (described([1]), "no table"),
-        (described({"a": 3}), "not described"),
-        (described({"a": ONE | {"dtype": "F7"}}, bytes(8)), "dtype 'F7'"),
-        (described({"a": ONE | {"dtype": ["F32"]}}, bytes(8)), "unknown dtype"),
-        (described({"a": ONE | {"dtype": {}}}, bytes(8)), "unknown dtype"),
-        (described({"a": ONE | {"shape": [1] * 70 + [2]}}, bytes(8)), "too many dimensions"),
-        (described({"a": ONE | {"shape": [10**4000] * 90}}, bytes(8)), "too many dimensions"),
-        (described({"a": ONE | {"shape": [10**4000]}}, bytes(8)), "too large ones"),
-        (
-            described({"a": ONE | {"shape": [0, 1 << 40, 1 << 40], "data_offsets": [0, 0]}}),
-            "more than 2",
-        ),
-        (described({"a": ONE | {"shape": [-2]}}, bytes(8)), "no whole number"),
-        (described({"a": ONE | {"shape": [2.0]}}, bytes(8)), "no whole number"),
-        (described({"a": ONE | {"shape": [3]}}, bytes(8)), "within the file"),
-        (described({"a": ONE}, bytes(7)), "within the file"),
-        (described({"a": ONE}, bytes(9)), "bytes follow"),
-        (described({"a": ONE, "b": ONE}, bytes(8)), "overlaps"),
-        (described({"a": ONE | {"data_offsets": [4, 12]}}, bytes(12)), "gap"),
-        (described({"__metadata__": {"a": 1}}), "metadata"),
-        (b"\x09" + bytes(7) + b"[" * 9, "damaged"),
-    ],
-)
-def test_a_damaged_file_is_named(tmp_path, content, said):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=said):
-        open_checkpoint(path)
-
-
-def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(described({"a": ONE}, bytes(8)))
-    (entry,) = open_checkpoint(path).entries
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(CheckpointError, match="cut short"):
-        read_values(entry)
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_checkpoint({"n": 4}, path)
+    assert path.read_bytes() == before
+    assert [found.name for found in path.parent.iterdir()] == ["state.pt"]

@@ -1,45 +1,38 @@
-"""Batches, schedules, evaluation, resume to the bit, and refusals."""
+"""The training loop on any loader, loss and model; resume to the bit; refusals."""
 
 import copy
 import dataclasses
-import math
-import platform
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from flyweight.cifar import Cifar10, Split
-from flyweight.errors import CheckpointError, RecipeError
-from flyweight.cifar import create_model
-from flyweight.training import (
-    PROGRESSIVE_SIZES,
-    TrainingConfig,
-    accuracy,
-    train_,
-    predict,
-)
-from flyweight.cifar import train
-from flyweight.cifar.augmentation import (
-    alternating_crops,
-    augment,
-    normalize,
-    training_batches,
-)
-from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
-from flyweight.training.precision import choose_device
+from flyweight.batch_norm import fold_batch_norms_
+from flyweight.errors import CheckpointError, DataError, ModelError, RecipeError
+from flyweight.training import TrainingConfig, optimizer_steps, read_checkpoint, train_
+from flyweight.training import write_checkpoint as rewrite
 
-TINY = TrainingConfig(epochs=3, batch_size=16, image_sizes=((8, 0.34), (32, 0.66)))
+TINY = TrainingConfig(epochs=3, learning_rate=0.05, ema_decay=0.9, precision="fp32")
 
 
-def images(count, seed=0):
+def examples(count=48, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return Split(pixels, torch.arange(count) % 10)
+    inputs = torch.randn(count, 3, 4, 4, generator=generator)
+    return TensorDataset(inputs, torch.arange(count) % 5)
+
+
+def batches(count=48, size=16):
+    return list(DataLoader(examples(count), batch_size=size))
+
+
+def network(seed=0, dropout=0.0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(16, 5)
+    )
 
 
 def same(first, second):
@@ -47,148 +40,295 @@ def same(first, second):
     return set(ours) == set(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-def test_augmentation_is_crop_and_flip_of_each_image_alone():
-    batch = images(40).images
-    result = augment(batch, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
-    top = torch.randint(0, 9, (40,), generator=generator)
-    left = torch.randint(0, 9, (40,), generator=generator)
-    flip = torch.randint(0, 2, (40,), generator=generator, dtype=torch.bool)
-    padded = F.pad(batch, (4, 4, 4, 4))
-    assert 0 < flip.sum() < 40
-    for i in range(40):
-        crop = padded[i, :, top[i] : top[i] + 32, left[i] : left[i] + 32]
-        assert torch.equal(result[i], crop.flip(-1) if flip[i] else crop)
+def train(model, data, config=TINY, **settings):
+    return train_(model, data, config, device="cpu", **settings)
 
 
-def test_normalize_by_hand():
-    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
-    expected = torch.tensor([-0.49139968 / 0.24703223, -0.48215841 / 0.24348513])
-    torch.testing.assert_close(black[:2], expected)
+# --- the arithmetic -------------------------------------------------------------------------------
 
 
-def test_an_epoch_shows_each_image_once_in_whole_batches():
-    data = images(50)
-    data = Split(data.images, torch.arange(50))
-    batches = list(training_batches(data, 16, 32, torch.Generator().manual_seed(0)))
-    seen = torch.cat([labels for _, labels in batches])
-    assert [len(labels) for _, labels in batches] == [16, 16, 16]
-    assert len(seen.unique()) == 48
-    small = list(training_batches(data, 500, 20, torch.Generator().manual_seed(0)))
-    assert small[0][0].shape == (50, 3, 20, 20)
+def test_train_equals_a_loop_of_torch():
+    data = batches()
+    config = TrainingConfig(epochs=2, learning_rate=0.1, ema_decay=0.9, precision="fp32")
+    ours = network()
+    result = train(ours, data, config)
+    theirs = network().to(memory_format=torch.channels_last).train()
+    averaged = copy.deepcopy(theirs)
+    matrices = [p for p in theirs.parameters() if p.ndim > 1]
+    vectors = [p for p in theirs.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    losses, step = [], 0
+    for _ in range(2):
+        losses.append(0.0)
+        for inputs, targets in data:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step, 6)
+            loss = F.cross_entropy(theirs(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            decay = min(0.9, (1 + step) / (10 + step))
+            for mean, now in zip(averaged.parameters(), theirs.parameters(), strict=True):
+                mean.data.lerp_(now.data, 1 - decay)
+            losses[-1] += loss.item() / 3
+            step += 1
+    assert same(ours, theirs)
+    for mean, expected in zip(result.averaged.parameters(), averaged.parameters(), strict=True):
+        assert torch.equal(mean, expected)
+    assert result.losses == pytest.approx(losses)
+    assert result.model is result.averaged
+    assert result.averaged[1].num_batches_tracked == 6
 
 
-def test_image_sizes_grow_over_the_epochs():
-    config = TrainingConfig(epochs=20, image_sizes=PROGRESSIVE_SIZES)
-    sizes = [config.image_size(epoch) for epoch in range(20)]
-    assert sizes == [16] * 5 + [20] * 4 + [24] * 4 + [28] * 3 + [32] * 4
+def test_train_without_average_gives_the_model():
+    model = network()
+    result = train(model, batches(), dataclasses.replace(TINY, ema_decay=0.0))
+    assert result.averaged is None
+    assert result.model is model
 
 
-def test_the_rate_warms_up_and_falls_to_zero():
-    config = TrainingConfig(learning_rate=0.4, warmup=0.1)
-    rates = [config.rate(step, 1000) for step in range(1000)]
-    assert max(rates) == pytest.approx(0.4)
-    assert 95 <= rates.index(max(rates)) <= 105
-    assert rates[0] < 0.01
-    assert rates[-1] < 1e-5
-    middle = config.rate(550, 1000)
-    assert middle == pytest.approx(0.4 * 0.5 * (1 + math.cos(math.pi / 2)))
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_train_smooths_labels_of_the_default_loss(smoothing):
+    ((inputs, targets),) = batches(16)
+    expected = F.cross_entropy(network()(inputs), targets, label_smoothing=smoothing).item()
+    config = dataclasses.replace(TINY, epochs=1, label_smoothing=smoothing)
+    assert train(network(), [(inputs, targets)], config).losses == (pytest.approx(expected),)
+
+
+def test_train_accumulates_gradients_of_several_batches():
+    """Without batch statistics, two batches of 16 in one step equal one of 32."""
+    small, large = batches(80, 16), batches(80, 32)
+    frozen = TrainingConfig(epochs=2, learning_rate=0.1, precision="fp32", freeze_batch_norm=True)
+    accumulated = dataclasses.replace(frozen, accumulation_steps=2)
+    assert optimizer_steps(small, accumulated) == optimizer_steps(large, frozen) == 6
+    ours, theirs, stages = network(), network(), []
+    train(ours, small, accumulated, progress=lambda *step: stages.append(step))
+    train(theirs, large, frozen)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    assert [(done, total) for _, done, total in stages] == [(n, 6) for n in range(1, 7)]
+    assert stages[3][0] == "epoch 2 of 2"
+
+
+def test_train_clips_the_norm_of_all_gradients():
+    model, data = network(), batches(16)
+    before = copy.deepcopy(model.state_dict())
+    config = TrainingConfig(
+        epochs=1, learning_rate=1.0, schedule="constant", warmup=0.0, momentum=0.0,
+        weight_decay=0.0, gradient_clip=1e-3, precision="fp32",
+    )  # fmt: skip
+    train(model, data, config)
+    after = model.state_dict()
+    names = [name for name, _ in model.named_parameters()]
+    moved = sum(float((after[name] - before[name]).square().sum()) for name in names)
+    assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_train_freezes_statistics_of_batch_norm_and_trains_its_scale():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, batches(), dataclasses.replace(TINY, freeze_batch_norm=True))
+    after = model.state_dict()
+    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["1.weight"], before["1.weight"])
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+
+
+def test_train_takes_an_optimizer_and_scales_its_rates():
+    seen = []
+
+    def factory(model):
+        return torch.optim.Adagrad(
+            [{"params": [*model[0].parameters()], "lr": 1.0},
+             {"params": [*model[4].parameters()], "lr": 0.1}]
+        )  # fmt: skip
+
+    optimizers = []
+    train(
+        network(),
+        batches(),
+        TrainingConfig(epochs=1, learning_rate=0.2, warmup=0.0),
+        optimizer=factory,
+        attach=optimizers.append,
+        progress=lambda *_: seen.append([g["lr"] for g in optimizers[0].param_groups]),
+    )
+    assert [type(found) for found in optimizers] == [torch.optim.Adagrad]
+    assert seen == [pytest.approx([s, 0.1 * s]) for s in (1.0, 0.75, 0.25)]
+
+
+def test_train_takes_mappings_and_losses_of_the_model():
+    class Model(nn.Linear):
+        def forward(self, x, labels):
+            return {"loss": F.cross_entropy(super().forward(x), labels)}
+
+    data = [{"x": torch.randn(6, 4), "labels": torch.arange(6) % 3} for _ in range(3)]
+    model = Model(4, 3)
+    assert len(train(model, data).losses) == 3
+    with pytest.raises(RecipeError, match="label_smoothing has no effect on batches that are map"):
+        train(model, data, dataclasses.replace(TINY, label_smoothing=0.1))
+
+
+def test_train_takes_inputs_alone_with_a_loss():
+    data = list(torch.randn(4, 8, 6))
+    model = nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 6))
+    config = TrainingConfig(epochs=20, learning_rate=0.05)
+    losses = train(model, data, config, loss=lambda m, x: F.mse_loss(m(x), x)).losses
+    assert losses[-1] < losses[0]
+
+
+# --- loaders --------------------------------------------------------------------------------------
+
+
+class Epochs(list):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.calls = []
+
+    def set_epoch(self, epoch):
+        self.calls.append(("epoch", epoch))
+
+    def set_seed(self, seed):
+        self.calls.append(("seed", seed))
+
+
+def test_train_tells_the_loader_its_epoch_and_seed():
+    data = Epochs(batches())
+    train(network(), data, dataclasses.replace(TINY, epochs=2), seed=7)
+    assert data.calls == [
+        ("epoch", 0), ("seed", 7), ("epoch", 1), ("seed", 7), ("epoch", 0), ("seed", 0),
+    ]  # fmt: skip
+
+
+def test_train_tells_samplers_their_epoch():
+    class Sampler(torch.utils.data.SequentialSampler):
+        epochs = ()
+
+        def set_epoch(self, epoch):
+            self.epochs += (epoch,)
+
+    data = examples()
+    sampler = Sampler(data)
+    train(network(), DataLoader(data, 16, sampler=sampler), dataclasses.replace(TINY, epochs=2))
+    assert sampler.epochs == (0, 1, 0)
+
+
+@pytest.mark.parametrize("generator", [None, 3])
+def test_train_shuffles_by_seed_and_epoch_alone(generator):
+    def order(seed):
+        seen = []
+
+        def loss(model, batch):
+            seen.append(tuple(batch[0][:, 0, 0, 0].tolist()))
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+        own = None if generator is None else torch.Generator().manual_seed(generator)
+        loader = DataLoader(examples(), batch_size=16, shuffle=True, generator=own)
+        torch.rand(int(torch.randint(9, ())))  # whatever the global generator is at
+        before = None if own is None else own.get_state()
+        train(network(), loader, dataclasses.replace(TINY, epochs=2), loss=loss, seed=seed)
+        assert own is None or torch.equal(own.get_state(), before)
+        return seen
+
+    first = order(0)
+    assert first == order(0)
+    assert first != order(1)
+    assert set(first[:3]) != set(first[3:])
+    assert sorted(sum(first[:3], ())) == sorted(sum(first[3:], ()))
+
+
+def test_train_refuses_data_that_is_no_loader():
+    for data, said in [
+        ([], "empty"),
+        (torch.ones(3, 2), "Tensor"),
+        (iter(batches()), "no length"),
+        (["text"], "type str"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            train(network(), data)
+
+
+def test_train_refuses_a_loader_that_runs_dry():
+    class Once(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__() if self.passes < 3 else iter(())
+
+    with pytest.raises(DataError, match="gave 0 batches in epoch 2 and has a length of 3"):
+        train(network(), Once(batches()))
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_train_stops_at_a_loss_that_is_not_finite(value):
+    calls = []
+
+    def loss(model, batch):
+        calls.append(1)
+        found = F.cross_entropy(model(batch[0]), batch[1])
+        return found * value if len(calls) == 5 else found
+
+    model = network()
+    with pytest.raises(ModelError, match=f"the loss is {value} at step 5 of 9; lower"):
+        train(model, batches(), loss=loss)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("loss", "said"),
     [
-        {"epochs": -1},
-        {"batch_size": 0},
-        {"learning_rate": 0.0},
-        {"warmup": 1.0},
-        {"label_smoothing": 1.0},
-        {"image_sizes": ((64, 1.0),)},
-        {"image_sizes": ((32, 0.5),)},
-        {"precision": "fp8"},
-        {"temperature": float("nan")},
+        (lambda m, b: m(b[0]), r"of shape \(16, 5\) and not a scalar"),
+        (lambda m, b: 1.0, "of a float and not a scalar"),
+        (lambda m, b: torch.ones(()), "has no gradient"),
+        (lambda m, b: m(b[0][:, :1]).sum(), r"failed on the first batch of data, inputs of shape"),
     ],
 )
-def test_impossible_settings_are_refused_by_name(wrong):
-    with pytest.raises(RecipeError, match=f"training.{next(iter(wrong))}"):
-        TrainingConfig(**wrong)
+def test_train_refuses_losses_that_cannot_be_minimized(loss, said):
+    with pytest.raises(ModelError, match=said):
+        train(network(), batches(), loss=loss)
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_learns_scale_and_bias():
-    model = create_model("resnet20")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = TrainingConfig(epochs=1, batch_size=16, ema_decay=0, freeze_batch_norm=True)
-    train_(model, images(32), config)
-    after = model.state_dict()
-    for name in ("bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"):
-        assert torch.equal(after[name], before[name])
-    assert not torch.equal(after["bn1.weight"], before["bn1.weight"])
-    assert not torch.equal(after["conv1.weight"], before["conv1.weight"])
+def test_train_refuses_settings_without_effect():
+    with pytest.raises(RecipeError, match="label_smoothing has no effect on a loss of your own"):
+        train(
+            network(),
+            batches(),
+            dataclasses.replace(TINY, label_smoothing=0.1),
+            loss=lambda m, b: m(b[0]).sum(),
+        )
+    with pytest.raises(ModelError, match="there is no teacher"):
+        train(network(), batches(), dataclasses.replace(TINY, distillation=0.5))
 
 
-@pytest.mark.parametrize("stop_after", [0, 1])
-def test_a_resumed_run_reaches_the_same_bits(tmp_path, stop_after):
-    def run(path, stop):
-        model = create_model("resnet20")
-
-        def after_epoch(epoch, loss):
-            if epoch == stop:
-                raise KeyboardInterrupt
-
-        return model, train_(model, images(48), TINY, after_epoch=after_epoch, checkpoint=path)
-
-    whole, result = run(None, None)
-    path = tmp_path / "state.pt"
-    with pytest.raises(KeyboardInterrupt):
-        run(path, stop_after)
-    resumed, again = run(path, None)
-    assert same(whole, resumed)
-    assert same(result.averaged, again.averaged)
-    assert result.losses == again.losses
-    assert not same(whole, create_model("resnet20"))
+def test_train_refuses_models_that_cannot_train():
+    with pytest.raises(ModelError, match="unfreeze"):
+        train(network().requires_grad_(False), batches())
+    other = network()
+    with pytest.raises(ModelError, match="trains no parameter of the model"):
+        train(network(), batches(), optimizer=lambda m: torch.optim.SGD(other.parameters(), 0.1))
+    folded = network().eval()
+    fold_batch_norms_(folded)
+    with pytest.raises(ModelError, match="fold"):
+        train(folded, batches())
 
 
-def dropping():
-    torch.manual_seed(4)
-    return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3072, 10))
+# --- random numbers -------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_with_dropout_reaches_the_same_bits(tmp_path):
-    config = dataclasses.replace(TINY, image_sizes=((32, 1.0),))
-
-    def run(path=None, stop=None):
-        def progress(text, done, total):
-            if done == stop:
-                raise KeyboardInterrupt
-
-        model = dropping()
-        result = train_(model, images(48), config, checkpoint=path, progress=progress)
-        return model, result.losses
-
-    whole, losses = run()
-    torch.rand(7)
-    again, _ = run()
-    path = tmp_path / "state.pt"
-    for stop in (4, 8):  # in the middle of the second and of the third epoch
-        with pytest.raises(KeyboardInterrupt):
-            run(path, stop)
-        torch.rand(3)
-    resumed, found = run(path)
-    assert same(whole, again)
-    assert same(whole, resumed)
-    assert losses == found
-    other = dropping()
-    train_(other, images(48), config, seed=1)
-    assert not same(whole, other)
-
-
-def test_training_leaves_the_random_numbers_of_others_alone():
-    model, before = dropping(), torch.get_rng_state()
-    train_(model, images(16), dataclasses.replace(TINY, epochs=1, image_sizes=((32, 1.0),)))
+def test_train_restores_the_generator_of_torch():
+    before = torch.get_rng_state()
+    model = network(dropout=0.5)
+    torch.set_rng_state(before)
+    train(model, DataLoader(examples(), 16, shuffle=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_random_layers_draw_anew_in_every_epoch():
+def test_train_draws_other_dropout_in_every_step():
     seen = []
 
     class Seen(nn.Dropout):
@@ -196,196 +336,156 @@ def test_random_layers_draw_anew_in_every_epoch():
             seen.append(super().forward(torch.ones(1, 400)))
             return inputs
 
-    model = nn.Sequential(Seen(), nn.Flatten(), nn.Linear(3072, 10))
-    config = TrainingConfig(epochs=2, batch_size=16)
-    train_(model, images(32), config)
+    model = nn.Sequential(Seen(), nn.Flatten(), nn.Linear(48, 5))
+    train(model, batches(32), dataclasses.replace(TINY, epochs=2))
     assert len({tuple(drawn.flatten().tolist()) for drawn in seen}) == 4
 
 
-@pytest.mark.parametrize("wrong", [[1, 2], torch.ones(2), "text", None])
-def test_a_file_that_holds_something_else_is_no_state(tmp_path, wrong):
+# --- resuming -------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A stage that counts, and fails at its check when it is told to."""
+
+    def __init__(self, broken=False):
+        self.number, self.checks, self.broken = 0, 0, broken
+
+    def step(self):
+        self.number += 1
+
+    def check(self):
+        self.checks += 1
+        if self.broken:
+            raise ModelError("a zero was revived")
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_train_resumes_to_the_same_bits(tmp_path, optimizer, dropout):
+    config = dataclasses.replace(TINY, optimizer=optimizer)
     path = tmp_path / "state.pt"
-    torch.save(wrong, path)
-    with pytest.raises(CheckpointError, match="is not a training state, which is a dict"):
-        read_checkpoint(path)
+
+    def run(checkpoint=None, stop=None):
+        def progress(text, done, total):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        model, stage = network(dropout=dropout), Counting()
+        loader = DataLoader(examples(), 16, shuffle=True)
+        result = train(model, loader, config, checkpoint=checkpoint, progress=progress, stage=stage)
+        assert stage.number == 9
+        return model, result
+
+    whole, result = run()
+    for stop in (4, 8):  # in the middle of the second and of the third epoch
+        with pytest.raises(KeyboardInterrupt):
+            run(path, stop)
+        torch.rand(3)
+    resumed, again = run(path)
+    assert same(whole, resumed)
+    assert same(result.averaged, again.averaged)
+    assert result.losses == again.losses
+    finished, last = run(path)  # nothing is left to do
+    assert same(whole, finished)
+    assert last.losses == result.losses
 
 
-@pytest.mark.parametrize("key", ["config", "model", "optimizer", "averaged", "losses"])
-def test_a_state_that_lacks_something_is_refused(tmp_path, key):
-    path, one = tmp_path / "state.pt", dataclasses.replace(TINY, epochs=1)
-    layers = [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)) for _ in "ab"]
-    train_(layers[0], images(16), one, checkpoint=path)
-    state = read_checkpoint(path)
-    for wrong in (1, None):
-        changed = {**state, key: wrong} if wrong else {k: v for k, v in state.items() if k != key}
-        write_checkpoint(changed, path)
-        with pytest.raises(CheckpointError, match=str(path)):
-            train_(layers[1], images(16), one, checkpoint=path)
+def test_train_steps_and_checks_its_stage_before_a_state_is_written(tmp_path):
+    stage = Counting()
+    train(network(), batches(), stage=stage, checkpoint=tmp_path / "state.pt")
+    assert (stage.number, stage.checks) == (9, 3)
+    assert read_checkpoint(tmp_path / "state.pt")["stage"] == {"number": 9}
+    with pytest.raises(ModelError, match="revived"):
+        train(network(), batches(), stage=Counting(broken=True), checkpoint=tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
 
 
-def test_a_state_of_another_run_is_refused(tmp_path):
-    path = tmp_path / "state.pt"
-    one = dataclasses.replace(TINY, epochs=1)
-    train_(create_model("resnet20"), images(16), one, checkpoint=path)
-    with pytest.raises(CheckpointError, match="config"):
-        train_(create_model("resnet20"), images(16), TINY, checkpoint=path)
-    with pytest.raises(CheckpointError, match="seed"):
-        train_(create_model("resnet20"), images(16), one, seed=9, checkpoint=path)
-    with pytest.raises(CheckpointError, match="another model"):
-        train_(create_model("resnet20-b"), images(16), one, checkpoint=path)
-
-
-def test_states_are_plain_tensors_and_damage_is_named(tmp_path):
-    path = tmp_path / "state.pt"
-    write_checkpoint({"a": torch.ones(2), "n": 3}, path)
-    assert torch.load(path, weights_only=True)["n"] == 3
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_checkpoint(path)
-    with pytest.raises(CheckpointError, match="no training state"):
-        read_checkpoint(tmp_path / "none.pt")
-
-
-def test_distillation_alone_pulls_towards_the_teacher():
-    teacher = create_model("resnet20", seed=5).eval().requires_grad_(False)
-    data = images(64)
-    config = TrainingConfig(
-        epochs=6, batch_size=16, learning_rate=0.05, distillation=1.0, ema_decay=0.0
-    )
-    result = train_(create_model("resnet20"), data, config, teacher=teacher)
-    assert result.losses[-1] < result.losses[0]
-    # With all weight on the teacher the labels play no part.
-    other = train_(
-        create_model("resnet20"),
-        Split(data.images, (data.labels + 3) % 10),
-        config,
-        teacher=teacher,
-    )
-    assert other.losses == result.losses
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.5])
-def test_the_loss_is_the_cross_entropy_of_the_augmented_batch(smoothing):
-    data = images(16)
-    config = TrainingConfig(epochs=1, batch_size=16, label_smoothing=smoothing, precision="fp32")
-    ((batch, labels),) = training_batches(data, 16, 32, torch.Generator().manual_seed(0))
-    logits = create_model("resnet20").train()(batch)
-    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing).item()
-    result = train_(create_model("resnet20"), data, config)
-    assert result.losses == (pytest.approx(expected, rel=1e-4),)
-
-
-def test_accuracy_counts_hits_and_keeps_the_mode():
-    model = create_model("resnet20").train()
-    data = images(30)
-    top = predict(model, data.images).argmax(1)
-    labels = top.clone()
-    labels[:6] = (labels[:6] + 1) % 10
-    assert accuracy(model, Split(data.images, labels)) == pytest.approx(24 / 30)
-    assert model.training
-    assert torch.equal(predict(model, data.images), predict(model, data.images))
-
-
-def test_train_writes_weights_card_and_history(tmp_path, monkeypatch):
-    monkeypatch.setattr(Cifar10, "split", lambda self, which: images(32))
-    monkeypatch.setattr(
-        "flyweight.cifar.train.load_cifar10", lambda *a, **k: Cifar10(images(1), images(1))
-    )
-    config = dataclasses.replace(TINY, epochs=1)
-    card = train("resnet20", tmp_path / "run", config=config, seed=2)
-    names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert names == {"model.safetensors", "card.json", "history.jsonl"}
-    assert card["parameters"] == 269_722
-    assert card["seed"] == 2
-    assert card["epochs"] == 1
-    assert card["weights"] in ("last epoch", "moving average")
-    assert 0 <= card["test_accuracy"] <= 1
-    with pytest.raises(CheckpointError, match="finished run"):
-        train("resnet20", tmp_path / "run", config=config)
-
-
-def test_the_card_of_a_resumed_run_names_the_code_of_every_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(Cifar10, "split", lambda self, which: images(32))
-    monkeypatch.setattr(
-        "flyweight.cifar.train.load_cifar10", lambda *a, **k: Cifar10(images(1), images(1))
-    )
-    config = dataclasses.replace(TINY, epochs=2)
-
-    def stop(text, done, total):
-        if text.startswith("epoch 2"):
+@pytest.mark.parametrize(("stop", "said"), [(2, "no state was saved"), (5, "after epoch 1 is in")])
+def test_train_notes_whether_a_state_was_saved_when_it_is_interrupted(tmp_path, stop, said):
+    def progress(text, done, total):
+        if done == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("flyweight.cifar.train.source_commit", lambda: "first")
-    with pytest.raises(KeyboardInterrupt):
-        train("resnet20", tmp_path, config=config, progress=stop)
-    monkeypatch.setattr("flyweight.cifar.train.source_commit", lambda: "second")
-    card = train("resnet20", tmp_path, config=config, resume=True)
-    assert card["commits"] == ["first", "second"]
-    assert card["commit"] == "second"
+    path = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(network(), batches(), checkpoint=path, progress=progress)
+    (note,) = caught.value.__notes__
+    assert said in note
+    assert (str(path) in note) == path.exists() == (stop == 5)
+
+
+def test_train_refuses_the_state_of_another_run(tmp_path):
+    path = tmp_path / "state.pt"
+    train(network(), batches(), checkpoint=path)
+    for settings, said in [
+        ({"config": dataclasses.replace(TINY, epochs=4)}, "config"),
+        ({"seed": 9}, "seed"),
+        ({"data": batches(32)}, "batches"),
+    ]:
+        with pytest.raises(CheckpointError, match=f"belongs to a run with {said}"):
+            train(network(), checkpoint=path, **{"data": batches(), **settings})
+    with pytest.raises(CheckpointError, match="another model"):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), batches(), checkpoint=path)
+    with pytest.raises(CheckpointError, match=f"{path} "):
+        train(network(), batches(), checkpoint=path, stage=Counting())
+
+
+@pytest.mark.parametrize("key", ["config", "model", "optimizer", "averaged", "losses", "stage"])
+def test_train_refuses_states_that_lack_something(tmp_path, key):
+    path = tmp_path / "state.pt"
+    train(network(), batches(), checkpoint=path, stage=Counting())
+    state = read_checkpoint(path)
+    values = (1, "text", [], {}, [float("nan")], [0.5] * 9, torch.ones(2), None)
+    changes = [{k: v for k, v in state.items() if k != key}]
+    changes += [{**state, key: value} for value in values]
+    for changed in changes:
+        rewrite(changed, path)
+        if key == "losses" and changed.get(key) == []:
+            continue  # a run that has made no epoch
+        with pytest.raises(CheckpointError, match=str(path)):
+            train(network(), batches(), checkpoint=path, stage=Counting())
+
+
+# --- compilation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, of itself
-def test_a_compiled_run_learns_the_same():
+def test_train_compiles_the_model_and_distills_it():
     if not any(map(shutil.which, ("g++", "clang++"))):
         pytest.skip("no C++ compiler")
     losses = []
     for flag in (False, True):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
-        torch.manual_seed(0)
-        model(torch.zeros(1, 3, 32, 32))
-        for p in model.parameters():
-            nn.init.normal_(p, std=0.01)
-        config = TrainingConfig(epochs=2, batch_size=16, compile=flag, distillation=0.5)
-        losses.append(train_(model, images(32), config, teacher=copy.deepcopy(model)).losses)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 5))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+        config = TrainingConfig(epochs=2, compile=flag, distillation=0.5, precision="fp32")
+        teacher = copy.deepcopy(model)
+        losses.append(train(model, batches(32), config, teacher=teacher).losses)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[0][0] != losses[0][1]
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
+def test_train_without_a_compiler_refuses_to_compile(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(RecipeError, match="compile needs a C"):
-        train_(nn.Linear(1, 1), images(8), dataclasses.replace(TINY, compile=True))
+        train(network(), batches(), dataclasses.replace(TINY, compile=True))
 
 
-def test_devices_by_name():
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(RecipeError, match="'quantum'"):
-        choose_device("quantum")
+@pytest.mark.gpu
+def test_train_stops_at_a_loss_that_is_not_finite_on_an_accelerator():
+    calls = []
 
+    def loss(model, batch):
+        calls.append(1)
+        found = F.cross_entropy(model(batch[0]), batch[1])
+        return found * float("nan") if len(calls) == 5 else found
 
-PAGES = """
-import resource, sys
-import numpy as np
-from flyweight.training import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-for again in range(21):
-    np.ones(1 << 20)
-    if not again:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
-def test_memory_that_was_freed_is_used_again():
-    def faults(how):
-        run = [sys.executable, "-c", PAGES, how]
-        return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
-
-    assert faults("keep") < 0.2 * faults("let go")
-
-
-def test_alternating_crops_are_parts_of_the_image_and_flips_alternate():
-    image = torch.arange(32 * 32).view(1, 1, 32, 32).expand(2, 3, 32, 32)
-    flips = torch.tensor([False, True])
-    crop, mirrored = alternating_crops(image, flips, 24, torch.Generator().manual_seed(1))
-    top, left = divmod(int(crop[0, 0, 0]), 32)
-    assert 0 <= top <= 8
-    assert 0 <= left <= 8
-    assert torch.equal(crop[0], image[0, 0, top : top + 24, left : left + 24].float())
-    assert bool((mirrored.diff(dim=-1) == -1).all())
-    whole = alternating_crops(image, ~flips, 32, torch.Generator().manual_seed(2))
-    assert whole.shape == (2, 3, 32, 32)
-    assert set(whole[1].unique().tolist()) <= set(map(float, range(1024)))
+    with pytest.raises(ModelError, match="the loss is nan at step 5 of 9"):
+        train_(network(), batches(), TINY, loss=loss, device="cuda")

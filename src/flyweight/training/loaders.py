@@ -33,7 +33,7 @@ def optimizer_steps(data: Batches, config: TrainingConfig) -> int:
         >>> optimizer_steps(batches, TrainingConfig(epochs=3, accumulation_steps=2))
         9
     """
-    with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global generator
+    with torch.random.fork_rng(devices=[]), _own_generators(data):  # which shuffling draws from
         return config.epochs * math.ceil(check_batches(data) / config.accumulation_steps)
 
 
@@ -48,6 +48,19 @@ def _parts(data: Any) -> list[Any]:
         getattr(data, "dataset", None),
     ]
     return list({id(part): part for part in found if part is not None}.values())
+
+
+@contextmanager
+def _own_generators(data: Any) -> Iterator[list[torch.Generator]]:
+    """Give the generators of a loader, and restore them afterwards."""
+    found = (getattr(part, "generator", None) for part in _parts(data))
+    generators = [g for g in found if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield generators
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _set_epoch_(data: Any, epoch: int) -> None:
@@ -86,26 +99,19 @@ def batches_of_epoch(data: Any, *, seed: int, epoch: int, number: int) -> Iterat
     _set_epoch_(data, epoch)
     _set_seed_(data, seed)
     order = random.Random(f"order {seed} {epoch}").getrandbits(63)
-    found = (getattr(part, "generator", None) for part in _parts(data))
-    generators = [g for g in found if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    before = torch.get_rng_state()
-    try:
+    given, before = 0, torch.get_rng_state()
+    with _own_generators(data) as generators:
         for generator in (*generators, torch.default_generator):
             generator.manual_seed(order)
         iterator = iter(data)
         batch = next(iterator, None)  # draws the order of the epoch
         torch.set_rng_state(before)
-        given = 0
         while batch is not None and given < number:
             if not given:
                 check_batch(batch)
             given += 1
             yield batch
             batch = next(iterator, None) if given < number else None
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
     if given < number:
         raise DataError(
             f"data gave {given} batches in epoch {epoch + 1} and has a length of {number}; give a "

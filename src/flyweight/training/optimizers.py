@@ -111,7 +111,7 @@ def restore_(optimizer: torch.optim.Optimizer, state: Any, *, configured: bool) 
     for found, expected in zip(groups, own["param_groups"], strict=True):
         if not isinstance(found, Mapping) or not isinstance(found.get("lr"), float | Tensor):
             raise CheckpointError("its optimizer has no learning rates")
-        if configured and {**found, "lr": 0} != {**expected, "lr": 0}:
+        if configured and repr({**found, "lr": 0}) != repr({**expected, "lr": 0}):
             raise CheckpointError("its optimizer has other settings")
     if configured:
         _check_tensors(optimizer, state["state"])
