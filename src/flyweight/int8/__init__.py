@@ -1,4 +1,4 @@
-"""Weights and activations of 8 bits: measured, trained if need be, and exported to run fast."""
+"""Quantize weights and activations to 8 bits, and export to ONNX."""
 
 from flyweight.int8.export import export_onnx
 from flyweight.int8.folding import fold_into_convolutions

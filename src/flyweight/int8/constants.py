@@ -1,4 +1,4 @@
-"""Weights of an ONNX graph as the integers that they are rounded to, instead of floats."""
+"""Store the weights of an ONNX graph as integers instead of floats."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 __all__ = ["store_integers_"]
 
 
-def _taken(node: Any) -> Iterator[str]:
-    """Names of all that a node takes, also in graphs within it, as If and Loop have."""
+def _inputs(node: Any) -> Iterator[str]:
+    """Names of all inputs of a node, also in graphs inside it, as If and Loop have."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             yield from (value.name for value in graph.output)
             for inner in graph.node:
-                yield from _taken(inner)
+                yield from _inputs(inner)
 
 
 def store_integers_(model: Any) -> None:
-    """Compute what each QuantizeLinear makes of weights alone, and store that in their place.
+    """Replace each QuantizeLinear of constants by its result, and drop unused floats.
 
-    ``model`` is an ``onnx.ModelProto``. Left as they are: all that depends on an input of the
-    graph, and DequantizeLinear, from which a runtime sees what it may compute in integers. Floats
-    that nothing needs any longer go.
+    Nodes that depend on an input of the graph are not changed, nor is DequantizeLinear, which tells
+    a runtime what it may compute in integers.
+
+    Args:
+        model: an ``onnx.ModelProto``.
     """
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -32,7 +34,7 @@ def store_integers_(model: Any) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     constants, fixed = set(weights) | {""}, []  # an optional input that is left out is ""
     for node in graph.node:
-        of_weights = node.input and constants.issuperset(_taken(node))
+        of_weights = node.input and constants.issuperset(_inputs(node))
         if node.op_type == "Constant" or (of_weights and node.op_type != "DequantizeLinear"):
             constants.update(node.output)
             fixed.append(node)
@@ -40,10 +42,10 @@ def store_integers_(model: Any) -> None:
     folded = []
     for node in reversed(fixed):
         if node.op_type == "QuantizeLinear" or needed.intersection(node.output):
-            needed.update(_taken(node))
+            needed.update(_inputs(node))
             folded.append(node)
     rest = [node for node in graph.node if node not in folded]
-    used = {name for node in rest for name in _taken(node)}
+    used = {name for node in rest for name in _inputs(node)}
     used.update(value.name for value in graph.output)
     made = [name for node in folded for name in node.output if name in used]
     if not made:

@@ -1,4 +1,4 @@
-"""Models to ONNX: weights and activations in 8 bits as QuantizeLinear and DequantizeLinear."""
+"""Export models to ONNX, 8-bit layers as QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from flyweight._files import check_output, write_atomic
 from flyweight.errors import ModelError
 from flyweight.int8.constants import store_integers_
 
@@ -19,15 +20,20 @@ _OPSET = 17
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, whole or not at all, from ``images`` to ``logits``.
+    """Export a model to an ONNX file with the input ``images`` and the output ``logits``.
 
-    The first dimension of both is free. ``model``, which stays as it is, may be a float one or from
-    `prepare_int8`; there the file holds a byte for each weight, and the runtime sees pairs of
-    QuantizeLinear and DequantizeLinear, which onnxruntime turns into integer arithmetic.
-    ``example`` is a batch of inputs, which the model is traced with.
+    The first dimension of both is free. Of a model of `prepare_int8` the file holds one byte for
+    each weight, and pairs of QuantizeLinear and DequantizeLinear, which onnxruntime turns into
+    integer arithmetic. The file is written whole or not at all.
 
-    Raises ModelError without the package onnx (``pip install flyweight[onnx]``), and where what the
-    model was traced to is not valid ONNX.
+    Args:
+        model: a float model, or one of `prepare_int8`; it is not changed.
+        example: a batch of inputs, with which the model is traced.
+        path: of the file.
+
+    Raises:
+        ModelError: the package onnx is missing (``pip install flyweight[onnx]``), or the trace of
+            the model is not valid ONNX.
 
     Example:
         >>> model, batch = nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 4)
@@ -39,12 +45,10 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
         import onnx  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise ModelError("ONNX export needs onnx: pip install 'flyweight[onnx]'") from error
-    from flyweight._files import check_output, replacing
-
     check_output(path)
     written = io.BytesIO()
     with warnings.catch_warnings():
-        # Only the exporter by tracing turns fake quantisation into the operators of ONNX.
+        # Only the tracing exporter turns fake quantization into the operators of ONNX.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             copy.deepcopy(model).eval(),
@@ -63,8 +67,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
         onnx.checker.check_model(content)
     except onnx.checker.ValidationError as error:
         raise ModelError(
-            "what the model was traced to is not valid ONNX, so it is not written; look for what "
-            f"tracing cannot follow: {error}"
+            "the trace of the model is not valid ONNX, so it is not written; look for what tracing "
+            f"cannot follow: {error}"
         ) from error
-    with replacing(path) as file:
-        file.write(content)
+    write_atomic(path, content)

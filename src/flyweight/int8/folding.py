@@ -1,4 +1,4 @@
-"""A batch normalisation that follows a convolution becomes part of it."""
+"""Fold batch normalization into the convolutions before it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flyweight.batches import check_batch
+from flyweight.batches import Batch, check_batch, output_tensors, run_model
 from flyweight.errors import ModelError
 from flyweight.modules import check_detached, check_plain
 from flyweight.structured import feeding_layers
@@ -19,9 +19,10 @@ _KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
 
 
 def added_to(layer: nn.Module) -> str:
-    """What a layer computes beside what torch's own of its kind does, in words; empty for nothing.
+    """Describe what a layer computes beyond the torch layer of its kind; empty for nothing.
 
-    ``layer`` is a linear layer, convolution or batch normalisation, or a subclass of theirs.
+    Args:
+        layer: a linear layer, convolution or batch normalization, or a subclass of theirs.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -38,17 +39,24 @@ def added_to(layer: nn.Module) -> str:
 
 
 @torch.no_grad()
-def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """A copy of a model, in evaluation mode, without the batch normalisations after convolutions.
+def fold_into_convolutions(model: nn.Module, batch: Batch) -> nn.Module:
+    """Return a copy of a model whose batch normalization is folded into convolutions.
 
-    Which follows which is seen from a run on ``inputs``, a batch. Those that follow anything else
-    stay, and an output that was changed in place is something else; so do those that have forward
-    hooks or a forward of their own, or whose convolution has. ``model`` stays as it is.
+    Batch normalization stays if it follows anything else than a convolution, or an output that was
+    changed in place, or if it or its convolution has forward hooks or a forward of its own.
 
-    Raises ModelError where the model cannot be run, where the copy does not compute the same, as
-    for a convolution whose output goes elsewhere too, for batch normalisation without running
-    statistics, and for masks or quantised weights of a stage that is not over or other
-    parametrizations; DataError for inputs that are none or not finite.
+    Args:
+        model: any module; it is not changed.
+        batch: is run to see which layers follow which.
+
+    Returns:
+        The copy, in evaluation mode.
+
+    Raises:
+        ModelError: the model cannot be run; the copy does not compute the same, as when the output
+            of a convolution is used elsewhere too; batch normalization has no running statistics;
+            or a weight has a parametrization.
+        DataError: the batch is empty or not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
@@ -61,16 +69,12 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     """
     check_detached(model)
     check_plain(model, [name for name, _ in model.named_parameters()])
-    check_batch(inputs, "inputs")
+    check_batch(batch, "batch")
     folded = copy.deepcopy(model).eval()
-    sources = feeding_layers(folded, inputs)
-    wanted = folded(inputs)
-    if not isinstance(wanted, Tensor):
-        raise ModelError(f"the model gives a {type(wanted).__name__}, not a tensor, for a batch")
-    if not bool(torch.isfinite(wanted).all()):
-        raise ModelError(
-            "the model gives NaN or infinity for inputs that are finite; repair the checkpoint"
-        )
+    sources = feeding_layers(folded, batch)
+    before = output_tensors(run_model(folded, batch))
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in before.values()):
+        raise ModelError("the model gives NaN or infinity for finite inputs; repair the checkpoint")
     every = list(folded.named_modules(remove_duplicate=False))
     names = {module: name for name, module in reversed(every)}
     replaced: dict[nn.Module, nn.Module] = {}
@@ -82,7 +86,7 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
             continue
         if norm.running_mean is None or norm.running_var is None:
             raise ModelError(
-                f"batch normalisation {names[norm]!r} has no running statistics, so it cannot be "
+                f"batch normalization {names[norm]!r} has no running statistics, so it cannot be "
                 f"folded into {names[first]!r}; train it with track_running_stats"
             )
         replaced[first] = fuse_conv_bn_eval(first, norm)
@@ -90,10 +94,14 @@ def fold_into_convolutions(model: nn.Module, inputs: Tensor) -> nn.Module:
     for name, module in every:
         if module in replaced:
             folded.set_submodule(name, replaced[module])
-    found = folded(inputs)
-    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())):
+    found = output_tensors(run_model(folded, batch))
+    if not all(_close(found[name], tensor) for name, tensor in before.items()):
         raise ModelError(
-            "batch normalisation cannot be folded into the convolutions of this model: some "
-            "convolution's output is used elsewhere too"
+            "batch normalization cannot be folded into the convolutions of this model, since the "
+            "output of some convolution is used elsewhere too; copy that output"
         )
     return folded
+
+
+def _close(found: Tensor, before: Tensor) -> bool:
+    return torch.allclose(found, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))

@@ -1,16 +1,17 @@
-"""Layers that compute with weights and activations of 8 bits."""
+"""Layers that simulate weights and activations of 8 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from flyweight.batches import Batch, Batches, check_batch, run_model
 from flyweight.errors import DataError, ModelError
 from flyweight.int8.folding import added_to, fold_into_convolutions
 from flyweight.int8.observer import Observer
-from flyweight.modules.checks import IntegerLayer, check_float
+from flyweight.modules import IntegerLayer, check_float
 
 __all__ = ["Int8Layer", "prepare_int8"]
 
@@ -20,16 +21,20 @@ _LARGEST_BIAS = 2.0**30  # in levels
 
 
 class Int8Layer(IntegerLayer):
-    """A linear layer or convolution with int8 weights, inputs and outputs, in simulation.
+    """Simulate a linear layer or convolution with int8 weights, inputs and outputs.
 
     Weights are symmetric, −63 to 63 times a scale for each output, or −127 to 127 without
-    ``reduce_range``. The gradient goes straight through, and the layer can be trained on. What is
-    zero in ``layer.weight`` when it is made stays so: it gets no gradient, so that an optimiser
-    leaves it 0, and whatever is written there, `weight` has 0.
+    ``reduce_range``. The gradient goes straight through, so that the layer can be trained. Weights
+    that are zero stay zero: they get no gradient, and `weight` returns 0 for them.
+
+    Args:
+        layer: the float layer; zeros in its weight are pruned.
+        tail: of its `Observer` instances.
+        reduce_range: as of `prepare_int8`.
 
     Attributes:
-        layer: the layer with the weight as it is trained, in floats.
-        mask: bool, of the shape of the weight, False for what is pruned.
+        layer: the layer with the float weight that is trained.
+        mask: bool, of the shape of the weight, False for pruned weights.
         largest: 63 or 127, the largest level of a weight; part of the state.
 
     Example:
@@ -56,11 +61,11 @@ class Int8Layer(IntegerLayer):
         self.register_buffer("mask", layer.weight.detach() != 0)
 
     def get_extra_state(self) -> Tensor:
-        """The largest level of a weight, which the ranges of the outputs go with."""
+        """Return the largest level of a weight, which belongs to the ranges of the outputs."""
         return torch.tensor(self.largest)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the largest level of a weight from a state."""
+        """Set the largest level of a weight from a state."""
         self.largest = int(state)
 
     def _kept(self) -> Tensor:
@@ -69,11 +74,11 @@ class Int8Layer(IntegerLayer):
 
     @torch.no_grad()
     def scales(self) -> Tensor:
-        """Distance of two levels of the weights of each output, above 0.
+        """Return the distance between two levels of the weights of each output, above 0.
 
-        Runtimes round a bias to whole multiples of this times the scale of the inputs, in 32 bits.
-        So no scale is below 2⁻¹⁶ of the largest of the layer, nor so small that the bias of its
-        output is beyond 2³⁰ of them: a filter that is zero, or next to it, has a bias all the same.
+        Runtimes round a bias to multiples of this times the scale of the inputs, in 32 bits. So no
+        scale is below 2⁻¹⁶ of the largest of the layer, nor so small that the bias of its output
+        exceeds 2³⁰ of them: a filter of zeros may have a bias.
         """
         scales = self._kept().abs().flatten(1).amax(1) / self.largest
         scales = scales.maximum(scales.max() * _LEAST_SHARE)
@@ -82,14 +87,14 @@ class Int8Layer(IntegerLayer):
         return scales.clamp(min=_LEAST)
 
     def weight(self) -> Tensor:
-        """The weight as the layer computes with it."""
+        """Return the quantized weight."""
         dense, scales = self._kept(), self.scales()
         zeros = torch.zeros(len(scales), dtype=torch.int32, device=dense.device)
         # No weight reaches −128, but ONNX has no narrower range.
         return torch.fake_quantize_per_channel_affine(dense, scales, zeros, 0, -128, 127)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The layer on rounded inputs, its outputs rounded."""
+        """Return the rounded outputs for rounded inputs."""
         inputs, weight, bias = self.inputs(inputs), self.weight(), self.layer.bias
         if isinstance(self.layer, nn.Linear):
             found = nn.functional.linear(inputs, weight, bias)
@@ -100,18 +105,20 @@ class Int8Layer(IntegerLayer):
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers to quantise, by each of their names; refuses what 8 bits cannot do."""
+    """The layers to quantize, by each of their names; raises for those that 8 bits cannot do."""
     kinds = nn.Linear | nn.Conv2d
     every = model.named_modules(remove_duplicate=False)
     layers = {name: m for name, m in every if isinstance(m, kinds)}
     if not layers:
-        raise ModelError("the model holds no linear layer or convolution to quantise")
+        raise ModelError(
+            "the model has no linear layer or 2-D convolution, so there is nothing to quantize"
+        )
     if "" in layers:
         raise ModelError(f"the model is a {type(model).__name__} itself; put it into nn.Sequential")
     for name, layer in layers.items():
         if nn.parameter.is_lazy(layer.weight) or not layer.weight.numel():
             raise ModelError(
-                f"layer {name!r} has no weights; take it out, or run a batch first if it is lazy"
+                f"layer {name!r} has no weights; remove it, or run a batch first if it is lazy"
             )
         if layer.weight.dtype != torch.float32:
             raise ModelError(
@@ -120,38 +127,37 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
             )
         if added := added_to(layer):
             raise ModelError(
-                f"layer {name!r} has {added}, which would be lost in 8 bits; take that off, or "
+                f"layer {name!r} has {added}, which would be lost in 8 bits; remove that, or "
                 "move it into a module around a plain layer of torch"
             )
     return layers
 
 
 def prepare_int8(
-    model: nn.Module, batches: Sequence[Tensor], *, tail: float = 0.0, reduce_range: bool = True
+    model: nn.Module, batches: Batches, *, tail: float = 0.0, reduce_range: bool = True
 ) -> nn.Module:
-    """A copy of a model whose linear layers and convolutions compute in 8 bits; ``model`` stays.
+    """Quantize linear layers and 2-D convolutions to 8 bits, weights and activations.
 
-    Arguments:
-        model: any module that calls such layers, and gives one tensor; other layers stay float.
-            What reads their weights itself is refused: nn.MultiheadAttention, and so
-            nn.TransformerEncoderLayer. So are such layers with forward hooks or, in a subclass, a
-            forward of their own: what they add would be lost.
-        batches: calibration inputs, some hundreds of examples, without labels, which reach every
-            such layer.
+    Args:
+        model: any module that calls such layers; other layers stay float. It is not changed.
+            Modules that read the weights of these layers are refused, such as
+            nn.MultiheadAttention and nn.TransformerEncoderLayer, and so are layers with forward
+            hooks or a forward of their own, which would be lost.
+        batches: calibration batches of some hundreds of examples, which reach every such layer.
         tail: fraction of the activations that may be clipped on either side.
-        reduce_range: weights from −63 to 63, of 7 bits, so that results are the same on every
+        reduce_range: weights from −63 to 63, 7 bits, so that results are the same on every
             processor. On x86-64 without VNNI, onnxruntime adds products of 8-bit weights and
-            activations in pairs of 16 bits, which is too narrow for the largest of them. Where
-            such processors do not matter, False gives weights from −127 to 127.
+            activations in pairs of 16 bits, which overflow for the largest of them. Where such
+            processors do not matter, False gives weights from −127 to 127.
 
-    Returns a model in evaluation mode, to be exported, or trained on first; weights that are zero
-    stay so.
+    Returns:
+        A model in evaluation mode, to be exported, or to be trained first. Zeros stay zeros.
 
-    Raises DataError without batches, for batches that are empty or not finite, and where none
-    reaches a layer; ModelError where there is nothing to quantise, a layer has no weights, weights
-    that are not float32, forward hooks or a forward of its own, the model cannot be run, batch
-    normalisation cannot be folded, another stage is not over, or the model is one that was prepared
-    before.
+    Raises:
+        DataError: there are no batches, one is empty or not finite, or none reaches a layer.
+        ModelError: there is nothing to quantize; a layer cannot be quantized; the model cannot be
+            run; batch normalization cannot be folded; another stage is not finalized; or the model
+            is a prepared one.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
@@ -162,9 +168,9 @@ def prepare_int8(
     integer-arithmetic-only inference", §3.
     """
     check_float(model)
-    batches = [*batches]
-    _layers(model)  # refused before it runs
-    prepared = fold_into_convolutions(model, batches[0])
+    data = _checked(batches)
+    _layers(model)  # raises before the model runs
+    prepared = fold_into_convolutions(model, data[0])
     layers = _layers(prepared)
     made = {
         layer: Int8Layer(layer, tail=tail, reduce_range=reduce_range) for layer in layers.values()
@@ -172,25 +178,38 @@ def prepare_int8(
     for name, layer in layers.items():
         prepared.set_submodule(name, made[layer])
     with torch.no_grad():
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(data):
             try:
-                prepared(batch)
+                run_model(prepared, batch)
             except (AttributeError, TypeError) as error:
                 if number:
                     raise
                 # Before its layers were replaced, the model could run on the first batch.
                 raise ModelError(
-                    "the model does not run with layers of 8 bits: some module, such as "
+                    "the model does not run with layers of 8 bits, since some module, such as "
                     "nn.MultiheadAttention, reads the weights of a layer instead of calling it "
-                    f"({error})"
+                    f"({error}); replace that module"
                 ) from error
     for name, layer in layers.items():
         if not made[layer].inputs.batches:
             raise DataError(
                 f"no calibration batch reaches layer {name!r}, so its activations have no range; "
-                "give batches that do, or take the layer out if nothing does"
+                "give batches that do, or remove the layer if nothing does"
             )
     for module in prepared.modules():
         if isinstance(module, Observer):
             module.observing = False
     return prepared.eval()
+
+
+def _checked(batches: Batches) -> list[Batch]:
+    if isinstance(batches, Tensor | Mapping | str):
+        raise DataError(
+            f"batches is a {type(batches).__name__}; give a list of batches or a loader"
+        )
+    found = [*batches]
+    if not found:
+        raise DataError("batches is empty; give at least one calibration batch")
+    for batch in found:
+        check_batch(batch, "batches")
+    return found

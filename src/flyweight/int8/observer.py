@@ -1,4 +1,4 @@
-"""The range of activations: observed first, then fake-quantised to it."""
+"""Observe the range of activations, then fake-quantize them to it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ __all__ = ["Observer"]
 
 
 class Observer(nn.Module):
-    """Passes activations on; rounds them to 256 levels once it has seen their range.
+    """Calibrate the range of activations, then fake-quantize them to 256 levels.
 
-    While ``observing`` it notes, for each batch, the two quantiles that leave ``tail`` of the
-    values on either side (0: the least and the largest), and takes their mean over the batches;
-    zero is always within. After that a level is a whole number of ``scale``, and the gradient goes
-    straight through where nothing is clipped.
+    While ``observing``, it averages over the batches the two quantiles that leave ``tail`` of the
+    values on either side (0: the minimum and maximum); zero is always within. After that levels are
+    multiples of ``scale``, and the gradient goes straight through where nothing is clipped.
 
-    Raises ModelError for a tail that is no fraction below a half, and for activations that are not
-    finite; DataError where there are none.
+    Args:
+        tail: fraction of the activations that may be clipped on either side, below a half.
+
+    Raises:
+        ModelError: the tail is no such fraction, or activations are not finite.
+        DataError: there are no activations.
 
     Example:
         >>> observer = Observer()
@@ -39,7 +42,7 @@ class Observer(nn.Module):
     def __init__(self, *, tail: float = 0.0) -> None:
         super().__init__()
         if not 0 <= tail < 0.5:
-            raise ModelError(f"a tail is a fraction from 0 up to a half; found {tail}")
+            raise ModelError(f"tail is a fraction from 0 up to a half; found {tail}")
         self.tail = tail
         self.observing = True
         for name in ("low", "high", "batches"):
@@ -49,9 +52,11 @@ class Observer(nn.Module):
     def _observe(self, inputs: Tensor) -> None:
         flat = inputs.detach().flatten().float()
         if not flat.numel():
-            raise DataError("there is no activation to measure the range of; take larger batches")
+            raise DataError("there is no activation to measure the range of; give larger batches")
         if not bool(torch.isfinite(flat).all()):
-            raise ModelError("activations hold NaN or infinity, so they have no range")
+            raise ModelError(
+                "activations hold NaN or infinity, so they have no range; repair the model or the data"
+            )
         below = int(self.tail * flat.numel())
         low = flat.kthvalue(below + 1).values if below else flat.min()
         high = flat.kthvalue(flat.numel() - below).values if below else flat.max()
@@ -61,7 +66,7 @@ class Observer(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Distance of two levels, above 0."""
+        """Distance between two levels, above 0."""
         return max(float(self.high - self.low) / 255, 1e-12)
 
     @property
@@ -70,7 +75,7 @@ class Observer(nn.Module):
         return round(-128 - float(self.low) / self.scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The inputs, of any shape, observed or rounded."""
+        """Return the inputs, of any shape, observed or rounded."""
         if self.observing:
             self._observe(inputs)
             return inputs

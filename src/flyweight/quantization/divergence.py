@@ -223,10 +223,10 @@ class OutputDivergence:
             )
         size = max(1, _CHUNK // max(1, rows.shape[1]))
         total = 0.0
-        for part, wanted in zip(rows.split(size), before.split(size), strict=True):
+        for part, wanted in zip(torch.split(rows, size), torch.split(before, size), strict=True):
             if head.categorical:
-                logs = (x.double().log_softmax(1) for x in (part, wanted))
-                total += float(F.kl_div(*logs, log_target=True, reduction="sum"))
+                logs, targets = part.double().log_softmax(1), wanted.double().log_softmax(1)
+                total += float(F.kl_div(logs, targets, log_target=True, reduction="sum"))
             else:
                 scale = self._scales[head.name]
                 total += float(((part.double() - wanted.double()) / scale).square().sum() / 2)
@@ -274,8 +274,9 @@ def _scales(moments: Sequence[Tensor]) -> Tensor:
     if len({part.shape for part in moments}) > 1:
         moments = [part.sum(1, keepdim=True) for part in moments]
     number, total, squares = torch.stack([*moments]).sum(0)
-    variance = (squares / number - (total / number) ** 2).clamp(min=0)
-    least = _LEAST_VARIANCE * variance.mean()
-    if not float(least) > 0:  # one example, or constant outputs
-        return (squares / number).mean().clamp(min=1e-12).sqrt()
-    return variance.clamp(min=float(least)).sqrt()
+    variance: Tensor = (squares / number - (total / number) ** 2).clamp(min=0)
+    least = _LEAST_VARIANCE * float(variance.mean())
+    if not least > 0:  # one example, or constant outputs
+        mean_square: Tensor = (squares / number).mean()
+        return mean_square.clamp(min=1e-12).sqrt()
+    return variance.clamp(min=least).sqrt()

@@ -105,7 +105,7 @@ def _parts(inputs: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     if weight.ndim < 3 or inputs.ndim < weight.ndim:
         return (inputs,)
     bytes_each = inputs[0].numel() * weight[0, 0].numel() * 4
-    return inputs.split(max(1, _UNFOLDED_BYTES // max(1, bytes_each)))
+    return torch.split(inputs, max(1, _UNFOLDED_BYTES // max(1, bytes_each)))
 
 
 def _columns_of(layer: nn.Module) -> _Columns | None:

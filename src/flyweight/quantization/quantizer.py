@@ -131,7 +131,7 @@ class Quantizer:
         held = _held_masks(self.model, weights)
         self._masks |= held
         masked = {name: MaskedWeight(mask.clone()) for name, mask in held.items()}
-        self._attached: dict[str, nn.Module] = {**self._quantized, **masked}
+        self._attached: dict[str, QuantizedWeight | MaskedWeight] = {**self._quantized, **masked}
         attach_(self.model, self._attached)
         self._optimizer_check = OptimizerCheck(self.model, "quantizer")
 
@@ -234,8 +234,9 @@ class Quantizer:
             CheckpointError: the state is of another model or configuration, or no state.
         """
         self._check_open()
-        step = state.get("step") if isinstance(state, Mapping) else None
-        masks = state.get("masks") if isinstance(state, Mapping) and "config" in state else None
+        known: Any = state if isinstance(state, dict) else {}
+        step = known.get("step")
+        masks = known.get("masks") if "config" in known else None
         if not isinstance(step, int) or step < 0 or not isinstance(masks, Mapping):
             raise CheckpointError(
                 "this is not the state of a Quantizer; give what its state_dict() returned"
