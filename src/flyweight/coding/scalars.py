@@ -88,11 +88,13 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
         raise ModelError(
             f"values of dtype {dtype} must come as {carrier(dtype)}, not {flat.dtype}."
         )
-    raw = flat.astype(carrier(dtype)).tobytes()
+    raw = flat.astype(carrier(dtype), copy=False).tobytes()
     if storage is not None and not may_store(dtype, storage):
         raise ModelError(f"values of dtype {dtype} cannot be stored as {storage!r}.")
     choices = (*_NARROWER.get(dtype, ()), dtype) if storage is None else (storage,)
     for choice in choices:
+        if choice == dtype:
+            return raw, choice
         stored = _narrow(flat, dtype, choice)
         if stored is not None and unpack_scalars(stored, dtype, choice).tobytes() == raw:
             return stored, choice
