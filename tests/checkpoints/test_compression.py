@@ -211,7 +211,7 @@ def test_compress_checkpoint_leaves_the_old_file_on_a_full_disk(tmp_path, checkp
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tensor_quantization, "encode_shared", full)
+    monkeypatch.setattr(tensor_quantization, "prepare_shared", full)
     with pytest.raises(OSError, match="No space left"):
         compress_checkpoint(checkpoint, target, bits=4)
     assert target.read_bytes() == b"old"
@@ -306,7 +306,7 @@ def test_compress_checkpoint_holds_no_more_tensors_than_threads(tmp_path, monkey
     made = {f"w{place}": torch.full((70, 70), float(place)) for place in range(6)}
     save_file(made, tmp_path / "a.safetensors")
     running, most, lock = [0], [0], threading.Lock()
-    original = tensor_quantization.encode_shared
+    original = tensor_quantization.prepare_shared
 
     def counted(*arguments, **options):
         with lock:
@@ -318,7 +318,7 @@ def test_compress_checkpoint_holds_no_more_tensors_than_threads(tmp_path, monkey
             with lock:
                 running[0] -= 1
 
-    monkeypatch.setattr(tensor_quantization, "encode_shared", counted)
+    monkeypatch.setattr(tensor_quantization, "prepare_shared", counted)
     compress_checkpoint(tmp_path / "a.safetensors", tmp_path / "a.fly", bits=4, threads=2)
     assert 1 <= most[0] <= 2
 

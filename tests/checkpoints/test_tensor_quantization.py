@@ -34,6 +34,11 @@ CASES = {
 }
 
 
+def encoded(*arguments, effort):
+    tensor = quantize_tensor(*arguments)
+    return tensor and tensor.encode(effort=effort)
+
+
 def made(name):
     return CASES[name](np.random.default_rng(0)).astype(np.float32)
 
@@ -60,7 +65,7 @@ def plain_rounding(weight, bits):
 @pytest.mark.parametrize("name", CASES)
 def test_quantize_tensor_is_not_worse_than_rounding_rows_at_equal_bytes(name, bits):
     weight = made(name)
-    tensor = quantize_tensor("w", weight, "float32", bits, "auto", "balanced")
+    tensor = encoded("w", weight, "float32", bits, "auto", effort="balanced")
     ours = errors(weight, decode_tensor(tensor))
     values, plain_bytes = plain_rounding(weight, bits)
     theirs = errors(weight, values)
@@ -74,8 +79,8 @@ def test_quantize_tensor_is_not_worse_than_rounding_rows_at_equal_bytes(name, bi
 
 def test_quantize_tensor_at_8_bits_is_smaller_and_better_than_kmeans():
     weight = made("normal")
-    ours = quantize_tensor("w", weight, "float32", 8, "auto", "balanced")
-    kmeans = quantize_tensor("w", weight, "float32", 8, "kmeans", "balanced")
+    ours = encoded("w", weight, "float32", 8, "auto", effort="balanced")
+    kmeans = encoded("w", weight, "float32", 8, "kmeans", effort="balanced")
     assert ours.stored_bytes < 0.93 * kmeans.stored_bytes
     assert (errors(weight, decode_tensor(ours)) < 0.5 * errors(weight, decode_tensor(kmeans))).all()
 
@@ -87,7 +92,7 @@ def test_quantize_tensor_with_an_outlier_keeps_the_others(grid, bits, dtype):
     weight = torch.from_numpy(made("normal")[:64] * 0.02).to(getattr(torch, dtype))
     weight[3, 5] = 5e4
     stored = (weight.view(torch.uint16) if dtype == "bfloat16" else weight).numpy()
-    tensor = quantize_tensor("w", stored, dtype, bits, grid, "fast")
+    tensor = encoded("w", stored, dtype, bits, grid, effort="fast")
     values = torch.from_numpy(decode_tensor(tensor))
     values = (values.view(torch.bfloat16) if dtype == "bfloat16" else values).double()
     assert values[3, 5] == pytest.approx(5e4, rel=0.004)
@@ -101,8 +106,8 @@ def test_quantize_tensor_scales_rows_only_where_that_pays():
     even = draw.normal(size=(64, 256)).astype(np.float32)
     uneven = even * np.exp(2 * draw.normal(size=(64, 1))).astype(np.float32)
     for bits in (3, 5, 8):
-        assert not quantize_tensor("w", even, "float32", bits, "auto", "fast").scaled
-        tensor = quantize_tensor("w", uneven, "float32", bits, "auto", "fast")
+        assert not encoded("w", even, "float32", bits, "auto", effort="fast").scaled
+        tensor = encoded("w", uneven, "float32", bits, "auto", effort="fast")
         assert tensor.scaled
         assert tensor.storage == "float16"  # two bytes a scale
         assert errors(uneven, decode_tensor(tensor))[1] < {3: 0.21, 5: 0.06, 8: 0.0085}[bits]
@@ -112,17 +117,17 @@ def test_quantize_tensor_scales_rows_only_where_that_pays():
 def test_quantize_tensor_keeps_values_that_are_as_few_as_its_levels(bits):
     draw = np.random.default_rng(2)
     weight = draw.choice(draw.normal(size=16).astype(np.float32), size=(64, 256))
-    tensor = quantize_tensor("w", weight, "float32", bits, "auto", "balanced")
+    tensor = encoded("w", weight, "float32", bits, "auto", effort="balanced")
     assert np.array_equal(decode_tensor(tensor), weight)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5])
 def test_quantize_tensor_has_the_error_of_the_best_levels(bits):
     weight = made("normal")
-    tensor = quantize_tensor("w", weight, "float32", bits, "auto", "balanced")
+    tensor = encoded("w", weight, "float32", bits, "auto", effort="balanced")
     best = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497, 5: 0.002499}[bits]  # Max 1960, table I
     assert errors(weight, decode_tensor(tensor))[0] ** 2 == pytest.approx(best, rel=0.04)
-    kmeans = quantize_tensor("w", weight, "float32", bits, "kmeans", "balanced")
+    kmeans = encoded("w", weight, "float32", bits, "kmeans", effort="balanced")
     assert tensor.stored_bytes < kmeans.stored_bytes
 
 
@@ -130,7 +135,7 @@ def test_quantize_tensor_has_the_error_of_the_best_levels(bits):
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_quantize_tensor_keeps_zeros_and_signs(name, bits):
     weight = made(name)
-    values = decode_tensor(quantize_tensor("w", weight, "float32", bits, "auto", "fast"))
+    values = decode_tensor(encoded("w", weight, "float32", bits, "auto", effort="fast"))
     assert not values[weight == 0].any()
     assert (values * weight >= 0).all()
 
@@ -138,7 +143,7 @@ def test_quantize_tensor_keeps_zeros_and_signs(name, bits):
 def test_quantize_tensor_gives_none_for_what_has_no_scale():
     for weight in (np.zeros((64, 64)), np.full((64, 64), np.nan), np.full((64, 64), np.inf)):
         made_of = weight.astype(np.float32)
-        assert quantize_tensor("w", made_of, "float32", 4, "auto", "fast") is None
+        assert encoded("w", made_of, "float32", 4, "auto", effort="fast") is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -148,7 +153,7 @@ def test_quantize_tensor_works_at_the_ends_of_the_range(dtype, scale, bits):
     weight = torch.from_numpy(made("normal")[:64] * scale).to(getattr(torch, dtype))
     weight = torch.nan_to_num(weight, posinf=0, neginf=0)
     stored = (weight.view(torch.uint16) if dtype == "bfloat16" else weight).numpy()
-    tensor = quantize_tensor("w", stored, dtype, bits, "auto", "fast")
+    tensor = encoded("w", stored, dtype, bits, "auto", effort="fast")
     if tensor is None:
         assert not weight.any()
         return
@@ -162,13 +167,13 @@ def test_quantize_tensor_works_at_the_ends_of_the_range(dtype, scale, bits):
 def test_quantize_tensor_compares_grids_on_a_sample_of_large_tensors():
     draw = np.random.default_rng(3)
     weight = draw.normal(size=(3000, 1000)).astype(np.float32)
-    tensor = quantize_tensor("w", weight, "float32", 4, "auto", "fast")
+    tensor = encoded("w", weight, "float32", 4, "auto", effort="fast")
     assert not tensor.scaled
     weight *= np.exp(draw.normal(size=(3000, 1))).astype(np.float32)
-    tensor = quantize_tensor("w", weight, "float32", 4, "auto", "fast")
+    tensor = encoded("w", weight, "float32", 4, "auto", effort="fast")
     assert tensor.scaled
     assert errors(weight, decode_tensor(tensor))[1] < 0.11
     wide = weight.reshape(4, -1)
-    assert errors(wide, decode_tensor(quantize_tensor("w", wide, "float32", 4, "auto", "fast")))[
+    assert errors(wide, decode_tensor(encoded("w", wide, "float32", 4, "auto", effort="fast")))[
         0
     ] == pytest.approx(0.09, abs=0.03)

@@ -24,7 +24,7 @@ from flyweight.checkpoints.uniform_grids import (
     to_levels,
     uniform_grids,
 )
-from flyweight.coding import CodedTensor, Effort, encode_shared, entropy
+from flyweight.coding import UncodedTensor, entropy, prepare_shared
 
 __all__ = ["GRIDS", "QUANTIZED_DTYPES", "Grid", "quantize_tensor"]
 
@@ -51,8 +51,8 @@ class _Choice:
 
 
 def quantize_tensor(
-    name: str, values: NDArray[Any], dtype: str, bits: int, grid: Grid, effort: Effort
-) -> CodedTensor | None:
+    name: str, values: NDArray[Any], dtype: str, bits: int, grid: Grid = "auto"
+) -> UncodedTensor | None:
     """Quantize a tensor to about ``bits`` bits a value; zeros stay zeros.
 
     Args:
@@ -63,10 +63,9 @@ def quantize_tensor(
         grid: "kmeans" for 2^bits levels, "uniform" for multiples of a step of that precision, the
             same for all or scaled for each row, or "auto" for the smallest of them all at the same
             error.
-        effort: of the entropy coder.
 
     Returns:
-        The coded tensor, or None if it holds NaN or infinity, or nothing but zeros.
+        Symbols and levels, to be encoded, or None if it holds NaN or infinity, or nothing but zeros.
     """
     matrix = as_rows(values)
     statistics = row_statistics(matrix, dtype)
@@ -75,7 +74,7 @@ def quantize_tensor(
     choices = _choices(matrix, dtype, statistics, bits, grid)
     for choice in sorted(choices, key=lambda choice: choice.cost):
         if choice.grid is not None:
-            tensor = _uniform(name, values, dtype, choice.grid, statistics, effort)
+            tensor = _uniform(name, values, dtype, choice.grid, statistics)
             if tensor is not None:
                 return tensor
         else:
@@ -83,7 +82,7 @@ def quantize_tensor(
     centroids, table = histogram_kmeans(values, dtype, bits)
     symbols = histogram_symbols(values, dtype, table)
     levels = _carried(centroids, dtype)
-    return encode_shared(name, symbols, levels=levels, dtype=dtype, effort=effort)
+    return prepare_shared(name, symbols, levels=levels, dtype=dtype)
 
 
 def _uniform(
@@ -92,8 +91,7 @@ def _uniform(
     dtype: str,
     grid: UniformGrid,
     statistics: RowStatistics,
-    effort: Effort,
-) -> CodedTensor | None:
+) -> UncodedTensor | None:
     matrix = as_rows(values)
     found = tally(matrix, dtype, grid, statistics.rms)
     if found is None:
@@ -104,13 +102,12 @@ def _uniform(
     tables = [table for table in (made.levels, made.scales) if table is not None]
     if not all(_rounded(table, dtype).isfinite().all() for table in tables):
         return None
-    return encode_shared(
+    return prepare_shared(
         name,
         made.symbols.reshape(values.shape),
         levels=_carried(made.levels, dtype),
         scales=None if made.scales is None else _carried(made.scales, dtype),
         dtype=dtype,
-        effort=effort,
     )
 
 
