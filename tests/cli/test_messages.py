@@ -1,26 +1,9 @@
-"""Errors and names from files as one printable line."""
+"""Errors as one line."""
 
 import pytest
 
-from flyweight.cli.messages import printable, sentence, with_option_names
+from flyweight.cli.messages import sentence, with_option_names
 from flyweight.errors import FormatError
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("conv1.weight", "conv1.weight"),
-        ("Größe", "Größe"),
-        ("a\x1b[31mb", r"a\x1b[31mb"),
-        ("a\nb\r", r"a\nb\r"),
-        ("\x9b2J", r"\x9b2J"),
-        ("\u202eabc", r"\u202eabc"),
-        ("\udcff", r"\udcff"),
-        (3, "3"),
-    ],
-)
-def test_printable_escapes_what_a_terminal_would_act_on(text, expected):
-    assert printable(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from flyweight._tables import printable
 from flyweight.cli.command import Command, StoppedError
 from flyweight.cli.file_commands import compress_checkpoint, decompress, inspect
-from flyweight.cli.messages import printable, sentence
+from flyweight.cli.messages import sentence
 from flyweight.cli.model_commands import compress, evaluate
 from flyweight.cli.train_command import train
 

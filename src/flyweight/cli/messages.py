@@ -1,4 +1,4 @@
-"""Turn errors, and names from files, into one line of printable text."""
+"""Turn errors into one line of text."""
 
 from __future__ import annotations
 
@@ -7,20 +7,7 @@ from collections.abc import Mapping
 
 from flyweight.errors import FlyweightError
 
-__all__ = ["printable", "sentence", "with_option_names"]
-
-
-def printable(text: object) -> str:
-    r"""Escape line ends, terminal sequences and all else that cannot be printed.
-
-    Example:
-        >>> print(printable("conv\x1b[31m\n"))
-        conv\x1b[31m\n
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in str(text)
-    )
+__all__ = ["sentence", "with_option_names"]
 
 
 def sentence(error: BaseException | str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from flyweight.cli.messages import printable
+from flyweight._tables import printable
 
 __all__ = ["Progress", "display"]
 
