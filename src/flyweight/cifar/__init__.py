@@ -1,11 +1,5 @@
 """Example task: CIFAR-10, residual networks, and pretrained weights."""
 
-from flyweight.cifar.architectures import (
-    architectures,
-    create_model,
-    load_pretrained,
-    pretrained_card,
-)
 from flyweight.cifar.augmentation import (
     NATIVE_SIZES,
     PROGRESSIVE_SIZES,
@@ -13,6 +7,7 @@ from flyweight.cifar.augmentation import (
     calibration_batches,
     normalize,
 )
+from flyweight.cifar.classification import Task, task
 from flyweight.cifar.dataset import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -21,8 +16,13 @@ from flyweight.cifar.dataset import (
     load_cifar10,
 )
 from flyweight.cifar.evaluation import accuracy, predict
+from flyweight.cifar.registry import (
+    architectures,
+    create_model,
+    load_pretrained,
+    pretrained_card,
+)
 from flyweight.cifar.resnet import CifarResNet
-from flyweight.cifar.task import Task, task
 from flyweight.cifar.train import ALTERNATING, STANDARD, train_resnet
 
 __all__ = [

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from flyweight.cifar.architectures import create_model
 from flyweight.cifar.augmentation import NATIVE_SIZES, AugmentedImages
 from flyweight.cifar.dataset import load_cifar10
 from flyweight.cifar.evaluation import accuracy
+from flyweight.cifar.registry import create_model
 from flyweight.training import Progress, TrainingConfig, choose_device, train_into_folder
 from flyweight.training.run import check_folder
 

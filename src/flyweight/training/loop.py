@@ -318,7 +318,7 @@ class _Run:
             )
         try:
             with autocast(self.device, self.config.precision):
-                value = self._loss_of(batch)
+                value: Any = self._loss_of(batch)
         except (FlyweightError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:

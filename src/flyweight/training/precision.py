@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -67,8 +67,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise RecipeError("training.compile needs a C++ compiler; install g++, or set it to false")
-    forward: nn.Module = torch.compile(model, dynamic=False)
-    return forward
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def _cpu_fact(key: str) -> str:
