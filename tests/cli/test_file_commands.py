@@ -41,7 +41,8 @@ def test_compress_checkpoint_names_its_phases_off_a_terminal(folder, cli):
         (("--lossless", "--grid", "uniform"), "--grid has no effect with --lossless"),
         (("--bits", "9"), "1 to 8"),
         (("--bits", "4", "--grid", "x"), "'x'"),
-        (("--lossless", "--effort", "x"), "'x'"),
+        (("--lossless", "--effort", "fast"), "--effort has no effect with --lossless"),
+        (("--bits", "4", "--effort", "x"), "'x'"),
     ],
 )
 def test_compress_checkpoint_refuses_options_that_contradict(folder, refused, options, expected):

@@ -29,16 +29,18 @@ def compress_checkpoint(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The checkpoint.")],
     output: OutputFile,
     bits: Annotated[
-        int | None, typer.Option(help="Quantize each tensor to 2^bits values, 1 to 8.")
+        int | None, typer.Option(help="Quantize with the precision of 2^bits levels, 1 to 8.")
     ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Store every tensor bit for bit.")
     ] = False,
     grid: Annotated[
         str | None,
-        typer.Option(help="With --bits: kmeans (default), or uniform (multiples of a step)."),
+        typer.Option(help="With --bits: auto (default, the smallest), kmeans or uniform."),
     ] = None,
-    effort: Annotated[str, typer.Option(help="fast, balanced or smallest.")] = "balanced",
+    effort: Annotated[
+        str | None, typer.Option(help="With --bits: fast, balanced (default) or smallest.")
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -51,8 +53,9 @@ def compress_checkpoint(
     """
     if lossless and bits is not None:
         raise RecipeError("--bits has no effect with --lossless; leave one of them out")
-    if lossless and grid is not None:
-        raise RecipeError("--grid has no effect with --lossless; leave it out")
+    for option, value in (("--grid", grid), ("--effort", effort)):
+        if lossless and value is not None:
+            raise RecipeError(f"{option} has no effect with --lossless; leave it out")
     if not lossless and bits is None:
         raise RecipeError(
             "the size is not given; choose --bits N with N from 1 to 8, or --lossless"
@@ -68,7 +71,7 @@ def compress_checkpoint(
         display(quiet=quiet) as progress,
     ):
         report = flyweight.compress_checkpoint(
-            source, output, bits=bits, grid=grid or "kmeans", effort=effort, progress=progress
+            source, output, bits=bits, grid=grid, effort=effort, progress=progress
         )
     if as_json:
         print_json(report.to_dict())
@@ -79,7 +82,7 @@ def compress_checkpoint(
             "file": output,
             "tensor bytes": f"{report.tensor_bytes:,}",
             "file bytes": f"{report.file_bytes:,}",
-            "compression ratio": f"{report.ratio:.2f}x (tensors over the whole file)",
+            "compression ratio": f"{report.compression_ratio:.2f}x (tensors over the whole file)",
             "tensors": f"{report.tensors}, {report.quantized} quantized, the others lossless",
             "run": f"{report.seconds:.1f} s, {rate:.0f} MB/s",
         }
