@@ -291,7 +291,7 @@ def test_compress_checkpoint_reports_progress_in_bytes(tmp_path, checkpoint):
         checkpoint, tmp_path / "a.fly", progress=lambda *call: seen.append(call)
     )
     assert seen[-1][1:] == (report.tensor_bytes, report.tensor_bytes)
-    assert all(text.startswith("compress, ") and text.endswith("MB/s") for text, _, _ in seen)
+    assert {text for text, _, _ in seen} == {"compress tensors"}
     assert set(report.to_dict()) == {
         "tensor_bytes",
         "file_bytes",

@@ -151,8 +151,7 @@ def compress_checkpoint(
             writer.add(tensor)
             done += entry.length
             if progress is not None:
-                rate = done / 1e6 / (time.perf_counter() - start)
-                progress(f"compress, {rate:.0f} MB/s", done, checkpoint.tensor_bytes)
+                progress("compress tensors", done, checkpoint.tensor_bytes)
     file_bytes = Path(output).stat().st_size
     return CheckpointReport(
         tensor_bytes=checkpoint.tensor_bytes,
