@@ -32,6 +32,7 @@ def test_sentence_for_memory_says_what_to_do():
         ("give architecture=, a name", "give --architecture, a name"),
         ("give model= or architecture= to fill", "give --architecture to fill"),
         ("give architecture= or model=; else", "give --architecture; else"),
+        ("pass its `architecture`", "pass its --architecture"),
         ("give loss=, a function", "give loss=, a function"),
         ("give data= or loss=", "give data= or loss="),
         ("the value my_force=True", "the value my_force=True"),

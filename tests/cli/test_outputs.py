@@ -39,6 +39,13 @@ def test_check_fly_output_refuses_a_shard(source):
         fly("model/part-1.dat", inputs=[source], force=True)
 
 
+def test_check_fly_output_replaces_a_fly_file_beside_shards():
+    Path("model").mkdir()
+    for name in ("model.safetensors.index.json", "model.fly"):
+        (Path("model") / name).write_bytes(b"x")
+    fly("model/model.fly", inputs=["model/model.safetensors.index.json"], force=True)
+
+
 def test_check_fly_output_needs_force_for_a_file_that_exists():
     Path("out.fly").write_bytes(b"last week's")
     with pytest.raises(CheckpointError, match=r"out\.fly exists already; replace it with --force"):

@@ -36,7 +36,7 @@ def with_option_names(text: str, options: Mapping[str, str]) -> str:
     """Replace the keyword arguments that an error advises by the options of a command.
 
     Args:
-        text: such as "give model= or architecture=".
+        text: such as "give model= or architecture=" or "pass its `architecture`".
         options: from the names of arguments to those of options. Of alternatives, arguments
             that are no options are left out.
 
@@ -47,6 +47,6 @@ def with_option_names(text: str, options: Mapping[str, str]) -> str:
         'give --architecture'
     """
     for name, option in options.items():
-        text = re.sub(rf"(?<![\w-]){name}=(True|(?!\w))", option, text)
-    text = re.sub(r"\b\w+=,? or (?=--)", "", text)
-    return re.sub(r"(?<=\w)( or \w+=)(?=[\s,;.]|$)", "", text) if "--" in text else text
+        text = re.sub(rf"(?<![\w-])(`{name}`|{name}=(True|(?!\w)))", option, text)
+    text = re.sub(r"\b\w+= or (?=--)", "", text)
+    return re.sub(r"(--[\w-]+) or \w+=(?!\w)", r"\1", text)

@@ -54,7 +54,7 @@ def open_network(model: str, architecture: str | None, *, may_be_fly: bool = Fal
             raise CheckpointError(
                 f"{model} is a .fly file already; decompress it first to compress it again"
             )
-        return load(path, architecture=architecture)
+        return load(path, architecture=architecture or _architecture_in(path))
     state = read_state_dict(path)
     if architecture is None:
         raise ModelError(
@@ -65,6 +65,21 @@ def open_network(model: str, architecture: str | None, *, may_be_fly: bool = Fal
     network = build(architecture)
     fill_(network, state, where=model)
     return network.eval()
+
+
+def _architecture_in(path: Path) -> str:
+    """Return the architecture that a ``.fly`` file names, if flyweight knows it."""
+    from flyweight.format import Reader
+    from flyweight.modules import architectures
+
+    with Reader(path) as reader:
+        name = reader.metadata.get("architecture")
+    if name not in architectures():
+        raise ModelError(
+            f"{path} does not name a network of flyweight; give --architecture "
+            "package.module:factory"
+        )
+    return str(name)
 
 
 def _nothing_named(model: str, names: tuple[str, ...]) -> str:

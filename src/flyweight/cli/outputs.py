@@ -69,10 +69,9 @@ def _check(path: Path, inputs: Iterable[str | Path], force: bool) -> None:
 
 
 def _files(inputs: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield each input, and all files beside an index or in a folder, among them its shards."""
+    """Yield each input, and what may be a shard: files beside an index or in a folder."""
     for source in map(Path, inputs):
         yield source
-        if source.is_dir():
-            yield from source.iterdir()
-        elif source.name.endswith(".index.json"):
-            yield from source.parent.iterdir()
+        folder = source if source.is_dir() else source.parent
+        if source.is_dir() or source.name.endswith(".index.json"):
+            yield from (path for path in folder.iterdir() if path.suffix != ".fly")
