@@ -10,22 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.coding import (
-    encode_shared,
     decode_channels,
-    decode_shared,
     decode_tensor,
-    join,
+    encode_shared,
+    encode_tensors,
+    prepare_shared,
 )
 from flyweight.coding.channels import scaled_values
 from flyweight.compressed import CompressedModel, CompressedTensor, by_channel
-from flyweight.cli.console import ledger_table
+from flyweight.errors import FormatError, ModelError
 from flyweight.format import (
     Container,
     Reader,
     dumps,
     loads,
 )
-from flyweight.errors import FormatError, ModelError
 from flyweight.size_report import inspect
 
 DTYPES = {
@@ -167,7 +166,7 @@ def weight(name, rows, *, offsets=False, seed=0):
     """A tensor of few levels to a channel."""
     random = np.random.default_rng(seed)
     tables = [random.normal(0, 1, rows).astype("f2").astype("f4") for _ in range(2)]
-    return encode_shared(
+    return prepare_shared(
         name,
         np.clip(np.rint(random.normal(8, 2.5, (rows, 4, 3, 3))), 0, 15).astype(int),
         levels=np.float32(range(-7, 8)),
@@ -176,59 +175,44 @@ def weight(name, rows, *, offsets=False, seed=0):
     )
 
 
-def test_tensors_are_joined_with_their_like_and_keep_their_own_tables():
+def test_encode_tensors_groups_like_tables_and_keeps_each():
     tensors = [weight("a", 16), weight("b", 16, offsets=True, seed=1), weight("c", 5, seed=2)]
     tensors += [weight("d", 3, offsets=True, seed=3)]
-    tensors += [encode_shared("e", decode_shared(tensors[0])[0], levels=np.float32(range(-7, 8)))]
-    joined = join(tensors, coder="rans")
-    assert [tensor.member for tensor in joined] == [0, 0, 1, 1, 0]
-    assert set(joined[2].parts) == {"codebook", "scales"}
-    assert set(joined[3].parts) == {"codebook", "scales", "offsets"}
-    data = dumps(Container(tuple(joined)))
+    tensors += [prepare_shared("e", tensors[0].symbols, levels=np.float32(range(-7, 8)))]
+    coded = encode_tensors(tensors, coder="rans")
+    assert [tensor.member for tensor in coded] == [0, 0, 1, 1, 0]
+    assert set(coded[2].parts) == {"codebook", "scales"}
+    assert set(coded[3].parts) == {"codebook", "scales", "offsets"}
+    data = dumps(Container(tuple(coded)))
     for place, tensor in enumerate(loads(data).tensors):
-        assert tensor == joined[place]
-        assert decode_tensor(tensor).tobytes() == decode_tensor(tensors[place]).tobytes()
+        assert tensor == coded[place]
+        assert decode_tensor(tensor).tobytes() == decode_tensor(tensors[place].encode()).tobytes()
     with Reader(data) as reader:
         alone = reader.tensor("d")
-    assert decode_tensor(alone).tobytes() == decode_tensor(tensors[3]).tobytes()
-    account = inspect(data)
-    assert account.total_bytes == len(data)
-    assert {row.name: row.part_bytes["scales"] for row in account.rows[:4]} == {
+    assert decode_tensor(alone).tobytes() == decode_tensor(tensors[3].encode()).tobytes()
+    report = inspect(data)
+    assert report.total_bytes == len(data)
+    assert {row.name: row.part_bytes["scales"] for row in report.rows[:4]} == {
         "a": 32,
         "b": 32,
         "c": 10,
         "d": 6,
     }
-    assert account.rows[2].total_bytes == account.rows[2].total_bound_bytes == 30 + 10
+    assert [row.group for row in report.rows] == ["a", "b", "a", "b", None]
 
 
-def test_the_ledger_counts_what_is_not_zero_after_scaling():
+def test_inspect_counts_nonzeros_after_scaling():
     symbols = np.array([[0, 1, 2], [0, 1, 2], [1, 1, 2]])
     levels, scales = np.float32([-1, 1]), np.float32([1, 0, 0.5])
     tensor = encode_shared("w", symbols, levels=levels, scales=scales)
-    account = inspect(Container((tensor,)), peers=True)
-    assert account.nonzeros == 5
-    assert account.part_bytes["scales"] == 6
+    report = inspect(dumps(Container((tensor,))), peers=True)
+    assert report.nonzeros == 5
+    assert report.part_bytes["scales"] == 6
     offsets = np.float32([1, 2, 0])
     tensor = encode_shared("w", symbols, levels=levels, scales=scales, offsets=offsets)
-    account = inspect(Container((tensor,)))
-    assert account.nonzeros == 6  # in the first channel −1 + 1 is one more zero
-    assert account.part_bytes["offsets"] == 6
-
-
-def test_the_table_of_a_ledger_has_columns_for_what_there_is():
-    model = CompressedModel({"w": tensor_of(), "b": torch.ones(2)})
-    columns, rows = ledger_table(inspect(model.to_container()))
-    cells = [dict(zip(columns, row, strict=True)) for row in rows]
-    assert (cells[0]["scales"], cells[0]["offsets"], cells[1]["scales"]) == ("4", "4", "0")
-    assert cells[-1]["scales"] == "4"
-    for row in (cells[0], cells[-1]):
-        parts = ("symbols", "positions", "codebook", "scales", "offsets", "tables", "dense")
-        stored = sum(int(row[part].split()[0]) for part in parts)
-        assert stored + int(row["header"] or 0) == int(row["bytes"])
-    plain = CompressedModel({"w": tensor_of(offsets=False)}).to_container()
-    assert "offsets" not in ledger_table(inspect(plain))[0]
-    assert "scales" not in ledger_table(inspect(Container(())))[0]
+    report = inspect(dumps(Container((tensor,))))
+    assert report.nonzeros == 6  # in the first channel -1 + 1 is one more zero
+    assert report.part_bytes["offsets"] == 6
 
 
 @pytest.mark.parametrize(
@@ -279,4 +263,4 @@ def test_a_file_with_tables_that_are_not_finite_is_refused(part, bad):
     with pytest.raises(FormatError, match="NaN or infinite"):
         CompressedModel.from_container(container)
     with pytest.raises(FormatError, match="NaN or infinite"):
-        inspect(container)
+        inspect(dumps(container))

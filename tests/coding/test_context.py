@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flyweight.coding import context, entropy
-from flyweight.coding.context.stream import decode_context, encode_context
 from flyweight.coding.context import model, plain, stream
-from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.context.layout import Layout
+from flyweight.coding.context.signed import signed_values, symbols_of
+from flyweight.coding.context.stream import decode_context, encode_context
 from flyweight.coding.positions import bounded_size
 from flyweight.errors import FormatError, ModelError
 

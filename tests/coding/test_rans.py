@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyweight.coding import entropy, loops, rans
+from flyweight.coding import entropy, numba_choice, rans
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans.stream import decode_rans, encode_rans
-from flyweight.coding.rans.frequencies import frequencies
 from flyweight.coding.rans import stream
+from flyweight.coding.rans.frequencies import frequencies
+from flyweight.coding.rans.stream import decode_rans, encode_rans
 from flyweight.errors import FormatError
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -444,7 +444,7 @@ def test_a_folder_that_cannot_be_cached_in_does_not_matter(monkeypatch):
 
 def test_everything_works_without_numba(monkeypatch):
     for least in ("_WORTH_STARTING", "_WORTH_LOADING", "_WORTH_CALLING"):
-        monkeypatch.setattr(loops, least, 0)
+        monkeypatch.setattr(numba_choice, least, 0)
     monkeypatch.delitem(sys.modules, "flyweight.coding.rans.kernels", raising=False)
     monkeypatch.delattr(rans, "kernels", raising=False)
     monkeypatch.delitem(sys.modules, "flyweight.coding.numba_compiler", raising=False)

@@ -14,12 +14,14 @@ import numpy as np
 
 from flyweight.coding import (
     carrier,
+    decode_channels,
+    decode_shared,
     encode_alias,
     encode_lossless,
     encode_shared,
-    decode_channels,
-    decode_shared,
-    join,
+    encode_tensors,
+    prepare_lossless,
+    prepare_shared,
 )
 from flyweight.format import Container, dumps
 
@@ -121,34 +123,40 @@ def coded_arrays():
     return table
 
 
-def coded(table, storage=None):
-    """Return the tensors of name -> (dtype, array, coder)."""
+def uncoded(table, storage=None):
+    """Return the uncoded tensors of name -> (dtype, array, coder)."""
     tensors = []
     for name, (dtype, array, coder) in table.items():
         values = np.asarray(array).astype(carrier(dtype))
         if coder == "planes":
             own = dtype if storage == "own" else None
-            tensors.append(encode_lossless(name, values, dtype=dtype, storage=own))
+            tensors.append(prepare_lossless(name, values, dtype=dtype, storage=own))
         else:
             levels = np.unique(values[values != 0])
             symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(encode_shared(name, symbols, levels=levels, dtype=dtype, coder=coder))
+            tensors.append(prepare_shared(name, symbols, levels=levels, dtype=dtype))
     return tensors
+
+
+def coder_of(tensor):
+    """Return the coder that the name of a quantized tensor begins with."""
+    return tensor.name.partition(".")[0] if tensor.encoding == "shared" else None
 
 
 def coded_container():
     """Return the content of ``v1-coders.fly``."""
-    tensors = coded(coded_arrays(), storage="own")
-    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
+    tensors = uncoded(coded_arrays(), storage="own")
+    coded = tuple(tensor.encode(coder=coder_of(tensor)) for tensor in tensors)
+    return Container(tensors=coded, metadata={"made by": "flyweight"})
 
 
-def shapes(_):
+def shapes():
     """Return the names and shapes that ``v1-bare.fly`` leaves to its architecture."""
     return {name: np.shape(values) for name, (_, values, _) in coded_arrays().items()}
 
 
-def joined_arrays():
-    """Return name -> (dtype, array, coder): tensors that are alike, others between them."""
+def grouped_arrays():
+    """Return name -> (dtype, array, coder): tensors that form groups, others between them."""
     table = {}
     for coder in ("plain", "interleaved", "rans", "context"):
         for number, rows in enumerate((16, 3, 8)):
@@ -176,7 +184,7 @@ def scaled_tables(name, rows):
 
 
 def scaled_tensors():
-    """Return the tensors of ``v1-scaled.fly``, joined ones last."""
+    """Return the tensors of ``v1-scaled.fly``, groups last."""
     tensors = []
     alone = [
         ("float32", (16, 40), "plain", False),
@@ -206,19 +214,19 @@ def scaled_tensors():
         if dtype == "bfloat16":
             tables = [table.astype("f4").view("u4") >> 16 for table in tables]
         levels, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
-        made = encode_shared(
+        made = prepare_shared(
             f"{coder}.{number}.weight",
             symbols,
             levels=levels,
             scales=scales,
             offsets=offsets[0] if offsets else None,
             dtype=dtype,
-            coder=coder,
         )
         tensors.append(made)
-    found = tensors[: len(alone)]
+    found = [tensor.encode(coder=coder_of(tensor)) for tensor in tensors[: len(alone)]]
     for first in range(len(alone), len(tensors), 3):
-        found += join(tensors[first : first + 3], coder=tensors[first].coder)
+        group = tensors[first : first + 3]
+        found += encode_tensors(group, coder=coder_of(group[0]))
     return found
 
 
@@ -252,18 +260,17 @@ def scaled_values():
     return table
 
 
-def joined_container():
+def grouped_container():
     """Return the content of ``v1-groups.fly``."""
-    tensors = coded(joined_arrays())
+    tensors = {tensor.name: tensor for tensor in uncoded(grouped_arrays())}
+    coded = {}
     for coder in ("plain", "interleaved", "rans", "context"):
-        names = [f"{coder}.{number}.weight" for number in range(3)]
-        places = [place for place, tensor in enumerate(tensors) if tensor.name in names]
-        joined = join([tensors[place] for place in places], coder=coder)
-        for place, tensor in zip(places, joined, strict=True):
-            tensors[place] = tensor
-    others = iter(join([tensor for tensor in tensors if tensor.encoding != "shared"]))
-    tensors = [tensor if tensor.encoding == "shared" else next(others) for tensor in tensors]
-    return Container(tensors=tuple(tensors), metadata={"architecture": "none", "recipe": "golden"})
+        group = [tensor for tensor in tensors.values() if coder_of(tensor) == coder]
+        coded |= {tensor.name: tensor for tensor in encode_tensors(group, coder=coder)}
+    others = [tensor for tensor in tensors.values() if tensor.encoding != "shared"]
+    coded |= {tensor.name: tensor for tensor in encode_tensors(others)}
+    content = tuple(coded[name] for name in tensors)
+    return Container(tensors=content, metadata={"architecture": "none", "recipe": "golden"})
 
 
 def expected(table):
@@ -288,7 +295,7 @@ def make():
     return {
         "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
         "v1-coders": (dumps(coded_container()), coded),
-        "v1-groups": (dumps(joined_container()), expected(joined_arrays())),
+        "v1-groups": (dumps(grouped_container()), expected(grouped_arrays())),
         "v1-scaled": (dumps(scaled_container()), scaled),
         "v1-bare": (dumps(coded_container(), bare=True), coded),
     }

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from flyweight.coding import (
+    decode_tensor,
     encode_lossless,
     encode_shared,
-    decode_tensor,
-    join,
+    encode_tensors,
+    prepare_lossless,
+    prepare_shared,
 )
-from flyweight.format import Container, dumps, loads
 from flyweight.errors import FormatError
+from flyweight.format import Container, dumps, loads
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
@@ -47,7 +49,7 @@ def weights(shape, seed=0):
 
 def decoded(data, shapes):
     """What the package reads."""
-    container = loads(data, skeleton=lambda metadata: shapes)
+    container = loads(data, shapes=shapes)
     result = {}
     for tensor in container.tensors:
         source = tensor if tensor.target is None else container.tensors[tensor.target]
@@ -95,8 +97,8 @@ def test_shared_tensors(coder, shape, density):
         assert tensors["a.b"][2] == np.append(np.float32(0), levels)[symbols].tobytes()
 
 
-def scaled(name, coder, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0):
-    """A tensor whose channels have scales, and maybe offsets, with all bits in use."""
+def scaled(name, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0):
+    """An uncoded tensor whose channels have scales, and maybe offsets, with all bits in use."""
     random = np.random.default_rng(seed)
     tables = [
         np.sort(random.normal(0, 3, 9)),
@@ -106,14 +108,13 @@ def scaled(name, coder, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0
     if dtype == "bfloat16":
         tables = [(table.astype("f4").view("u4") >> 16).astype("u2") for table in tables]
     levels, scales, *more = (table.astype(NUMPY[dtype]) for table in tables)
-    return encode_shared(
+    return prepare_shared(
         name,
         symbols_of((rows, *rest), 0.7, 9, seed),
         levels=levels,
         scales=scales,
         offsets=more[0] if more else None,
         dtype=dtype,
-        coder=coder,
     )
 
 
@@ -122,18 +123,18 @@ def scaled(name, coder, rows=7, rest=(5,), dtype="float32", offsets=True, seed=0
 @pytest.mark.parametrize("coder", CODERS)
 def test_scales_and_offsets(coder, dtype, offsets):
     for rows, rest in ((7, (5,)), (20, (6, 3, 3)), (9, ()), (0, (4,)), (3, (0,))):
-        agree(scaled("w", coder, rows, rest, dtype, offsets))
+        agree(scaled("w", rows, rest, dtype, offsets).encode(coder=coder))
 
 
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("coder", CODERS)
-def test_joined_tensors_with_scales(coder, bare):
-    tensors = [scaled(f"{rows}.a", coder, rows, (4,), seed=rows) for rows in (3, 8, 1)]
-    tensors += [scaled(f"{rows}.b", coder, rows, (4,), offsets=False) for rows in (5, 2)]
-    tensors.append(encode_shared("c", symbols_of((6, 4), 0.5, 9), levels=levels_of(9)))
-    joined = join(tensors, coder=coder)
-    assert [tensor.member for tensor in joined] == [0, 1, 2, 0, 1, 0]
-    agree(*joined, bare=bare)
+def test_groups_with_scales(coder, bare):
+    tensors = [scaled(f"{rows}.a", rows, (4,), seed=rows) for rows in (3, 8, 1)]
+    tensors += [scaled(f"{rows}.b", rows, (4,), offsets=False) for rows in (5, 2)]
+    tensors.append(prepare_shared("c", symbols_of((6, 4), 0.5, 9), levels=levels_of(9)))
+    coded = encode_tensors(tensors, coder=coder)
+    assert [tensor.member for tensor in coded] == [0, 1, 2, 0, 1, 0]
+    agree(*coded, bare=bare)
 
 
 @pytest.mark.parametrize("coder", CODERS)
@@ -195,7 +196,9 @@ def test_integers_without_loss(dtype, spread):
 @pytest.mark.parametrize("density", [0, 0.01, 0.5, 1])
 def test_booleans_without_loss(density):
     values = np.random.default_rng(4).random(30_001) < density
-    agree(encode_lossless("w", values, dtype="bool"), encode_lossless("v", values[:77], dtype="bool"))
+    agree(
+        encode_lossless("w", values, dtype="bool"), encode_lossless("v", values[:77], dtype="bool")
+    )
 
 
 def test_narrow_storage():
@@ -236,19 +239,19 @@ def test_many_tensors_and_metadata(bare):
 
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("coder", CODERS)
-def test_joined_tensors(coder, bare):
+def test_groups(coder, bare):
     tensors = []
     for layer in range(5):
         rows, rest = 3 + 2 * layer, (4, 3, 3) if layer < 4 else (4, 3, 2)
         symbols = symbols_of((rows, *rest), 0.6, 3 + layer, layer)
-        tensors.append(encode_shared(f"{layer}.w", symbols, levels=levels_of(3 + layer)))
+        tensors.append(prepare_shared(f"{layer}.w", symbols, levels=levels_of(3 + layer)))
         values = weights((60 + layer,), layer).astype("f2").astype("f4")
-        tensors.append(encode_lossless(f"{layer}.b", values, dtype="float32"))
+        tensors.append(prepare_lossless(f"{layer}.b", values, dtype="float32"))
         one = np.full(rows, 1 if layer < 3 else 2, "f4")
-        tensors.append(encode_lossless(f"{layer}.s", one, dtype="float32"))
-    joined = join(tensors, coder=coder)
-    assert [t.member for t in joined if t.encoding == "shared"] == [0, 1, 2, 3, 0]
-    agree(*joined, bare=bare, architecture="a", recipe="b", z="c")
+        tensors.append(prepare_lossless(f"{layer}.s", one, dtype="float32"))
+    coded = encode_tensors(tensors, coder=coder)
+    assert [t.member for t in coded if t.encoding == "shared"] == [0, 1, 2, 3, 0]
+    agree(*coded, bare=bare, architecture="a", recipe="b", z="c")
 
 
 def test_no_tensors():
@@ -302,7 +305,8 @@ def test_both_refuse_the_same_files(kind):
     if kind == "planes":
         tensor = encode_lossless("w", weights((1500,)), dtype="float32")
     elif kind.startswith("scaled"):
-        tensor = scaled("w", "plain", 30, (12,), "bfloat16" if "bf" in kind else "float32")
+        tensor = scaled("w", 30, (12,), "bfloat16" if "bf" in kind else "float32")
+        tensor = tensor.encode(coder="plain")
     else:
         symbols = symbols_of((9, 4, 3, 3), 0.5, 6)
         tensor = encode_shared("w", symbols, levels=levels_of(6), coder=kind)

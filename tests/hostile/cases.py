@@ -14,8 +14,8 @@ from corpus import (
     coded_zeros,
     constant_planes,
     containers,
+    grouped,
     in_chunks,
-    joined,
     seeds,
 )
 from hostile_checkpoints import damaged_checkpoint, damaged_index
@@ -167,9 +167,9 @@ def parts(random: Random, kind: str) -> Case:
 
 def joins(random: Random, kind: str) -> Case:
     """Joined tensors with damage to what they share, or that do not belong together."""
-    tensors = [*random.choice(joined())]
+    tensors = [*random.choice(grouped())]
     place = random.randrange(len(tensors))
-    tensor, other = tensors[place], random.choice(random.choice(joined()))
+    tensor, other = tensors[place], random.choice(random.choice(grouped()))
     change = random.randrange(9)
     if change == 8:
         tensor = _of_channels(random, tensor)

@@ -15,13 +15,15 @@ from flyweight.coding import (
     DTYPES,
     CodedTensor,
     carrier,
+    encode,
     encode_alias,
     encode_constant,
     encode_dense,
     encode_lossless,
     encode_shared,
-    encode,
-    join,
+    encode_tensors,
+    prepare_lossless,
+    prepare_shared,
 )
 from flyweight.coding.channels import SCALED_DTYPES
 from flyweight.coding.context.stream import encode_context
@@ -34,8 +36,8 @@ __all__ = [
     "coded_zeros",
     "constant_planes",
     "containers",
+    "grouped",
     "in_chunks",
-    "joined",
     "seeds",
 ]
 
@@ -113,8 +115,8 @@ def _scaled(random: np.random.Generator) -> Iterator[CodedTensor]:
 
 
 @cache
-def joined() -> list[list[CodedTensor]]:
-    """Sets of joined tensors: of each coder, dense ones and constants."""
+def grouped() -> list[list[CodedTensor]]:
+    """Groups of tensors: of each coder, dense ones and constants."""
     random = np.random.default_rng(2)
     found = []
     for coder in CODERS[1:]:
@@ -128,10 +130,8 @@ def joined() -> list[list[CodedTensor]]:
                 symbols = np.rint(random.normal(levels / 2, levels / 5, (extent, *rest)))
                 symbols = np.clip(symbols, 0, levels).astype(np.int64)
                 values = (np.arange(levels) - levels // 2 + place % 2).astype("f4")
-                tensors.append(
-                    encode_shared(f"t{place}", symbols, levels=values, dtype="float32", coder=coder)
-                )
-            found.append(join(tensors, coder=coder))
+                tensors.append(prepare_shared(f"t{place}", symbols, levels=values))
+            found.append(encode_tensors(tensors, coder=coder))
     for coder in CODERS:
         tensors = []
         for place, rows in enumerate((4, 1, 7)):
@@ -139,25 +139,25 @@ def joined() -> list[list[CodedTensor]]:
             symbols = random.integers(0, 7, (rows, 9))
             levels, scales, offsets = np.sort(tables[0]), tables[1], tables[2]
             tensors.append(
-                encode_shared(f"t{place}", symbols, levels=levels, scales=scales, offsets=offsets)
+                prepare_shared(f"t{place}", symbols, levels=levels, scales=scales, offsets=offsets)
             )
-        found.append(join(tensors, coder=coder))
+        found.append(encode_tensors(tensors, coder=coder))
     for dtype in ("float32", "float64", "bool", "int8"):
         values = random.normal(0, 1, (3, 80, 4)).astype(dtype) if dtype != "bool" else np.eye(3) > 0
         tensors = [
-            encode_lossless(f"t{place}", rows, dtype=dtype) for place, rows in enumerate(values)
+            prepare_lossless(f"t{place}", rows, dtype=dtype) for place, rows in enumerate(values)
         ]
-        found.append(join(tensors))
-    ones = np.ones((), np.float32)
-    tensors = [encode_constant(f"t{place}", (4,), value=ones, dtype="float32") for place in range(5)]
-    found.append(join(tensors))
-    assert all(tensor.joint for tensors in found for tensor in tensors)
+        found.append(encode_tensors(tensors))
+    ones = np.ones(4, np.float32)
+    tensors = [prepare_lossless(f"t{place}", ones, dtype="float32") for place in range(5)]
+    found.append(encode_tensors(tensors))
+    assert all(tensor.group for tensors in found for tensor in tensors)
     return found
 
 
 @cache
 def containers() -> list[Container]:
-    """Sound containers of many tensors: names that share words, aliases, joined ones, metadata."""
+    """Sound containers of many tensors: names that share words, aliases, groups, metadata."""
     found = []
     for number, size in enumerate((0, 1, 2, 3, 5, 8, 20)):
         random = Random(number)
@@ -171,8 +171,8 @@ def containers() -> list[Container]:
             else:
                 tensor = random.choice(seeds()[random.choice([*seeds()])][:6])
                 tensors.append(replace(tensor, name=name))
-        for place, tensor in enumerate(joined()[3 * number % len(joined())] if number else []):
-            tensors.append(replace(tensor, name=f"joined.{place}"))
+        for place, tensor in enumerate(grouped()[3 * number % len(grouped())] if number else []):
+            tensors.append(replace(tensor, name=f"grouped.{place}"))
         metadata = {"architecture": "none", "用": "fuzz"} if number % 2 else {}
         found.append(Container(tensors=tuple(tensors), metadata=metadata))
     return found

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from flyweight.coding.threads import cores
 from flyweight._provenance import source_commit
+from flyweight.coding.threads import cores
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from cases import Case
-from corpus import checkpoint, coded_arrays, joined, seeds
+from corpus import checkpoint, coded_arrays, grouped, seeds
 from sealing import sealed
 
 from flyweight.checkpoints import open_checkpoint, read_values
@@ -41,15 +41,15 @@ from flyweight.coding.planes import decode_planes
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.rans.stream import decode_rans
 from flyweight.coding.varint import ByteReader
-from flyweight.format import Reader, loads
 from flyweight.errors import CheckpointError, FormatError
+from flyweight.format import Reader, loads
 from flyweight.size_report import inspect
 
 __all__ = ["DECODERS", "MOST_SECONDS", "Judge", "Tally"]
 
 DECODERS = (
     *("file", "reader", "inspect", "huffman", "positions", "interleaved", "rans"),
-    *("context of kernels", "context of energies", "planes", "dense", "constant", "joined"),
+    *("context of kernels", "context of energies", "planes", "dense", "constant", "grouped"),
     "scaled",
     *("array of planes", "array of interleaved", "array of rans", "array of context"),
     *("safetensors", "shards"),
@@ -102,7 +102,7 @@ class Judge:
         for tensors in seeds().values():
             for tensor in tensors:
                 self.judge(0, Case("sound", "file", sealed([tensor])))
-        for tensors in joined():
+        for tensors in grouped():
             self.judge(0, Case("sound", "file", sealed(tensors)))
         for data in coded_arrays():
             self.judge(0, Case("sound", "array", data))
@@ -153,14 +153,14 @@ class Judge:
         data, size = case.data, len(case.data) + case.declared
 
         def parts() -> tuple[CodedTensor, ...]:
-            with Reader(data, skeleton=lambda _: case.shapes) as reader:
+            with Reader(data, shapes=case.shapes) as reader:
                 names = [outline.name for outline in reader.outlines]
                 tensors = {name: reader.tensor(name) for name in reversed(names)}
                 reader.verify()
                 return tuple(tensors[name] for name in names)
 
         def whole() -> tuple[CodedTensor, ...]:
-            return loads(data, skeleton=lambda _: case.shapes).tensors
+            return loads(data, shapes=case.shapes).tensors
 
         tensors = self._attempt("file", size, whole)
         if self.number % 4 == 0 and self._attempt("reader", size, parts) != tensors:
@@ -172,14 +172,14 @@ class Judge:
                 self._tensor(tensor)
         if self.number % 32 == 0:
             size += sum(_declared(tensor) for tensor in tensors)
-            self._attempt("inspect", size, lambda: inspect(data, skeleton=lambda _: case.shapes))
+            self._attempt("inspect", size, lambda: inspect(data, shapes=case.shapes))
 
     def _tensor(self, tensor: CodedTensor) -> None:
         """Decode a tensor as it comes, and by both engines of its coder."""
         decoder = _decoder(tensor)
         self._attempt(decoder, _declared(tensor), lambda: decode_tensor(tensor))
         most = _PLAINLY_IN_CONTEXT if tensor.coder == "context" else _PLAINLY
-        if tensor.coder == "plain" or tensor.joint or tensor.size > most:
+        if tensor.coder == "plain" or tensor.group or tensor.size > most:
             return
         compiled, plain = (_outcome(lambda by=by: _by(tensor, by)) for by in (True, False))
         for engine, result in (("compiled", compiled), ("plain", plain)):
@@ -232,10 +232,10 @@ def _same(one: Any, other: Any) -> bool:
 
 def _declared(tensor: CodedTensor) -> int:
     item = carrier(tensor.dtype).itemsize + 2 * (tensor.encoding == "shared")
-    joint = tensor.joint
-    if joint is None:
+    group = tensor.group
+    if group is None:
         return tensor.stored_bytes + item * tensor.size
-    return tensor.stored_bytes + sum(map(len, joint.parts.values())) + item * joint.size
+    return tensor.stored_bytes + sum(map(len, group.parts.values())) + item * group.size
 
 
 def _declared_by_array(data: bytes) -> int:
@@ -249,8 +249,8 @@ def _declared_by_array(data: bytes) -> int:
 
 
 def _decoder(tensor: CodedTensor) -> str:
-    if tensor.joint:
-        return "joined"
+    if tensor.group:
+        return "grouped"
     if tensor.scaled:
         return "scaled"
     if tensor.coder == "context":

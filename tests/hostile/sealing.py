@@ -8,13 +8,13 @@ from types import ModuleType
 
 from flyweight.coding import CodedTensor
 from flyweight.coding.header.outline import Outline, outline_of
+from flyweight.errors import FormatError
 from flyweight.format import (
     Container,
     dumps,
     layout,
     writer,
 )
-from flyweight.errors import FormatError
 
 __all__ = ["outlines", "resealed", "sealed"]
 
@@ -40,7 +40,7 @@ def sealed(
         exchange(writer, "defect", lambda _: None)
         exchange(writer, "too_many_elements", lambda *_: None)
         exchange(writer.Writer, "_misfit", lambda *_: None)
-        exchange(writer.Writer, "_head", _head)
+        exchange(writer.Writer, "_first", _first)
         if header is not None:
             exchange(layout, "pack_header", lambda *_, **__: header)
         if len(tensors) == 1:
@@ -49,28 +49,28 @@ def sealed(
 
 
 def outlines(tensors: Sequence[CodedTensor]) -> list[Outline]:
-    """What a header tells of sound tensors, joined ones among them."""
+    """What a header tells of sound tensors, groups among them."""
     found: list[Outline] = []
-    head = 0
+    first = 0
     for place, tensor in enumerate(tensors):
-        head = head if tensor.member else place
-        found.append(outline_of(tensor, head if tensor.member else None))
+        first = first if tensor.member else place
+        found.append(outline_of(tensor, first if tensor.member else None))
     return found
 
 
-def _head(made: writer.Writer, tensor: CodedTensor) -> int | None:
-    """The place of the tensor before, whatever it is, of one that is joined."""
+def _first(made: writer.Writer, tensor: CodedTensor) -> int | None:
+    """The place of the tensor before, whatever it is, of one in a group."""
     return len(made._outlines) - 1 if tensor.member else None
 
 
 def resealed(data: bytes) -> bytes:
-    """A file with the checksums of its head and of the whole made anew."""
+    """A file with the checksums of its head and of the whole computed again."""
     try:
         length = layout.head_length(data[: layout.LONGEST_PREAMBLE])
     except FormatError:
         return data
-    if length + layout.CRC > len(data) or length < layout.CRC:
+    if length + layout.CRC_BYTES > len(data) or length < layout.CRC_BYTES:
         return data
-    head = data[: length - layout.CRC]
-    body = head + layout.crc(head) + data[length : -layout.CRC]
+    head = data[: length - layout.CRC_BYTES]
+    body = head + layout.crc(head) + data[length : -layout.CRC_BYTES]
     return body + layout.crc(body)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import KINDS, Case, case
-from corpus import joined, seeds
+from corpus import grouped, seeds
 from fuzz import run_cases
 from judge import DECODERS, Judge
 from sealing import sealed
@@ -39,7 +39,7 @@ def test_a_case_is_told_by_its_number():
 def test_what_is_sealed_unchanged_is_what_a_writer_writes():
     for tensors in seeds().values():
         assert loads(sealed(tensors[:1])).tensors == tuple(tensors[:1])
-    for tensors in joined():
+    for tensors in grouped():
         assert loads(sealed(tensors)).tensors == tuple(tensors)
 
 
