@@ -24,44 +24,41 @@ class OptimizerCheck:
     Example:
         >>> model = nn.Linear(2, 2)
         >>> check = OptimizerCheck(model, "pruner")
-        >>> check.step()
+        >>> check.remember()  # at the end of step()
         >>> _ = model.weight.data.add_(1)
-        >>> check.step()
+        >>> check.compare()  # at the beginning of the next
     """
 
     def __init__(self, model: nn.Module, owner: str) -> None:
         self._model = model
         self._owner = owner
-        self._before: tuple[list[int], list[float]] | None = None
-        self._passed = False
+        self._before: list[float] | None = None
+        self._over = False
 
-    def step(self) -> None:
-        """Compare the parameters with those of the step before; after a change, do nothing."""
-        if self._passed:
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self._model.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def _sums(self) -> list[float]:
+        sums = [parameter.double().abs().sum().cpu() for parameter in self._trained()]
+        return torch.stack(sums).tolist() if sums else []
+
+    def remember(self) -> None:
+        """Remember the parameters, at the end of a step."""
+        if not self._over:
+            self._before = self._sums()
+
+    def compare(self) -> None:
+        """Compare the parameters with those remembered, once; warn if none changed."""
+        if self._over or self._before is None:
             return
-        trained = [p for p in self._model.parameters() if p.requires_grad]
-        found = _fingerprint(trained)
-        if self._before is not None and found != self._before:
-            self._passed = True
-        elif self._before is not None and _has_finite_gradients(trained):
-            self._passed = True
+        gradients = [p.grad for p in self._trained() if p.grad is not None]
+        if self._sums() != self._before:
+            self._over = True
+        elif all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self._over = True
             warnings.warn(
                 "no parameter of the prepared model changed between two steps; give the optimizer "
                 f"{self._owner}.model.parameters(), not those of the original model",
                 stacklevel=3,
             )
-        self._before = found
-
-
-def _fingerprint(parameters: list[nn.Parameter]) -> tuple[list[int], list[float]]:
-    """Return the versions and sums of parameters.
-
-    Steps with a learning rate of 0 change the versions only, writes to ``.data`` the sums only.
-    """
-    versions = [0 if p.is_inference() else p._version for p in parameters]
-    sums = [p.detach().float().abs().sum().cpu() for p in parameters]
-    return versions, torch.stack(sums).tolist() if sums else []
-
-
-def _has_finite_gradients(parameters: list[nn.Parameter]) -> bool:
-    return all(bool(torch.isfinite(p.grad).all()) for p in parameters if p.grad is not None)

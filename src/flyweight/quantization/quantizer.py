@@ -188,10 +188,14 @@ class Quantizer:
         Bits fall, and k-means assigns weights to centroids again, where the configuration says so.
         """
         self._check_open()
-        self._optimizer_check.step()
+        self._optimizer_check.compare()
         self.number += 1
         self._resume(self.number)
-        step, config = self.number, self.config
+        self._follow_clusters_(self.number)
+        self._optimizer_check.remember()
+
+    def _follow_clusters_(self, step: int) -> None:
+        config = self.config
         fewer = config.extra_bits(step - 1, self.steps) > self._extra
         until = config.assignment_until * self.steps
         if not (fewer or (step % config.assignment_interval == 0 and step < until)):
