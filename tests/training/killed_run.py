@@ -1,4 +1,4 @@
-"""Compresses with states on disk, whole and killed in the middle of epochs."""
+"""Compress with states on disk: once without a stop, once killed in the middle of epochs."""
 
 import json
 import os
@@ -9,17 +9,20 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from flyweight.cifar import Cifar10, Split
-from flyweight.io import save
 from flyweight.compression import compress
-from flyweight.recipes import PruningConfig, Recipe, QuantizationConfig
+from flyweight.pruning import PruningConfig
+from flyweight.quantization import QuantizationConfig
+from flyweight.recipes import Recipe
 from flyweight.training import TrainingConfig
 
-TRAINING = TrainingConfig(epochs=3, batch_size=20, learning_rate=0.05, ema_decay=0.9)
+TRAINING = TrainingConfig(epochs=3, learning_rate=0.05, ema_decay=0.9)
 RECIPE = Recipe(
-    pruning=PruningConfig(sparsity=0.7, interval=1, training=TRAINING),
-    sharing=QuantizationConfig(bits=2, interval=2, training=TRAINING),
+    pruning=PruningConfig(sparsity=0.7, interval=1),
+    retraining=TRAINING,
+    quantization=QuantizationConfig(bits=2, assignment_interval=2),
+    fine_tuning=TRAINING,
 )
 
 
@@ -34,12 +37,10 @@ def network() -> nn.Module:
     )
 
 
-def images() -> Cifar10:
-    """60 images of noise to train on, beside the 5,000 that are held out."""
-    generator = torch.Generator().manual_seed(2)
-    pixels = torch.randint(256, (60, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    train = Split(pixels.repeat(85, 1, 1, 1)[:5060], torch.arange(5060) % 10)
-    return Cifar10(train, Split(pixels[:10], torch.arange(10)))
+def loader() -> DataLoader:
+    """60 images of noise, shuffled."""
+    images = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    return DataLoader(TensorDataset(images, torch.arange(60) % 10), batch_size=20, shuffle=True)
 
 
 def run(folder: Path, kill_at: str) -> None:
@@ -50,12 +51,12 @@ def run(folder: Path, kill_at: str) -> None:
     made = compress(
         network(),
         RECIPE,
-        data=images(),
+        data=loader(),
         device="cpu",
-        resume_folder=folder / "states",
+        resume=folder / "states",
         progress=progress,
     )
-    save(made, folder / "model.fly")
+    (folder / "model.fly").write_bytes(made.to_bytes())
 
 
 def in_a_child(folder: Path, kill_at: str) -> int:
@@ -78,7 +79,7 @@ def main(folders: list[str], moments: list[str]) -> None:
     for moment in (*moments, ""):
         codes.append(in_a_child(broken, moment))
         written.append((broken / "model.fly").exists())
-    (broken / "told.json").write_text(json.dumps({"codes": codes, "written": written}))
+    (broken / "outcome.json").write_text(json.dumps({"codes": codes, "written": written}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run that was killed, and started again, reaches the same file."""
+"""A run that is killed and started again reaches the same file."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "killed_run.py"
-MOMENTS = ("prune and retrain, epoch 2 of 3, 5", "train the shared values, epoch 3 of 3, 8")
+MOMENTS = ("prune and retrain, epoch 2 of 3, 5", "quantize and fine-tune, epoch 3 of 3, 8")
 
 
-def test_a_run_killed_twice_reaches_the_same_file(tmp_path):
+def test_compress_killed_twice_reaches_the_same_file(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -23,8 +23,8 @@ def test_a_run_killed_twice_reaches_the_same_file(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads((broken / "told.json").read_text())
-    assert told["codes"] == [0, -signal.SIGKILL, -signal.SIGKILL, 0], done.stderr
-    assert told["written"] == [True, False, False, True]
-    assert {path.name for path in broken.rglob("*.pt")} == {"prune.pt", "share.pt"}
+    outcome = json.loads((broken / "outcome.json").read_text())
+    assert outcome["codes"] == [0, -signal.SIGKILL, -signal.SIGKILL, 0], done.stderr
+    assert outcome["written"] == [True, False, False, True]
+    assert {path.name for path in broken.rglob("*.pt")} == {"prune.pt", "quantize.pt"}
     assert (broken / "model.fly").read_bytes() == (whole / "model.fly").read_bytes()

@@ -1,4 +1,4 @@
-"""Training in several processes at once."""
+"""Training in two processes at once."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parent / "two_processes.py"
 TOTAL = round(0.7 * (216 + 18_000))  # weights to be pruned
 
 
-def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
-    # What `accelerate launch` does for processors of other kinds; on the CPU it wants MPI.
+def test_train_in_two_processes_reaches_the_same_masks_and_weights(tmp_path):
+    # What `accelerate launch` does for other devices; on the CPU it needs MPI.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*launch, str(SCRIPT), str(tmp_path)],
@@ -24,7 +24,7 @@ def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
     assert done.returncode == 0, done.stderr[:3000]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["processes"] == second["processes"] == 2
-    ours, theirs = first["our loop"], second["our loop"]
+    ours, theirs = first["library loop"], second["library loop"]
     assert {*ours} == {*theirs}
     assert len(ours) > 4
     for name in ours:
@@ -32,12 +32,12 @@ def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
     for name, value in first["filters"].items():
         assert torch.equal(value, second["filters"][name]), name
     assert int((first["filters"]["0.weight"].flatten(1) == 0).all(1).sum()) == 6
-    assert len(ours["4.weight"].unique()) == 5  # four values and zero
+    assert len(ours["4.weight"].unique()) == 5  # four levels and zero
     zeros = sum(int((ours[name] == 0).sum()) for name in ("0.weight", "4.weight"))
     assert zeros == TOTAL
     assert (tmp_path / "state.pt").exists()
 
-    steps = [*zip(first["a loop of your own"], second["a loop of your own"], strict=True)]
+    steps = [*zip(first["own loop"], second["own loop"], strict=True)]
     for ours, theirs in steps:
         assert ours["loss"] != theirs["loss"]  # of other images
         for name in {*ours} - {"loss"}:
@@ -45,3 +45,7 @@ def test_two_processes_reach_the_same_masks_and_weights(tmp_path):
     pruned = [sum(int((~m).sum()) for n, m in ours.items() if "mask" in n) for ours, _ in steps]
     assert pruned == sorted(pruned)
     assert pruned[0] < pruned[-1] == TOTAL
+
+    # Every process takes every second example of a batch, or what its sampler gives it.
+    assert first["parts"] == [[0, 2, 4, 6], [0, 2, 4, 6]]
+    assert second["parts"] == [[1, 3, 5, 7], [1, 3, 5, 7]]

@@ -1,4 +1,4 @@
-"""Started twice, as by ``accelerate launch``: prune and share while training."""
+"""Prune and quantize while training; started twice, as by ``accelerate launch``."""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-from flyweight.cifar import Split
-from flyweight.own_loop_old import prepare
-from flyweight.recipes import PruningConfig, QuantizationConfig
-from flyweight.pruning import prune_
-from flyweight.quantization import quantize_
-from flyweight.training import TrainingConfig, choose_device, is_main_process
+from flyweight.processes import is_main_process
+from flyweight.pruning import Pruner, PruningConfig
+from flyweight.quantization import QuantizationConfig, Quantizer
+from flyweight.training import TrainingConfig, choose_device, train_
 
 STEPS = 6
 
@@ -29,27 +27,32 @@ def network() -> nn.Module:
     )
 
 
-def our_loop(
+def library_loop(
     checkpoint: Path, device: torch.device, pattern: str = "weights"
 ) -> dict[str, torch.Tensor]:
-    model = network()
-    images = torch.randint(0, 256, (96, 3, 32, 32), dtype=torch.uint8)
-    data = Split(images, torch.arange(96) % 10).to(device)
-    training = TrainingConfig(epochs=2, batch_size=24, learning_rate=0.05, ema_decay=0.5)
-    recipe = PruningConfig(
-        sparsity=0.7, interval=1, criterion="taylor", pattern=pattern, training=training
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(4, 24, 3, 32, 32, generator=generator)
+    data = [(batch, torch.arange(24) % 10) for batch in images]
+    training = TrainingConfig(epochs=2, learning_rate=0.02, ema_decay=0.5)
+    config = PruningConfig(sparsity=0.7, interval=1, criterion="taylor", pattern=pattern)
+    pruner = Pruner(network(), config, steps=8, data=data)
+    result = train_(
+        pruner.model, data, training, stage=pruner, device=device, checkpoint=checkpoint
     )
-    names = prune_(model, recipe, data, seed=0, checkpoint=checkpoint)
-    quantize_(model, names, QuantizationConfig(bits=2, interval=1, training=training), data, seed=1)
-    return model.state_dict()
+    pruner.model.load_state_dict(result.averaged.state_dict())
+    config = QuantizationConfig(bits=2, assignment_interval=1)
+    quantizer = Quantizer(pruner.finalize(), config, steps=8, seed=1)
+    result = train_(quantizer.model, data, training, stage=quantizer, device=device, seed=1)
+    quantizer.model.load_state_dict(result.averaged.state_dict())
+    return quantizer.finalize(fold_batch_norm=False).state_dict()
 
 
-def loop_of_your_own(accelerator: Accelerator) -> list[dict[str, torch.Tensor]]:
+def own_loop(accelerator: Accelerator) -> list[dict[str, torch.Tensor]]:
     """Masks and dense weights after each step; every process has images of its own."""
-    recipe = PruningConfig(sparsity=0.7, ramp=0.8, interval=1)
-    prepared = prepare(network(), recipe, steps=STEPS)
-    optimizer = torch.optim.AdamW(prepared.model.parameters(), 0.01)
-    joined, optimizer = accelerator.prepare(prepared.model, optimizer)
+    config = PruningConfig(sparsity=0.7, ramp=0.8, interval=1)
+    pruner = Pruner(network(), config, steps=STEPS)
+    optimizer = torch.optim.AdamW(pruner.model.parameters(), 0.01)
+    joined, optimizer = accelerator.prepare(pruner.model, optimizer)
     seen = []
     for step in range(STEPS):
         torch.manual_seed(2 * step + accelerator.process_index)
@@ -57,21 +60,42 @@ def loop_of_your_own(accelerator: Accelerator) -> list[dict[str, torch.Tensor]]:
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        prepared.step()
-        parameters = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
-        masks = {f"mask of {name}": mask for name, mask in prepared.masks.items()}
+        pruner.step()
+        parameters = {name: p.detach().clone() for name, p in pruner.model.named_parameters()}
+        masks = {f"mask of {name}": mask for name, mask in pruner.masks.items()}
         seen.append({**parameters, **masks, "loss": loss.detach()})
     return seen
 
 
+def parts(device: torch.device, process: int) -> list[list[float]]:
+    """The examples that this process trains on, of a list and of a distributed sampler."""
+    data = torch.utils.data.TensorDataset(torch.arange(8.0)[:, None], torch.zeros(8).long())
+    sampler = torch.utils.data.DistributedSampler(data, 2, process, shuffle=False)
+    found = []
+    for loader in (
+        torch.utils.data.DataLoader(data, batch_size=4),
+        torch.utils.data.DataLoader(data, batch_size=2, sampler=sampler),
+    ):
+        seen: list[float] = []
+
+        def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            seen.extend(batch[0].flatten().tolist())  # noqa: B023
+            return model(batch[0]).mean()
+
+        train_(nn.Linear(1, 1), loader, TrainingConfig(epochs=1), loss=loss, device=device)
+        found.append(seen)
+    return found
+
+
 def main(folder: Path) -> None:
-    device = choose_device("auto")  # the first that asks who is there
+    device = choose_device("auto")  # the first that joins the processes
     accelerator = Accelerator()
     outcome = {
         "processes": accelerator.num_processes,
-        "our loop": our_loop(folder / "state.pt", device),
-        "filters": our_loop(folder / "filters.pt", device, "filters"),
-        "a loop of your own": loop_of_your_own(accelerator),
+        "library loop": library_loop(folder / "state.pt", device),
+        "filters": library_loop(folder / "filters.pt", device, "filters"),
+        "own loop": own_loop(accelerator),
+        "parts": parts(device, accelerator.process_index),
     }
     torch.save(outcome, folder / f"{0 if is_main_process() else 1}.pt")
 
