@@ -179,3 +179,33 @@ def test_own_loops_train_a_network_from_a_file_in_one_call():
     assert not folded_batch_norms(pruned)
     compressed = flyweight.compress(model, Recipe(pruning=pruning, sharing=sharing), data=data)
     assert int((compressed["0.weight"].symbols == 0).sum()) > 0
+
+
+def test_fold_batch_norms_preserves_the_function():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.BatchNorm2d(5, affine=False))
+    for _ in range(5):
+        model(3 + 2 * torch.randn(8, 3, 9, 9))
+    nn.init.normal_(model[1].weight)
+    nn.init.normal_(model[1].bias)
+    model.eval()
+    x = torch.randn(4, 3, 9, 9)
+    before = model(x)
+    variance = model[2].running_var.clone()
+    fold_batch_norms_(model)
+    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
+    assert not model[1].running_mean.any()
+    assert len(model[1].running_var.unique()) == 1
+    assert torch.equal(model[2].running_var, variance)
+
+
+def test_fold_batch_norms_leaves_shared_weights():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    model[1].weight = model[0].weight
+    model(3 + torch.randn(50, 4))
+    model.eval()
+    x = torch.randn(6, 4)
+    before = model(x)
+    fold_batch_norms_(model)
+    assert torch.equal(model(x), before)
+    assert model[0].running_mean.any()

@@ -1,4 +1,4 @@
-"""What tells one network from another."""
+"""Digests of networks."""
 
 import hashlib
 
@@ -22,7 +22,7 @@ def small() -> nn.Sequential:
     return network
 
 
-def test_the_digest_is_of_names_and_bytes_in_order():
+def test_add_network_hashes_names_and_bytes_in_order():
     expected = hashlib.sha256()
     for name, value in small().state_dict().items():
         expected.update(name.encode() + value.numpy().tobytes())
@@ -38,12 +38,12 @@ def test_the_digest_is_of_names_and_bytes_in_order():
         lambda network: network.bfloat16(),
     ],
 )
-def test_another_network_has_another_digest(change):
+def test_add_network_differs_between_networks(change):
     network = small()
     change(network)
     assert digest_of(network) != digest_of(small())
 
 
-def test_the_layout_in_memory_does_not_count():
+def test_add_network_ignores_the_memory_format():
     network = small().to(memory_format=torch.channels_last)
     assert digest_of(network) == digest_of(small())

@@ -1,4 +1,4 @@
-"""Zeros survive every optimiser; shared values stay few; models stay ordinary."""
+"""Parametrizations: zeros survive every optimizer, and the model stays an ordinary one."""
 
 import copy
 
@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight.batch_norm import fold_batch_norms_
 from flyweight.errors import ModelError
-from flyweight.own_loop_old import prepare, prepare_quantizer_old
-from flyweight.pruning import MaskedWeight
-from flyweight.quantization import KMeansWeight
-from flyweight.modules import attach_, attached, detach_
-from flyweight.pruning import summarize_sparsity
-from flyweight.quantization import quantize_kmeans
-from flyweight.recipes import PruningConfig, QuantizationConfig
+from flyweight.modules import attach_, attached, detach_, straight_through
+from flyweight.pruning import MaskedWeight, Pruner, PruningConfig, summarize_sparsity
+from flyweight.quantization import KMeansWeight, QuantizationConfig, Quantizer
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -35,12 +30,12 @@ def step(model, optimizer):
     optimizer.step()
 
 
-@pytest.mark.parametrize("recovery", [False, True])
+@pytest.mark.parametrize("regrowth", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_zeros_survive_200_steps(name, recovery):
+def test_masked_weight_stays_zero_for_200_steps(name, regrowth):
     model = network()
     mask = torch.rand(8, 6) < 0.3
-    attach_(model, {"0.weight": MaskedWeight(mask, recovery=recovery)})
+    attach_(model, {"0.weight": MaskedWeight(mask, allow_regrowth=regrowth)})
     optimizer = OPTIMIZERS[name](model.parameters())
     before = model[0].weight.detach().clone()
     for _ in range(200):
@@ -52,26 +47,26 @@ def test_zeros_survive_200_steps(name, recovery):
     assert set(model.state_dict()) == set(network().state_dict())
 
 
-def test_pruned_weights_get_a_gradient_only_under_recovery():
-    for recovery in (False, True):
+def test_masked_weight_passes_gradients_to_pruned_weights_only_with_regrowth():
+    for regrowth in (False, True):
         model = network()
         mask = torch.eye(8, 6, dtype=torch.bool)
-        attach_(model, {"0.weight": MaskedWeight(mask, recovery=recovery)})
+        attach_(model, {"0.weight": MaskedWeight(mask, allow_regrowth=regrowth)})
         model(torch.randn(4, 6)).sum().backward()
         gradient = model[0].parametrizations.weight.original.grad
-        assert bool(gradient[:6][~mask[:6]].any()) == recovery
+        assert bool(gradient[:6][~mask[:6]].any()) == regrowth
         assert gradient[mask].any()
         assert not gradient[6:].any()  # nothing is left of these
 
 
-def test_a_dead_filter_before_batch_normalisation_does_not_blow_up():
+def test_masked_weight_passes_no_gradient_to_an_empty_filter():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
     model.append(nn.Linear(8 * 36, 10))
     mask = torch.ones(8, 3, 3, 3, dtype=torch.bool)
     mask[:3] = False
     mask[3, 1:] = False
-    attach_(model, {"0.weight": MaskedWeight(mask, recovery=True)})
+    attach_(model, {"0.weight": MaskedWeight(mask, allow_regrowth=True)})
     dense = model[0].parametrizations.weight.original
     before = dense.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -85,90 +80,7 @@ def test_a_dead_filter_before_batch_normalisation_does_not_blow_up():
     assert dense.abs().max() < 10
 
 
-def shared(model, bits):
-    tensor = quantize_kmeans(model[0].weight, bits=bits)
-    parametrization = KMeansWeight(tensor.symbols, tensor.levels.numel())
-    attach_(model, {"0.weight": parametrization})
-    return tensor, parametrization
-
-
-def test_a_shared_layer_sees_centroids_and_their_weights_get_its_gradient():
-    model, twin = network(), network()
-    for one in (model, twin):
-        one[0].weight.data[0] = 0
-    tensor, parametrization = shared(model, bits=2)
-    twin[0].weight.data.copy_(tensor.dequantize())
-    torch.testing.assert_close(model[0].weight, twin[0].weight)
-    x = torch.randn(5, 6)
-    model(x).square().sum().backward()
-    twin(x).square().sum().backward()
-    weight = model[0].parametrizations.weight.original
-    expected = twin[0].weight.grad * (tensor.symbols > 0)
-    torch.testing.assert_close(weight.grad, expected)
-    assert expected.any()
-    # A step of plain descent moves a centroid by the mean gradient of its weights.
-    means = torch.stack([expected[tensor.symbols == k].mean() for k in range(1, 5)])
-    torch.optim.SGD([weight], 0.1).step()
-    moved = parametrization.compressed(weight).levels
-    torch.testing.assert_close(moved, tensor.levels - 0.1 * means)
-
-
-def test_shared_weights_keep_zeros_and_few_values_while_they_train():
-    model = network()
-    model[0].weight.data[torch.rand(8, 6) < 0.5] = 0
-    zeros = model[0].weight == 0
-    _, parametrization = shared(model, bits=2)
-    weight = model[0].parametrizations.weight.original
-    optimizer = OPTIMIZERS["adamw"](model.parameters())
-    for number in range(50):
-        step(model, optimizer)
-        if number % 5 == 0:
-            parametrization.reassign_(weight)
-    assert not model[0].weight[zeros].any()
-    assert 2 < len(model[0].weight.unique()) <= 5
-    tensor = parametrization.compressed(weight)
-    assert torch.equal(tensor.dequantize(), model[0].weight)
-    assert len(tensor.levels) == len(tensor.symbols.unique()) - 1
-
-
-def test_reassigning_is_a_round_of_lloyd_and_drops_clusters_left_empty():
-    weight = torch.tensor([0.0, 1.0, 1.2, 5.0, 1.05])
-    parametrization = KMeansWeight(torch.tensor([0, 1, 2, 3, 3]), 4)  # nothing is in cluster 4
-    parametrization.reassign_(weight)  # means 1, 1.2 and 3.025
-    assert parametrization.symbols.tolist() == [0, 1, 2, 3, 1]
-    weight[2] = 9.0
-    parametrization.reassign_(weight)  # means 1.025, 9 and 5
-    assert parametrization.symbols.tolist() == [0, 1, 3, 2, 1]
-    weight[3] = 8.9
-    parametrization.reassign_(weight)
-    parametrization.symbols[3] = 3
-    tensor = parametrization.compressed(weight)
-    assert tensor.symbols.tolist() == [0, 1, 2, 2, 1]
-    torch.testing.assert_close(tensor.levels, torch.tensor([1.025, 8.95]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_means_of_many_weights_neither_overflow_nor_drift(dtype):
-    weight = torch.full((1_100_000,), 0.1).to(dtype)
-    parametrization = KMeansWeight(torch.ones(weight.shape, dtype=torch.int64), 1)
-    assert torch.equal(parametrization(weight), weight)
-    assert torch.equal(parametrization.compressed(weight).dequantize(), weight)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_reassigning_finds_the_nearest_mean_in_any_type(dtype):
-    weight = torch.randn(3000, generator=torch.Generator().manual_seed(0))
-    most = 6e4 if dtype == torch.float16 else 3e38
-    weight = (weight * most / 2).clamp(-most, most).to(dtype)
-    parametrization = KMeansWeight(quantize_kmeans(weight, bits=6).symbols, 2**6)
-    means = parametrization.compressed(weight).levels.double()
-    assert bool(torch.isfinite(means).all())
-    parametrization.reassign_(weight)  # numbers the means from the least to the largest
-    found = (weight.double() - means[parametrization.symbols - 1]).abs()
-    assert torch.equal(found, (weight.double()[:, None] - means).abs().min(1).values)
-
-
-def test_deepcopy_and_state_dict_carry_the_mask():
+def test_masked_weight_is_in_copies_and_states():
     model = network()
     mask = torch.rand(8, 6) < 0.5
     attach_(model, {"0.weight": MaskedWeight(mask)})
@@ -181,39 +93,9 @@ def test_deepcopy_and_state_dict_carry_the_mask():
     assert torch.equal(model(x), other(x))
 
 
-def test_an_unknown_name_is_refused():
+def test_attach_refuses_an_unknown_name():
     with pytest.raises(ModelError, match=r"'nope.weight'"):
         attach_(network(), {"nope.weight": MaskedWeight(torch.ones(1, dtype=torch.bool))})
-
-
-def test_folding_batch_norm_keeps_the_function():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.BatchNorm2d(5, affine=False))
-    for _ in range(5):
-        model(3 + 2 * torch.randn(8, 3, 9, 9))
-    nn.init.normal_(model[1].weight)
-    nn.init.normal_(model[1].bias)
-    model.eval()
-    x = torch.randn(4, 3, 9, 9)
-    before = model(x)
-    variance = model[2].running_var.clone()
-    fold_batch_norms_(model)
-    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
-    assert not model[1].running_mean.any()
-    assert len(model[1].running_var.unique()) == 1
-    assert torch.equal(model[2].running_var, variance)
-
-
-def test_batch_norms_that_share_their_weights_are_not_folded():
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
-    model[1].weight = model[0].weight
-    model(3 + torch.randn(50, 4))
-    model.eval()
-    x = torch.randn(6, 4)
-    before = model(x)
-    fold_batch_norms_(model)
-    assert torch.equal(model(x), before)
-    assert model[0].running_mean.any()
 
 
 class Tied(nn.Module):
@@ -229,12 +111,12 @@ class Tied(nn.Module):
         return self.second(self.first(inputs).relu())
 
 
-@pytest.mark.parametrize("recovery", [False, True])
-def test_layers_that_share_a_weight_share_its_mask(recovery):
+@pytest.mark.parametrize("regrowth", [False, True])
+def test_attach_gives_tied_layers_one_mask(regrowth):
     torch.manual_seed(0)
     model = Tied()
     mask = torch.rand(6, 6) < 0.4
-    attach_(model, {"first.weight": MaskedWeight(mask, recovery=recovery)})
+    attach_(model, {"first.weight": MaskedWeight(mask, allow_regrowth=regrowth)})
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     before = model.first.weight.detach().clone()
     for _ in range(20):
@@ -248,7 +130,7 @@ def test_layers_that_share_a_weight_share_its_mask(recovery):
     assert set(model.state_dict()) == set(Tied().state_dict())
 
 
-def test_a_recurrent_layer_computes_with_its_masked_weights():
+def test_attach_masks_the_weights_of_a_recurrent_layer():
     torch.manual_seed(0)
     model = nn.LSTM(5, 4, num_layers=2)
     masks = {
@@ -272,7 +154,7 @@ def test_a_recurrent_layer_computes_with_its_masked_weights():
         assert torch.equal(plain.get_parameter(name) != 0, mask)
 
 
-def test_a_copy_has_masks_of_its_own():
+def test_copied_model_has_its_own_masks():
     model = network()
     mask = torch.rand(8, 6) < 0.5
     attach_(model, {"0.weight": MaskedWeight(mask.clone())})
@@ -285,7 +167,7 @@ def test_a_copy_has_masks_of_its_own():
     assert model[0].weight.all()
 
 
-def test_masks_are_saved_with_the_state_and_come_back():
+def test_state_dict_restores_masks():
     model, other = network(), network()
     mask = torch.rand(8, 6) < 0.5
     attach_(model, {"0.weight": MaskedWeight(mask)})
@@ -295,7 +177,7 @@ def test_masks_are_saved_with_the_state_and_come_back():
     assert torch.equal(other[0].weight != 0, mask)
 
 
-def test_zeros_survive_autocast():
+def test_masked_weight_stays_zero_under_autocast():
     model = network()
     mask = torch.rand(8, 6) < 0.5
     attach_(model, {"0.weight": MaskedWeight(mask)})
@@ -307,11 +189,11 @@ def test_zeros_survive_autocast():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
-@pytest.mark.parametrize("recovery", [False, True])
-def test_a_compiled_network_learns_the_same(recovery):
+@pytest.mark.parametrize("regrowth", [False, True])
+def test_masked_weight_trains_equally_when_compiled(regrowth):
     plain = network()
     mask = torch.rand(8, 6) < 0.5
-    attach_(plain, {"0.weight": MaskedWeight(mask, recovery=recovery)})
+    attach_(plain, {"0.weight": MaskedWeight(mask, allow_regrowth=regrowth)})
     other = copy.deepcopy(plain)
     fast = torch.compile(other, backend="aot_eager")
     for model, run in ((plain, plain), (other, fast)):
@@ -326,14 +208,14 @@ def test_a_compiled_network_learns_the_same(recovery):
         assert torch.allclose(first, second, atol=1e-6)
 
 
-def test_a_name_that_is_no_parameter_is_refused():
+def test_attach_refuses_a_layer_without_parameters():
     with pytest.raises(ModelError, match=r"no parameter named '1\.weight'"):
         attach_(network(), {"1.weight": MaskedWeight(torch.ones(1, dtype=torch.bool))})
 
 
 @pytest.mark.parametrize("shape", [(1,), (6,), (1, 6), (6, 8), (2, 8, 6)])
 @pytest.mark.parametrize("make", [MaskedWeight, lambda mask: KMeansWeight(mask.long(), 1)])
-def test_a_mask_of_another_shape_is_refused(make, shape):
+def test_attach_refuses_a_mask_of_another_shape(make, shape):
     model = network()
     with pytest.raises(ModelError, match=r"'0.weight' has the shape \(8, 6\), and its \w+ \("):
         attach_(model, {"0.weight": make(torch.ones(shape, dtype=torch.bool))})
@@ -344,20 +226,21 @@ NORMS = [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectr
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_parametrization_of_torch_is_refused_at_the_start(norm):
+def test_stages_refuse_foreign_parametrizations_unless_excluded(norm):
     model = network()
     norm(model[0])
-    said = r"'0.weight' has a parametrization, _\w+Norm, between it and its layer; take it off"
-    with pytest.raises(ModelError, match=said):
-        prepare(model, PruningConfig(), steps=1)
-    with pytest.raises(ModelError, match=said):
-        prepare_quantizer_old(model, QuantizationConfig(), steps=1)
-    prepared = prepare(model, PruningConfig(keep=("0.*",), schedule="one-shot"), steps=1)
-    assert (prepared.finalize()[2].weight == 0).sum() == 18
+    message = r"'0.weight' has a parametrization, _\w+Norm, between it and its layer; remove it"
+    with pytest.raises(ModelError, match=message):
+        Pruner(model, steps=1)
+    with pytest.raises(ModelError, match=message):
+        Quantizer(model, steps=1)
+    pruner = Pruner(model, PruningConfig(exclude=("0.*",), schedule="one-shot"), steps=1)
+    assert (pruner.finalize()[2].weight == 0).sum() == 18
+    Quantizer(model, QuantizationConfig(exclude=("0.*",)), steps=0).finalize()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_summary_counts_what_the_layer_sees_and_changes_nothing(norm):
+def test_summarize_sparsity_reads_through_a_foreign_parametrization(norm):
     model = network()
     with torch.no_grad():
         model[0].weight[:, 0] = 0
@@ -370,15 +253,18 @@ def test_a_summary_counts_what_the_layer_sees_and_changes_nothing(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_zeros_behind_a_parametrization_of_torch_are_refused_where_none_chose_it(norm):
+def test_pruner_warns_of_excluded_zeros_behind_a_foreign_parametrization(norm):
     model = network()
     model[0].weight.data[:, 0] = 0
     norm(model[0])
-    with pytest.raises(ModelError, match=r"'0.weight' has .*, since nothing keeps its zeros"):
-        prepare(model, PruningConfig(keep=("0.*",), schedule="one-shot"), steps=1)
+    config = PruningConfig(exclude=("0.*",), schedule="one-shot")
+    with pytest.warns(UserWarning, match=r"holds zeros that training may revive") as caught:
+        pruner = Pruner(model, config, steps=1)
+    assert caught[0].filename == __file__
+    assert (pruner.finalize()[2].weight == 0).sum() == 18
 
 
-def test_twice_the_layers_are_twice_the_work(monkeypatch):
+def test_attach_and_detach_are_linear_in_the_number_of_layers(monkeypatch):
     visits = []
     walk = nn.Module.named_modules
 
@@ -397,3 +283,58 @@ def test_twice_the_layers_are_twice_the_work(monkeypatch):
         counts.append(len(visits))
     assert counts[1] <= 2 * counts[0]
     assert all(torch.equal(layer.weight != 0, mask) for layer in model)
+
+
+@pytest.mark.parametrize("leaves", [["weight"], ["bias"], ["bias", "weight"]])
+def test_detach_restores_the_order_of_parameters(leaves):
+    model = nn.Linear(3, 2)
+    before = [*vars(model)]
+    attach_(model, {leaf: MaskedWeight(getattr(model, leaf) > 0) for leaf in leaves})
+    copied = copy.deepcopy(model)
+    for one in (model, copied):
+        for leaf in leaves:
+            detach_(one, [leaf])
+        assert [*one.state_dict()] == [name for name, _ in one.named_parameters()]
+        assert [*one.state_dict()] == ["weight", "bias"]
+        assert [*vars(one)] == before
+        assert type(one).__name__ == "Linear"
+
+
+def test_detach_of_one_parameter_leaves_the_other_attached():
+    model = nn.Linear(3, 2)
+    attach_(model, {leaf: MaskedWeight(getattr(model, leaf) > 0) for leaf in ("weight", "bias")})
+    detach_(model, ["weight"])
+    assert [*attached(model)] == ["bias"]
+    detach_(model, ["bias"])
+    assert [*model.state_dict()] == ["weight", "bias"]
+
+
+def test_detach_refuses_a_plain_weight():
+    with pytest.raises(ModelError, match="'weight' is a plain weight already; it was finalized"):
+        detach_(nn.Linear(3, 2), ["weight"])
+
+
+@pytest.mark.parametrize("regrowth", [False, True])
+def test_masked_weight_passes_no_nan_for_an_infinite_gradient(regrowth):
+    weight = torch.ones(3, 2, requires_grad=True)
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    seen = MaskedWeight(mask, allow_regrowth=regrowth)(weight)
+    seen.backward(torch.full((3, 2), torch.inf))
+    learning = mask.any(1, keepdim=True).expand(3, 2) if regrowth else mask
+    assert torch.equal(weight.grad, torch.where(learning, torch.inf, 0.0))
+
+
+def test_straight_through_passes_no_nan_for_an_infinite_gradient():
+    weight = torch.ones(2, requires_grad=True)
+    seen = straight_through(weight, torch.ones(2), torch.tensor([True, False]))
+    seen.backward(torch.full((2,), torch.inf))
+    assert weight.grad.tolist() == [torch.inf, 0]
+
+
+def test_second_stage_on_a_prepared_model_is_refused():
+    pruner = Pruner(network(), PruningConfig(sparsity=0.5), steps=1)
+    quantizer = Quantizer(network(), steps=1)
+    for model in (pruner.model, quantizer.model):
+        for stage in (Pruner, Quantizer):
+            with pytest.raises(ModelError, match=r"attached, of a Pruner .* call its finalize\(\)"):
+                stage(model, steps=1)

@@ -1,4 +1,4 @@
-"""What is said of a pruned network: counts, structure, sensitivity, allocation."""
+"""Analysis of pruned networks: counts, structure, sensitivity, allocation."""
 
 import copy
 import itertools
@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from flyweight.errors import ModelError
 from flyweight.cifar import create_model, load_pretrained
-from flyweight.own_loop_old import prepare
+from flyweight.errors import ModelError
 from flyweight.pruning import (
+    Pruner,
+    PruningConfig,
     SensitivityPoint,
     allocate,
     channel_mask,
@@ -22,7 +23,6 @@ from flyweight.pruning import (
     sensitivity,
     summarize_sparsity,
 )
-from flyweight.recipes import PruningConfig
 
 
 def network():
@@ -37,7 +37,7 @@ def pruned(mask_of, q):
     return summarize_sparsity(model).layers[0]
 
 
-def test_the_shipped_network_counted():
+def test_summarize_sparsity_of_the_shipped_network():
     counted = summarize_sparsity(load_pretrained("resnet20"))
     assert len(counted.layers) == 20
     assert counted.parameters == 432 + 267_264 + 640
@@ -50,7 +50,7 @@ def test_the_shipped_network_counted():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_whether_zeros_have_a_structure():
+def test_summarize_sparsity_recognizes_structure():
     assert not pruned(percentile_mask, 0).structured
     single = pruned(percentile_mask, 75)
     assert (single.nonzeros, single.sparsity) == (72, 0.75)
@@ -61,22 +61,22 @@ def test_whether_zeros_have_a_structure():
     assert (channels.zero_filters, channels.zero_channels, channels.structured) == (0, 2, True)
 
 
-def test_sums_of_filters():
+def test_filter_sums():
     weight = torch.randn(8, 4, 3, 3)
     sums = filter_sums(weight * filter_mask(weight, 0.5))
     assert int((sums == 0).sum()) == 4
     assert sums.max() == pytest.approx(float(weight.abs().sum((1, 2, 3)).max()))
 
 
-def test_a_network_in_training_is_counted_as_its_layers_see_it():
-    prepared = prepare(network(), PruningConfig(sparsity=0.5, schedule="one-shot"), steps=1)
-    inside = summarize_sparsity(prepared.model)
-    outside = summarize_sparsity(prepared.finalize())
+def test_summarize_sparsity_counts_what_layers_see_in_training():
+    pruner = Pruner(network(), PruningConfig(sparsity=0.5, schedule="one-shot"), steps=1)
+    inside = summarize_sparsity(pruner.model)
+    outside = summarize_sparsity(pruner.finalize())
     assert inside == outside
     assert inside.sparsity == 0.5
 
 
-def test_a_weight_of_two_layers_is_counted_once():
+def test_summarize_sparsity_counts_a_tied_weight_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     assert summarize_sparsity(model).parameters == 9
@@ -84,7 +84,7 @@ def test_a_weight_of_two_layers_is_counted_once():
         summarize_sparsity(nn.BatchNorm1d(3))
 
 
-def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
+def test_sensitivity_prunes_one_layer_at_a_time():
     model = network()
     before = copy.deepcopy(model.state_dict())
 
@@ -110,7 +110,7 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_network():
     assert found["3.weight"] > 2 * found["0.weight"]
 
 
-def test_an_allocation_is_what_a_recipe_takes():
+def test_allocate_gives_overrides_for_a_configuration():
     model = create_model("resnet20")
     sizes = {layer.name: layer.parameters for layer in summarize_sparsity(model).layers}
     points = [
@@ -119,14 +119,14 @@ def test_an_allocation_is_what_a_recipe_takes():
         for sparsity in (0.0, 0.3, 0.6, 0.9)
     ]
     found = allocate(points, sizes, 0.6)
-    recipe = PruningConfig(sparsity=0.6, overrides=found, schedule="one-shot")
-    with_zeros = summarize_sparsity(prepare(model, recipe, steps=1).finalize())
+    config = PruningConfig(sparsity=0.6, overrides=found, schedule="one-shot")
+    with_zeros = summarize_sparsity(Pruner(model, config, steps=0).finalize())
     assert with_zeros.sparsity == pytest.approx(0.6, abs=1e-3)
-    with pytest.raises(ModelError, match=r"goes to a sparsity of 0\.900; 0\.95 was asked"):
+    with pytest.raises(ModelError, match=r"goes to a sparsity of 0\.900 only, below 0\.95; scan"):
         allocate(points, sizes, 0.95)
 
 
-def test_the_least_is_lost_of_all_ways_to_share_a_sparsity():
+def test_allocate_loses_least_of_all_allocations():
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
     costs = {"a": 0.1, "b": 0.4, "c": 1.0}
     sizes = {"a": 40, "b": 80, "c": 20}
@@ -146,7 +146,7 @@ def test_the_least_is_lost_of_all_ways_to_share_a_sparsity():
                 assert lost(found) <= lost({"a": a, "b": b, "c": c}) + 1e-9
 
 
-def test_scores_that_wobble_or_rise_do_not_mislead():
+def test_allocate_takes_the_convex_hull_of_noisy_scores():
     scores = {"a": [0.9, 0.85, 0.89, 0.5], "b": [0.9, 0.95, 0.9, 0.88]}
     points = [
         SensitivityPoint(name, s, score)
@@ -158,7 +158,7 @@ def test_scores_that_wobble_or_rise_do_not_mislead():
     assert allocate(points, {"a": 10, "b": 10}, 0.0) == {"a": 0.0, "b": 0.0}
 
 
-def test_layers_that_lose_nothing_are_not_pruned_beyond_what_is_asked():
+def test_allocate_does_not_exceed_the_sparsity_of_layers_without_loss():
     points = [SensitivityPoint(name, s, 0.9) for name in "ab" for s in (0.0, 0.9)]
     found = allocate(points, {"a": 10, "b": 30}, 0.45)
     assert found == pytest.approx({"a": 0.45, "b": 0.45})
@@ -168,7 +168,7 @@ SCAN = [SensitivityPoint(name, s, 0.9 - s) for name in "ab" for s in (0.0, 0.5)]
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
-def test_a_score_that_is_not_finite_is_refused(score):
+def test_allocate_refuses_scores_that_are_not_finite(score):
     points = [*SCAN, SensitivityPoint("b", 0.9, score)]
     with pytest.raises(ModelError, match=rf"score of 'b' at a sparsity of 0\.9 is {score}"):
         allocate(points, {"a": 1, "b": 1}, 0.1)
@@ -177,21 +177,21 @@ def test_a_score_that_is_not_finite_is_refused(score):
 @pytest.mark.parametrize(
     ("points", "sizes", "sparsity", "message"),
     [
-        (SCAN, {"a": 1, "b": 1}, -0.5, "fraction from 0 to 1; -0.5"),
-        (SCAN, {"a": 1, "b": 1}, float("nan"), "fraction from 0 to 1; nan"),
-        (SCAN, {"a": 1}, 0.1, "'b' is in the scan and has no size"),
+        (SCAN, {"a": 1, "b": 1}, -0.5, "is -0.5; give a fraction from 0 to 1"),
+        (SCAN, {"a": 1, "b": 1}, float("nan"), "is nan; give a fraction"),
+        (SCAN, {"a": 1}, 0.1, "'b' is in the scan without a size"),
         ([*SCAN, SCAN[1]], {"a": 1, "b": 1}, 0.1, "a sparsity of 0.5 twice for 'a'"),
         (SCAN[1:], {"a": 1, "b": 1}, 0.1, "scan of 'a' begins at a sparsity of 0.5"),
-        ([SensitivityPoint("a", 1.5, 0.1)], {"a": 1}, 0.1, "fraction from 0 to 1; 1.5"),
+        ([SensitivityPoint("a", 1.5, 0.1)], {"a": 1}, 0.1, "is 1.5; give a fraction"),
     ],
 )
-def test_a_scan_that_cannot_be_shared_out_is_refused(points, sizes, sparsity, message):
+def test_allocate_refuses_incomplete_scans(points, sizes, sparsity, message):
     with pytest.raises(ModelError, match=re.escape(message)):
         allocate(points, sizes, sparsity)
 
 
 @pytest.mark.parametrize(("groups", "inputs"), [(1, 4), (2, 2)])
-def test_a_transposed_convolution_has_its_outputs_for_filters(groups, inputs):
+def test_summarize_sparsity_counts_outputs_of_a_transposed_convolution(groups, inputs):
     layer = nn.ConvTranspose2d(4, 8, 2, groups=groups)
     with torch.no_grad():
         for output in (1, 6):  # of the second group where there are two
@@ -203,3 +203,24 @@ def test_a_transposed_convolution_has_its_outputs_for_filters(groups, inputs):
     images = torch.randn(1, 4, 3, 3)
     silent = (layer(images) == layer.bias.view(1, -1, 1, 1)).all(dim=(0, 2, 3))
     assert silent.nonzero().flatten().tolist() == [1, 6]
+
+
+def test_sensitivity_takes_a_metric_of_any_number_and_a_pattern():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 2, bias=False))
+
+    def silent_outputs(network):
+        outputs = network(torch.ones(1, 4, 3, 3))
+        return (outputs == 0).all(dim=(0, 2, 3)).sum()
+
+    points = sensitivity(model, silent_outputs, (0.0, 0.25, 0.5), pattern="filters")
+    assert [point.score for point in points] == [0, 2, 4]
+    assert {type(point.score) for point in points} == {float}
+
+
+def test_summary_table_fits_80_columns():
+    model = nn.ModuleDict({"some_name_of_a_module_" * 5: nn.Linear(1000, 1000)})
+    lines = str(summarize_sparsity(model)).splitlines()
+    assert {len(line) for line in lines} == {80}
+    assert lines[1].startswith("...")
+    assert ".weight  Linear" in lines[1]

@@ -1,4 +1,4 @@
-"""Every criterion prunes what was asked for, and the zeros last from there into the file."""
+"""Each criterion prunes the number asked for, and the zeros last into the file."""
 
 import tempfile
 from pathlib import Path
@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from flyweight.compressed import CompressedModel
-from flyweight.io import decompress, save
-from flyweight.pruning import MaskedWeight
-from flyweight.modules import attach_, detach_
+from flyweight.io import load_state_dict, save
+from flyweight.modules import attach_, detach_, select_weights
 from flyweight.pruning import (
+    MaskedWeight,
     block_mask,
     channel_mask,
     filter_mask,
@@ -26,7 +26,6 @@ from flyweight.pruning import (
     saliency_scores,
     std_mask,
 )
-from flyweight.modules import select_weights
 from flyweight.quantization import quantize_kmeans
 
 STEPS = 200
@@ -38,7 +37,7 @@ OPTIMIZERS = {
 
 
 def network(seed, levels):
-    """Two layers; with few levels, many weights are equal."""
+    """Make two layers; with a small number of levels, many weights are equal."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6))
     with torch.no_grad():
@@ -66,8 +65,8 @@ def salient(criterion):
     return masks
 
 
-def of(slices):
-    """How many weights go where whole slices of a weight do, exactly as many as are nearest."""
+def in_slices(slices):
+    """Return the number of weights in the nearest number of whole slices."""
     return lambda weight, s: round(s * slices(weight)) * (weight.numel() // slices(weight))
 
 
@@ -88,9 +87,9 @@ EXACT = {
     "random": lambda w, s: round(s * w.numel()),
     "2:4": lambda w, s: w.numel() // 2,
     "1:4": lambda w, s: w.numel() * 3 // 4,
-    "blocks": of(lambda w: w.shape[0] * w.shape[1] // 4),
-    "filters": of(lambda w: w.shape[0]),
-    "channels": of(lambda w: w.shape[1]),
+    "blocks": in_slices(lambda w: w.shape[0] * w.shape[1] // 4),
+    "filters": in_slices(lambda w: w.shape[0]),
+    "channels": in_slices(lambda w: w.shape[1]),
 }
 
 
@@ -116,7 +115,7 @@ def check_counts(criterion, weights, masks, sparsity):
     levels=st.sampled_from([1, 3, 10_000]),
 )
 @settings(max_examples=25, deadline=None)
-def test_as_many_go_as_were_asked_for(criterion, sparsity, seed, levels):
+def test_masks_prune_the_number_asked_for(criterion, sparsity, seed, levels):
     model = network(seed, levels)
     weights = select_weights(model)
     masks = CRITERIA[criterion](model, weights, sparsity)
@@ -126,13 +125,14 @@ def test_as_many_go_as_were_asked_for(criterion, sparsity, seed, levels):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("recovery", [False, True])
+@pytest.mark.parametrize("regrowth", [False, True])
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
-def test_zeros_last_through_training_sharing_and_the_file(criterion, sparsity, recovery, optimizer):
+def test_zeros_last_through_training_quantization_and_the_file(criterion, sparsity, regrowth, optimizer):
     model = network(7, 10_000)
     weights = select_weights(model)
     masks = CRITERIA[criterion](model, weights, sparsity)
-    attach_(model, {name: MaskedWeight(mask, recovery=recovery) for name, mask in masks.items()})
+    masked = {n: MaskedWeight(mask, allow_regrowth=regrowth) for n, mask in masks.items()}
+    attach_(model, masked)
     layers = {"0.weight": model[0], "3.weight": model[3]}
     descent = OPTIMIZERS[optimizer](model.parameters())
     images, labels = batch()
@@ -155,7 +155,7 @@ def test_zeros_last_through_training_sharing_and_the_file(criterion, sparsity, r
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.fly"
         save(CompressedModel(state), path)
-        loaded = decompress(path)
+        loaded = load_state_dict(path)
     for name, mask in masks.items():
         assert torch.equal(loaded[name] != 0, mask)
         assert loaded[name].unique().numel() <= 2**3 + 1

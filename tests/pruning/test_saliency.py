@@ -1,13 +1,18 @@
-"""Saliency against gradients by hand, and against what the loss really does; choice of layers."""
+"""Saliency against gradients by hand, on any form of batch."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flyweight.batches import run_model, targets_of
 from flyweight.errors import DataError, ModelError
-from flyweight.pruning import fisher_information, masks_by_score, saliency_scores
-from flyweight.modules import select_weights
+from flyweight.pruning import (
+    fisher_information,
+    masks_by_score,
+    reached_weights,
+    saliency_scores,
+)
 
 
 def network():
@@ -20,7 +25,7 @@ def batches(count=3, size=10):
     return [(torch.randn(size, 6), torch.randint(0, 3, (size,))) for _ in range(count)]
 
 
-def test_taylor_by_hand():
+def test_saliency_scores_by_taylor_by_hand():
     model = network().eval()
     weights = {"0.weight": model[0].weight, "3.weight": model[3].weight}
     wanted = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -34,7 +39,7 @@ def test_taylor_by_hand():
         assert torch.allclose(scores[name], wanted[name], rtol=1e-5)
 
 
-def test_fisher_by_hand():
+def test_saliency_scores_by_fisher_by_hand():
     model = network().eval()
     weight = model[3].weight
     wanted = torch.zeros_like(weight)
@@ -49,7 +54,7 @@ def test_fisher_by_hand():
     assert torch.allclose(0.5 * found * weight**2, wanted, rtol=1e-5)
 
 
-def test_fisher_tells_what_a_weight_is_worth_where_magnitude_does_not():
+def test_saliency_scores_find_the_useful_weights():
     torch.manual_seed(0)
     inputs = torch.randn(400, 6) * torch.tensor([9.0, 9, 9, 0.1, 0.1, 0.1])
     model = nn.Linear(6, 1, bias=False)
@@ -64,13 +69,13 @@ def test_fisher_tells_what_a_weight_is_worth_where_magnitude_does_not():
             {"weight": model.weight},
             [(inputs, targets)],
             criterion=criterion,
-            loss=F.mse_loss,
+            loss=lambda model, batch: F.mse_loss(run_model(model, batch), targets_of(batch)),
         )
         kept[criterion] = masks_by_score(scores, 0.5)["weight"].flatten().tolist()
     assert kept["fisher"] == kept["taylor"] == [True] * 3 + [False] * 3
 
 
-def test_scoring_leaves_the_network_as_it_was():
+def test_saliency_scores_do_not_change_the_network():
     model = network()
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -82,7 +87,7 @@ def test_scoring_leaves_the_network_as_it_was():
     assert not scores["0.weight"].requires_grad
 
 
-def test_scores_that_cannot_be_had_are_refused():
+def test_saliency_scores_refuse_what_cannot_be_scored():
     model = network()
     weight = {"0.weight": model[0].weight}
     with pytest.raises(DataError, match="no calibration batches"):
@@ -96,36 +101,75 @@ def test_scores_that_cannot_be_had_are_refused():
         saliency_scores(model, weight, batches())
 
 
-class Words(nn.Module):
+class Tokens(nn.Module):
+    """A classifier that computes its own loss from keywords, as Hugging Face models do."""
+
     def __init__(self):
         super().__init__()
-        self.table = nn.Embedding(5, 4)
-        self.conv = nn.Conv1d(4, 4, 3)
-        self.norm = nn.BatchNorm1d(4)
-        self.head = nn.Linear(4, 5)
-        self.head.weight = self.table.weight
+        torch.manual_seed(0)
+        self.table = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        hidden = self.table(input_ids) * attention_mask.unsqueeze(-1)
+        logits = self.head(hidden.sum(1) / attention_mask.sum(1, keepdim=True))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
 
 
-def test_weights_are_chosen_by_glob_and_type():
-    model = Words()
-    assert [*select_weights(model)] == ["table.weight", "conv.weight"]
-    assert [*select_weights(model, types=["Conv1d"])] == ["conv.weight"]
-    assert [*select_weights(model, layers=["head.*"])] == ["table.weight"]  # its other name
-    assert [*select_weights(model, types=["Linear"])] == ["table.weight"]
-    assert [*select_weights(model, keep=["head.*"])] == ["conv.weight"]
-    assert select_weights(model)["conv.weight"] is model.conv.weight
+def mappings():
+    generator = torch.Generator().manual_seed(2)
+    masks = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
+    return [
+        {
+            "input_ids": torch.randint(0, 7, (3, 4), generator=generator),
+            "attention_mask": masks,
+            "labels": torch.randint(0, 3, (3,), generator=generator),
+        }
+        for _ in range(2)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ({"layers": ["stem*"]}, r"'stem\*' matches no parameter"),
-        ({"keep": ["stem*"]}, r"'stem\*' matches no parameter"),
-        ({"types": ["Conv2d"]}, "type 'Conv2d' has parameters; there are BatchNorm1d, Conv1d"),
-        ({"keep": ["*.weight"]}, "leave no weight"),
-        ({"layers": ["norm.*"]}, "leave no weight"),
-    ],
-)
-def test_a_choice_of_nothing_is_refused(choice, message):
-    with pytest.raises(ModelError, match=message):
-        select_weights(Words(), **choice)
+def test_fisher_information_takes_batches_of_mappings():
+    model = Tokens()
+    weight = model.head.weight
+    expected = torch.zeros_like(weight)
+    for batch in mappings():
+        for place in range(3):
+            one = {name: tensor[place : place + 1] for name, tensor in batch.items()}
+            (gradient,) = torch.autograd.grad(model(**one)["loss"], weight)
+            expected += gradient**2 / 6
+    found = fisher_information(model, {"head.weight": weight}, mappings())["head.weight"]
+    assert torch.allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_saliency_scores_take_inputs_alone_with_a_loss(criterion):
+    layer = nn.Linear(3, 2, bias=False)
+    inputs = torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 1.0]])
+    scores = saliency_scores(
+        layer,
+        {"weight": layer.weight},
+        [inputs],
+        criterion=criterion,
+        loss=lambda model, batch: model(batch).square().mean(),
+    )
+    assert (scores["weight"] > 0).tolist() == [[True, False, True]] * 2
+
+
+def test_reached_weights_takes_batches_of_mappings():
+    model = Tokens()
+    model.spare = nn.Linear(2, 2)
+    names = ["table.weight", "head.weight", "spare.weight"]
+    weights = {name: model.get_parameter(name) for name in names}
+    assert [*reached_weights(model, weights, mappings())] == names[:2]
+
+
+def test_saliency_scores_refuse_a_loss_that_is_not_a_scalar():
+    layer = nn.Linear(2, 2)
+    for value, message in [
+        (lambda model, batch: model(batch), r"loss gives a Tensor of shape \(3, 2\), not a scalar"),
+        (lambda model, batch: 1.0, "loss gives a float, not a scalar"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            saliency_scores(layer, {"weight": layer.weight}, [torch.ones(3, 2)], loss=value)
