@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import load_cifar10, load_pretrained, summarize_sparsity
-from flyweight.cli.console import progress_bar
-from flyweight.cifar import Cifar10, Split
+from flyweight.cifar import Cifar10, Split, accuracy, load_cifar10, load_pretrained, predict
+from flyweight.cli.progress import display
+from flyweight.modules import apply_masks_, select_weights
 from flyweight.pruning import (
     SensitivityPoint,
     allocate,
@@ -31,8 +31,8 @@ from flyweight.pruning import (
     filter_mask,
     filter_sums,
     sensitivity,
+    summarize_sparsity,
 )
-from flyweight.modules import apply_masks_, select_weights
 from flyweight.report import (
     allocation_figure,
     filters_figure,
@@ -40,7 +40,7 @@ from flyweight.report import (
     sensitivity_figure,
     sparsity_figure,
 )
-from flyweight.training import accuracy, choose_device, predict
+from flyweight.training import choose_device
 from labs.options import lab_parser, read_options
 from labs.rows import where
 
@@ -64,7 +64,7 @@ def scan(model: nn.Module, data: Cifar10, images: int, device: str) -> list[Row]
         accuracies[score] = float((logits.argmax(dim=1) == some.labels).double().mean())
         return score
 
-    with progress_bar(quiet=False) as progress:
+    with display(quiet=False) as progress:
         points = sensitivity(model.to(target), evaluate, SPARSITIES, progress=progress)
     return [
         {
@@ -136,7 +136,7 @@ def figures(model: nn.Module, rows: Sequence[Row]) -> dict[str, Figure]:
         for way, network in networks.items()
     }
     single = networks["one threshold"]
-    inner = select_weights(model, layers=["stages.*.conv1.weight"])
+    inner = select_weights(model, include=["stages.*.conv1.weight"])
     whole = masked(model, {name: filter_mask(weight, 0.5) for name, weight in inner.items()})
     told = f"accuracy, fraction of {int(rows[0]['images']):,} validation images"
     return {

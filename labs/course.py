@@ -1,6 +1,6 @@
 """The names that a course notebook uses, over flyweight: they change the network given.
 
-    from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summarize_sparsity
+    from labs.course import prune_by_std, prune_by_percentage, finetune_after_prune, summary
     from labs.course import FP_Conv, FP_Linear, STE, quantize_whole_model, huffman_coding
 
 ``q`` is in per cent, as in the course. Zeros stay zeros in `finetune_after_prune`. In a loop of
@@ -18,20 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flyweight import CompressedTensor, load_cifar10
+from flyweight.cifar import AugmentedImages, load_cifar10
 from flyweight.coding import canonical_codewords, code_lengths
-from flyweight.pruning import MaskedWeight
-from flyweight.modules import attach_, detach_
+from flyweight.compressed import CompressedTensor
+from flyweight.modules import apply_masks_, attach_, detach_, select_weights
 from flyweight.pruning import (
+    MaskedWeight,
     Summary,
     global_magnitude_masks,
     percentile_mask,
     std_mask,
+    summarize_sparsity,
 )
-from flyweight.modules import apply_masks_, select_weights
-from flyweight.pruning import summarize_sparsity as counted
 from flyweight.quantization import FixedPoint, Initialization, quantize_kmeans
 from flyweight.training import TrainingConfig, train_
+
+_MOST_BITS = 8  # of `FixedPoint`
 
 __all__ = [
     "STE",
@@ -44,7 +46,7 @@ __all__ = [
     "prune_by_percentage",
     "prune_by_std",
     "quantize_whole_model",
-    "summarize_sparsity",
+    "summary",
 ]
 
 
@@ -144,15 +146,11 @@ def finetune_after_prune(
         attach_(net, masks)
     try:
         if trainloader is None:
-            config = TrainingConfig(
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=lr,
-                weight_decay=reg,
-                ema_decay=0.0,
-            )
-            images = load_cifar10().split("train45k").to(next(net.parameters()).device)
-            train_(net, images, config, seed=seed)
+            config = TrainingConfig(epochs=epochs, learning_rate=lr, weight_decay=reg)
+            device = next(net.parameters()).device
+            images = load_cifar10().split("train45k").to(device)
+            batches = AugmentedImages(images, batch_size=batch_size)
+            train_(net, batches, config, device=device, seed=seed)
         else:
             if optimizer is None:
                 optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=reg)
@@ -183,9 +181,9 @@ def _check_ours(criterion: Any, optimizer: torch.optim.Optimizer | None) -> None
         )
 
 
-def summarize_sparsity(net: nn.Module) -> Summary:
+def summary(net: nn.Module) -> Summary:
     """Print layer, type, parameters, non-zeros and sparsity of each layer, and the totals."""
-    found = counted(net)
+    found = summarize_sparsity(net)
     print(found)
     return found
 
@@ -194,9 +192,9 @@ class STE(torch.autograd.Function):
     """Fixed point with dynamic scaling of the non-zero weights; the gradient goes straight through.
 
     ``STE.apply(weight, bits)``; symmetric with ``STE.apply(weight, bits, True)``, which has a level
-    at zero and 2^(bits-1) - 1 on either side, or with "symmetric-no-zero" in place of True, 2^bits levels
-    and none at zero. Zeros stay zeros and get no gradient. None for the bits, or 32 and more,
-    leaves the weight as it is.
+    at zero and 2^(bits-1) - 1 on either side, or with "symmetric-no-zero" in place of True, 2^bits
+    levels and none at zero. Zeros stay zeros and get no gradient. None for the bits, or 32 and
+    more, leaves the weight as it is; 0 bits, and 1 bit with a level at zero, make it zero.
 
     Example:
         >>> STE.apply(torch.tensor([0.0, -1.0, 0.1, 2.0]), 2).tolist()
@@ -213,12 +211,31 @@ class STE(torch.autograd.Function):
         if bit is None or bit >= 32:
             return w.clone()
         scheme = ("symmetric" if symmetric else "uniform") if symmetric in (0, 1) else symmetric
+        if bit <= 0 or (bit == 1 and scheme == "symmetric"):
+            return torch.zeros_like(w)
+        if bit > _MOST_BITS:
+            return _wide_fixed_point(w, mask, bit, scheme)
         return FixedPoint(bit, scheme).quantize(w, mask)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         """The gradient itself, and none for what is pruned."""
         return g * ctx.saved_tensors[0], None, None
+
+
+def _wide_fixed_point(w: Tensor, mask: Tensor, bit: int, scheme: str) -> Tensor:
+    """Fixed point of more bits than a file has levels for."""
+    kept = w[mask].double()
+    if not kept.numel():
+        return torch.zeros_like(w)
+    low, high = float(kept.min()), float(kept.max())
+    if scheme != "uniform":
+        high = max(high, -low)
+        low = 0.0 if scheme == "symmetric" else -high
+    steps = 2 ** (bit - 1) - 1 if scheme == "symmetric" else 2**bit - 1
+    scale = (high - low) / steps or 1.0
+    values = torch.round((w.double() - low) / scale) * scale + low
+    return torch.where(mask, values.to(w.dtype), torch.zeros_like(w))
 
 
 class FP_Linear(nn.Module):  # noqa: N801

@@ -23,11 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import load_cifar10, load_pretrained
-from flyweight.cifar import Cifar10
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, normalize
 from flyweight.int8 import export_onnx, prepare_int8
-from flyweight.training import accuracy
-from flyweight.cifar.augmentation import normalize
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, where
 from labs.structured import milliseconds

@@ -2,7 +2,7 @@
 
     python -m labs.post_training [ROW ...] [--device auto] [--data DIR] [--seed 0]
 
-Makes files of the shipped ResNet-20 by `compress_post_training`, without training or labels, at a
+Makes files of the shipped ResNet-20 by `compress`, without training or labels, at a
 row of prices of a bit, and by NNCodec (ISO/IEC 15938-17) at its own settings; reads each back and
 tests it on all 10,000 test images of CIFAR-10. Images to calibrate with are augmented ones of the
 45,000 training images. ROW is flyweight or NNCodec (both if none is named), or a row of one such as
@@ -32,21 +32,29 @@ from torch import Tensor, nn
 
 from benchmarks.peers import nncodec_files
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import compress_post_training, load, load_cifar10, load_pretrained, save
 from flyweight.batch_norm import fold_batch_norms_
-from flyweight.cifar import Cifar10
+from flyweight.cifar import (
+    AugmentedImages,
+    Cifar10,
+    accuracy,
+    load_cifar10,
+    load_pretrained,
+    pretrained_card,
+)
+from flyweight.compression import compress
+from flyweight.io import load, save
 from flyweight.modules import add_network_
-from flyweight.cifar import pretrained_card
+from flyweight.quantization import PostTrainingConfig
+from flyweight.recipes import Recipe
 from flyweight.report import (
     LINES,
+    figure_grid,
     in_style,
     label_axes,
     legend_above,
     save_figure,
-    figure_grid,
 )
-from flyweight.training import accuracy, choose_device
-from flyweight.cifar.augmentation import training_batches
+from flyweight.training import choose_device
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, wanted
 
@@ -114,15 +122,19 @@ def network_of(model: nn.Module) -> str:
 
 def calibration_batches(data: Cifar10, seed: int) -> list[Tensor]:
     """Augmented images of the 45,000 training images."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = training_batches(data.split("train45k"), CALIBRATION, 32, generator)
+    drawn = AugmentedImages(data.split("train45k"), batch_size=CALIBRATION, seed=seed)
     return [inputs for inputs, _ in itertools.islice(drawn, STATISTICS)]
 
 
 def write_ours(price: float, data: Cifar10, seed: int, path: Path) -> int:
     """Write the shipped network without training, at a price of a bit."""
     batches = calibration_batches(data, seed)
-    return save(compress_post_training("resnet20", batches, price=price), path)
+    recipe = Recipe(
+        name="post-training",
+        post_training=PostTrainingConfig(loss_per_bit=price),
+        float_dtype="bfloat16",
+    )
+    return save(compress(load_pretrained("resnet20"), recipe, data=batches, device="cpu"), path)
 
 
 def nncodec_networks(chosen: Sequence[Exercise]) -> Iterator[tuple[Exercise, int, nn.Module]]:

@@ -24,13 +24,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import Recipe, load, load_cifar10, load_pretrained, save
-from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_
-from flyweight.cifar import Cifar10, Split
+from flyweight.batch_norm import (
+    batch_norm_drift,
+    fold_batch_norms_,
+    reestimate_batch_norms_,
+)
+from flyweight.cifar import Cifar10, Split, load_cifar10, load_pretrained, predict
+from flyweight.compressed import compress_module
+from flyweight.io import load, save
 from flyweight.modules import select_weights
-from flyweight.quantization import correct_biases_, quantize_post_training_
-from flyweight.compressed import finish
-from flyweight.training import choose_device, predict
+from flyweight.quantization import (
+    PostTrainingConfig,
+    correct_biases_,
+    quantize_post_training,
+)
+from flyweight.training import choose_device
 from labs.options import lab_parser, read_options
 from labs.post_training import (
     calibration_batches,
@@ -44,16 +52,16 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 PRICES = (1e-8, 4e-8)
 QPS = {True: (-26, -23), False: (-24, -22)}  # dependent quantisation or not
 
-# What `compress_post_training` does, and each part of it left out or done otherwise.
+# What the recipe "post-training" does, and each part of it left out or done otherwise.
 OURS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "layers by Fisher information alone": {"measured": False},
-    "each weight alone": {"second_order": False},
+    "each weight alone": {"gptq": False},
     "batch normalisation as it was": {"drift": False},
     "statistics of the calibration images": {"drift": None},
     "biases as they were": {"biases": False},
-    "vectors of 6 bits": {"dense_mantissa_bits": 5},
-    "vectors of 4 bits": {"dense_mantissa_bits": 3},
+    "vectors of 6 bits": {"float_mantissa_bits": 5},
+    "vectors of 4 bits": {"float_mantissa_bits": 3},
 }
 THEIRS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -97,24 +105,30 @@ def write_ours(exercise: Exercise, batches: Sequence[Tensor], path: Path) -> int
     changed = OURS[exercise.otherwise]
     dense, model = load_pretrained("resnet20").eval(), load_pretrained("resnet20").eval()
     drift = batch_norm_drift(model, batches)
-    found = quantize_post_training_(
-        model,
-        select_weights(model),
-        torch.split(batches[0], 64),
-        price=exercise.price,
-        second_order=changed.get("second_order", True),
+    config = PostTrainingConfig(
+        loss_per_bit=exercise.price,
+        gptq=changed.get("gptq", True),
         measured=changed.get("measured", True),
     )
+    _, found = quantize_post_training(dense, batches, config)
+    weights = select_weights(model)
+    for name, tensor in found.items():
+        weights[name].data.copy_(tensor.dequantize())
     if changed.get("drift", True) is None:
         reestimate_batch_norms_(model, batches)
     elif changed.get("drift", True):
         reestimate_batch_norms_(model, batches, drift=drift)
     if changed.get("biases", True):
         correct_biases_(model, dense, batches)
-    bits = changed.get("dense_mantissa_bits", 0)
-    recipe = Recipe(name="post-training", dense="bfloat16", dense_mantissa_bits=bits)
-    told = {"recipe": recipe.name, "architecture": "resnet20"}
-    return save(finish(model, found, recipe, metadata=told), path)
+    fold_batch_norms_(model)
+    compressed = compress_module(
+        model,
+        found,
+        float_dtype="bfloat16",
+        float_mantissa_bits=changed.get("float_mantissa_bits", 0),
+        metadata={"recipe": "post-training", "architecture": "resnet20"},
+    )
+    return save(compressed, path)
 
 
 def compared(model: nn.Module, answers: Tensor, data: Split) -> Row:

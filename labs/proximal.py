@@ -28,54 +28,40 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import (
-    PruningConfig,
-    Recipe,
-    compress,
-    load,
-    load_cifar10,
-    load_pretrained,
-    save,
-    summarize_sparsity,
-)
-from flyweight.cli.console import progress_bar
-from flyweight.cifar import Cifar10
-from flyweight.cifar import pretrained_card
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cli.progress import display
+from flyweight.io import load, save
+from flyweight.modules import select_weights
 from flyweight.proximal import (
     Penalty,
     ProximalSteps,
     attach_proximal_,
     group_soft_threshold,
 )
-from flyweight.modules import select_weights
-from flyweight.recipes import QuantizationConfig
+from flyweight.pruning import summarize_sparsity
+from flyweight.quantization import QuantizationConfig
 from flyweight.report import (
     LINES,
+    figure_grid,
     in_style,
     label_axes,
     save_figure,
-    figure_grid,
 )
 from flyweight.training import (
     TrainingConfig,
-    accuracy,
     choose_device,
-    train_,
     prefixed,
+    train_,
 )
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, is_begun, origin, states
+from labs.stages import BATCH_SIZE, quantize, training_images
 
 CURVES = "proximal_sizes"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "proximal.md"
 
 Attach = Callable[[torch.optim.Optimizer], object]
-_NONE = TrainingConfig(epochs=0, ema_decay=0.0)
-AS_IT_IS = Recipe(
-    name="zeros as they are",
-    pruning=PruningConfig(sparsity=0.0, schedule="one-shot", training=_NONE),
-    sharing=QuantizationConfig(bits=5, init="density", training=_NONE),
-)
+AS_IT_IS = QuantizationConfig(bits=5, init="density")
 
 
 def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Optimizer) -> None:
@@ -93,7 +79,9 @@ def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Opt
 def attachments(model: nn.Module, strength: float, interval: int = 1) -> dict[str, Attach]:
     """The runs, each with what it does to the optimiser."""
     single = Penalty(strength, interval=interval)
-    group = Penalty(strength, operator=group_soft_threshold, types=("Conv2d",), interval=interval)
+    group = Penalty(
+        strength, operator=group_soft_threshold, layer_types=("Conv2d",), interval=interval
+    )
     return {
         "L1 in the loss": partial(l1_in_the_loss, model, strength),
         "L1, proximal": partial(attach_proximal_, model=model, penalty=single),
@@ -111,6 +99,7 @@ def train(
     data: Cifar10,
     device: str,
     seed: int,
+    batch_size: int,
 ) -> nn.Module:
     """The shipped network, trained on by one of the runs."""
     attached = []
@@ -120,13 +109,14 @@ def train(
         attached.append(runs[name](optimizer))
 
     model = load_pretrained("resnet20").to(choose_device(device))
-    with states("proximal", name) as folder, progress_bar(quiet=False) as progress:
+    with states("proximal", name) as folder, display(quiet=False) as progress:
         train_(
             model,
-            data.split("train45k").to(choose_device(device)),
+            training_images(data, device, batch_size=batch_size),
             config,
+            attach=attach,
+            device=device,
             seed=seed,
-            with_optimizer=attach,
             checkpoint=folder / f"{settings['strength']:g} {settings['interval']}.pt",
             progress=prefixed(progress, name),
         )
@@ -142,7 +132,9 @@ def row_of(name: str, model: nn.Module, data: Cifar10, device: str) -> Row:
     convolutions = [layer for layer in counted.layers if layer.type == "Conv2d"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.fly"
-        size = save(compress(model, AS_IT_IS, data=data, device=device), path)
+        untrained = TrainingConfig(epochs=0)
+        compressed = quantize(model, AS_IT_IS, untrained, data=data, device=device, seed=1)
+        size = save(compressed, path)
         loaded = load(path, architecture="resnet20")
     target = choose_device(device)
     return {
@@ -185,7 +177,7 @@ def draw(found: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> Figure:
         for line, (name, values) in zip(LINES, found.items(), strict=False):
             sizes = values[kind].clip(min=edge)
             share = np.linspace(0, 100, len(sizes))
-            each.plot(sizes, quantize_kmeans, label=name, markevery=0.1, **line)
+            each.plot(sizes, share, label=name, markevery=0.1, **line)
         each.set_xscale("log")
         each.set_xlim(left=edge)
         each.set_ylim(0, 100)
@@ -244,16 +236,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--strength", type=float, default=3e-4, help="λ of all runs")
     parser.add_argument("--interval", type=int, default=39, help="steps to one proximal step")
     parser.add_argument("--live", action="store_true", help="normalise by the batch")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     options = read_options(parser, arguments)
     if unknown := [name for name in options.runs if name not in RUNS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(RUNS)}")
     data = load_cifar10(options.data)
     config = TrainingConfig(
         epochs=options.epochs,
-        batch_size=options.batch_size,
         learning_rate=0.01,
-        ema_decay=0.0,
         freeze_batch_norm=not options.live,
     )
     all_settings = {
@@ -271,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if there and all(there[0][key] == str(settings[key]) for key in settings):
             continue
         begin, begun = time.perf_counter(), is_begun("proximal", name)
-        model = train(name, settings, config, data, options.device, options.seed)
+        model = train(
+            name, settings, config, data, options.device, options.seed, options.batch_size
+        )
         made = {
             **row_of(name, model, data, options.device),
             **settings,

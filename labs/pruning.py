@@ -24,34 +24,25 @@ from typing import Any
 from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight import (
-    CompressedModel,
-    PruningConfig,
-    load_cifar10,
-    load_pretrained,
-    prune,
-    save,
-)
-from flyweight.cli.console import progress_bar
-from flyweight.format import read
-from flyweight.cifar import Cifar10
-from flyweight.modules import add_network_
-from flyweight.cifar import pretrained_card
 from flyweight._provenance import source_commit
-from flyweight.modules import apply_masks_, select_weights
-from flyweight.pruning import std_mask, summarize_sparsity
-from flyweight.training import TrainingConfig, accuracy, choose_device
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cli.progress import display
+from flyweight.compressed import CompressedModel
+from flyweight.format import read
+from flyweight.io import save
+from flyweight.modules import add_network_, apply_masks_, select_weights
+from flyweight.pruning import PruningConfig, percentile_mask, std_mask, summarize_sparsity
+from flyweight.training import TrainingConfig, choose_device
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, STATES, fill, is_begun, origin, states, wanted, where
+from labs.stages import prune
 from labs.teacher import dense_teacher
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
 LAYERS = "pruning_layers"
 NETWORKS = Path(__file__).parent / "networks"
 
-RETRAINING = TrainingConfig(
-    epochs=20, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
-)
+RETRAINING = TrainingConfig(epochs=20, learning_rate=0.02, distillation=0.5)
 KEY = ("std 1.0", "percentage 75", "ways one-shot", "ways iterative")
 # As long at its final sparsity as the iterative ways are.
 HALF = "ways one-shot, half as long"
@@ -61,11 +52,13 @@ KEY += ONE_THRESHOLD
 
 @dataclasses.dataclass(frozen=True)
 class Exercise:
-    """A row: what is pruned before, and the recipe that goes on from there."""
+    """A row: what is pruned before, and how it goes on from there."""
 
     name: str
-    recipe: PruningConfig
+    config: PruningConfig
+    training: TrainingConfig
     deviations: float | None = None
+    percentile: float | None = None
 
     def epochs(self, full: int, short: int) -> int:
         """How long it is retrained."""
@@ -74,11 +67,13 @@ class Exercise:
         return full if self.name in KEY else short
 
     def start(self) -> nn.Module:
-        """The shipped network, pruned by standard deviation if that is the exercise."""
+        """The shipped network, pruned by standard deviation or percentile if so asked."""
         model = load_pretrained("resnet20")
+        weights = select_weights(model)
         if self.deviations is not None:
-            weights = select_weights(model)
-            masks = {name: std_mask(w, self.deviations) for name, w in weights.items()}
+            apply_masks_(weights, {n: std_mask(w, self.deviations) for n, w in weights.items()})
+        if self.percentile is not None:
+            masks = {n: percentile_mask(w, self.percentile) for n, w in weights.items()}
             apply_masks_(weights, masks)
         return model
 
@@ -86,28 +81,23 @@ class Exercise:
 def exercises(compiled: bool = False) -> list[Exercise]:
     """All rows, in the order of the tables, to be retrained by compiled code or not."""
     retraining = dataclasses.replace(RETRAINING, compile=compiled)
-    once = PruningConfig(
-        schedule="one-shot", scope="layer", recovery=False, training=retraining, sparsity=0.0
-    )
-    rows = [Exercise(f"std {s}", once, s) for s in (0.0, 0.25, 0.5, 1.0)]
+    once = PruningConfig(schedule="one-shot", scope="layer", allow_regrowth=False, sparsity=0.0)
+    rows = [Exercise(f"std {s}", once, retraining, s) for s in (0.0, 0.25, 0.5, 1.0)]
     rows += [
-        Exercise(f"percentage {q}", dataclasses.replace(once, sparsity=q / 100))
+        Exercise(f"percentage {q}", once, retraining, percentile=q)
         for q in (0, 20, 25, 40, 50, 60, 70, 75, 80)
     ]
     at_80 = dataclasses.replace(once, sparsity=0.8)
     # As the course has it: 8 % more before each of ten epochs, then as many with the mask fixed.
     grown = dataclasses.replace(
-        at_80, schedule="linear", ramp=0.5, interval=1, unit="epochs", recovery=True
+        at_80, schedule="linear", ramp=0.5, interval=1, unit="epochs", allow_regrowth=True
     )
     rows += [
-        Exercise("ways one-shot", at_80),
-        Exercise(HALF, at_80),
-        Exercise("ways iterative", grown),
-        Exercise("ways global iterative", dataclasses.replace(grown, scope="global")),
-        Exercise(
-            "ways global with recovery",
-            PruningConfig(sparsity=0.8, ramp=0.5, training=retraining),
-        ),
+        Exercise("ways one-shot", at_80, retraining),
+        Exercise(HALF, at_80, retraining),
+        Exercise("ways iterative", grown, retraining),
+        Exercise("ways global iterative", dataclasses.replace(grown, scope="global"), retraining),
+        Exercise("ways global with recovery", PruningConfig(sparsity=0.8, ramp=0.5), retraining),
     ]
     return rows
 
@@ -117,9 +107,9 @@ def kept_at(exercise: Exercise, epochs: int, device: str, seed: int) -> Path:
 
     By all that it depends on but the code and how that is compiled, for what goes on from there.
     """
-    training = dataclasses.replace(exercise.recipe.training, epochs=epochs, compile=False)
-    lasting = dataclasses.replace(exercise.recipe, training=training)
-    digest = hashlib.sha256(f"{lasting!r} {seed} {choose_device(device)}".encode())
+    training = dataclasses.replace(exercise.training, epochs=epochs, compile=False)
+    settings = f"{exercise.config!r} {training!r} {seed} {choose_device(device)}"
+    digest = hashlib.sha256(settings.encode())
     add_network_(digest, exercise.start())
     add_network_(digest, dense_teacher())
     name = f"{digest.hexdigest()[:16]}.fly"
@@ -139,16 +129,16 @@ def retrained(
         kept = CompressedModel.from_container(read(path))
         model.load_state_dict(kept.state_dict())
         return model, kept.metadata["commit"]
-    training = dataclasses.replace(exercise.recipe.training, epochs=epochs)
-    with states("pruning", exercise.name) as folder, progress_bar(quiet=False) as progress:
+    training = dataclasses.replace(exercise.training, epochs=epochs)
+    with states("pruning", exercise.name) as folder, display(quiet=False) as progress:
         model = prune(
             model,
-            dataclasses.replace(exercise.recipe, training=training),
+            exercise.config,
+            training,
             data=data,
-            teacher=dense_teacher(),
             device=device,
             seed=seed,
-            resume_folder=folder,
+            states=folder / path.stem,
             progress=progress,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,9 +152,8 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int) 
     target = choose_device(device)
     test = data.split("test").to(target)
     begin = time.perf_counter()
-    no_training = dataclasses.replace(exercise.recipe.training, epochs=0)
-    at_once = dataclasses.replace(exercise.recipe, training=no_training)
-    pruned = prune(exercise.start(), at_once, data=data)
+    no_training = dataclasses.replace(exercise.training, epochs=0)
+    pruned = prune(exercise.start(), exercise.config, no_training, data=data, device=device)
     row: dict[str, Any] = {
         "row": exercise.name,
         "epochs": epochs,

@@ -26,43 +26,34 @@ import torch
 from torch import nn
 
 from benchmarks.report import Row, markdown
-from flyweight import (
-    CompressedModel,
-    CompressedTensor,
-    load,
-    load_cifar10,
-    load_pretrained,
-    quantize,
-    save,
-)
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cli.progress import display
 from flyweight.coding import code_lengths
-from flyweight.cli.console import progress_bar
-from flyweight.cifar import Cifar10
-from flyweight.cifar import pretrained_card
+from flyweight.compressed import CompressedModel, CompressedTensor
+from flyweight.io import load, save
 from flyweight.modules import select_weights
-from flyweight.recipes import QuantizationConfig
-from flyweight.training import TrainingConfig, accuracy, choose_device
+from flyweight.quantization import QuantizationConfig
+from flyweight.training import TrainingConfig, choose_device
 from labs import pruning
 from labs.options import lab_parser, read_options
 from labs.rows import fill, is_begun, origin, states, wanted
-from labs.teacher import dense_teacher
+from labs.stages import quantize
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 
 OUTER = ("conv1.weight", "linear.weight")  # in the course's exercise these stay floats
-TRAINING = TrainingConfig(
-    epochs=20, batch_size=128, learning_rate=0.01, ema_decay=0.0, distillation=0.5
-)
+TRAINING = TrainingConfig(epochs=20, learning_rate=0.01, distillation=0.5)
 SPARSE = "ways global with recovery"  # of labs.pruning: where the sparse rows start
-KEY = ("fixed learned-step 4", "fixed learned-step 2", "sparse shared 4", "sparse shared 2")
+KEY = ("fixed learned-step 4", "fixed learned-step 2", "sparse kmeans 4", "sparse kmeans 2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Exercise:
-    """A row: how the weights take few values, and whether 80 % of them are zero before."""
+    """A row: how the weights are quantized, and whether 80 % of them are zero before."""
 
     name: str
-    sharing: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    config: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    training: TrainingConfig = TRAINING
 
     @property
     def is_sparse(self) -> bool:
@@ -72,37 +63,35 @@ class Exercise:
     @property
     def bits(self) -> int:
         """Of a value; ternary and binary ones take two, and one."""
-        return {"ternary": 2, "binary": 1}.get(self.sharing.scheme, self.sharing.bits)
+        return {"ternary": 2, "binary": 1}.get(self.config.method, self.config.bits)
 
 
 def exercises(compiled: bool = False) -> list[Exercise]:
     """All rows, in the order of the tables, to be trained by compiled code or not."""
     training = dataclasses.replace(TRAINING, compile=compiled)
     rows = [
-        Exercise(f"kmeans {bits} {init}", QuantizationConfig(bits=bits, init=init, training=training))
+        Exercise(f"kmeans {bits} {init}", QuantizationConfig(bits=bits, init=init), training)
         for bits in (2, 3, 4, 5, 6)
         for init in ("linear", "random", "k-means++", "density", "optimal")
     ]
     for bits in (2, 3, 4, 5):
-        fisher = QuantizationConfig(bits=bits, init="optimal", importance="fisher", training=training)
-        rows.append(Exercise(f"kmeans {bits} optimal, by Fisher information", fisher))
-    rare = QuantizationConfig(bits=3, init="optimal", interval=20, training=training)
-    rows.append(Exercise("kmeans 3 optimal, joined every 20 steps", rare))
+        fisher = QuantizationConfig(bits=bits, init="optimal", importance="fisher")
+        rows.append(Exercise(f"kmeans {bits} optimal, by Fisher information", fisher, training))
+    rare = QuantizationConfig(bits=3, init="optimal", assignment_interval=20)
+    rows.append(Exercise("kmeans 3 optimal, joined every 20 steps", rare, training))
     for kind, schemes in (
         ("fixed", ("uniform", "symmetric", "symmetric-no-zero", "learned-step")),
-        ("sparse", ("shared", "uniform", "symmetric", "symmetric-no-zero", "learned-step")),
+        ("sparse", ("kmeans", "uniform", "symmetric", "symmetric-no-zero", "learned-step")),
     ):
         for scheme, bits in itertools.product(schemes, (6, 5, 4, 3, 2)):
-            recipe = QuantizationConfig(
-                scheme=scheme, bits=bits, init="optimal", keep=OUTER, training=training
-            )
-            rows.append(Exercise(f"{kind} {scheme} {bits}", recipe))
-            if scheme != "shared":
-                channels = dataclasses.replace(recipe, per_channel=True)
-                rows.append(Exercise(f"{kind} {scheme} {bits} per channel", channels))
+            config = QuantizationConfig(method=scheme, bits=bits, init="optimal", exclude=OUTER)
+            rows.append(Exercise(f"{kind} {scheme} {bits}", config, training))
+            if scheme != "kmeans":
+                channels = dataclasses.replace(config, per_channel=True)
+                rows.append(Exercise(f"{kind} {scheme} {bits} per channel", channels, training))
         for scheme in ("ternary", "binary"):
-            recipe = QuantizationConfig(scheme=scheme, keep=OUTER, training=training)
-            rows.append(Exercise(f"{kind} {scheme}", recipe))
+            config = QuantizationConfig(method=scheme, exclude=OUTER)
+            rows.append(Exercise(f"{kind} {scheme}", config, training))
     return rows
 
 
@@ -112,9 +101,7 @@ def start_of(
     """The shipped network, or the one of 80 % sparsity that labs.pruning makes; its commit."""
     if not exercise.is_sparse:
         return load_pretrained("resnet20"), ""
-    (way,) = (
-        row for row in pruning.exercises(exercise.sharing.training.compile) if row.name == SPARSE
-    )
+    (way,) = (row for row in pruning.exercises(exercise.training.compile) if row.name == SPARSE)
     return pruning.retrained(way, epochs, data, device, seed)
 
 
@@ -175,18 +162,16 @@ def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, 
 def quantized(
     model: nn.Module, exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int
 ) -> CompressedModel:
-    """The network with few values, trained for some epochs; zeros stay and none are added."""
-    sharing = exercise.sharing
-    training = dataclasses.replace(sharing.training, epochs=epochs)
-    with states("quantization", exercise.name) as folder, progress_bar(quiet=False) as progress:
+    """The quantized network, trained for some epochs; zeros stay and none are added."""
+    with states("quantization", exercise.name) as folder, display(quiet=False) as progress:
         return quantize(
             model,
-            dataclasses.replace(sharing, training=training),
+            exercise.config,
+            dataclasses.replace(exercise.training, epochs=epochs),
             data=data,
-            teacher=dense_teacher(),
             device=device,
             seed=seed + 1,  # pruning, if there is any, had the one before
-            resume_folder=folder if epochs else None,
+            states=folder if epochs else None,
             progress=progress,
         )
 

@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.report import Row, read_rows, write_rows
-from flyweight import load_pretrained
-from flyweight.pruning import global_magnitude_masks
+from flyweight.cifar import load_pretrained
 from flyweight.modules import select_weights
+from flyweight.pruning import global_magnitude_masks
 from flyweight.quantization import SchemeError, compare_schemes, quantize_kmeans
 from flyweight.report import (
     QuantizedPoint,
-    error_figure,
     accuracy_figure,
-    save_figure,
+    error_figure,
     histogram_figure,
+    save_figure,
 )
 from labs.options import read_options
 from labs.quantization import exercises

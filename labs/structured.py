@@ -28,33 +28,24 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Row, markdown, put_table, write_rows
-from flyweight import (
-    CompressedModel,
-    PruningConfig,
-    decompress,
-    load_cifar10,
-    load_pretrained,
-    prune,
-    save,
-    summarize_sparsity,
-)
-from flyweight.cli.console import progress_bar
-from flyweight.cifar import Cifar10
-from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained
+from flyweight.cli.progress import display
+from flyweight.compressed import CompressedModel
+from flyweight.io import load_state_dict, save
 from flyweight.modules import select_weights
-from flyweight.pruning import zero_filters
+from flyweight.proximal import Penalty, attach_proximal_, group_soft_threshold
+from flyweight.pruning import PruningConfig, summarize_sparsity, zero_filters
 from flyweight.quantization import quantize_kmeans
 from flyweight.structured import remove_filters
 from flyweight.training import (
     TrainingConfig,
-    accuracy,
     choose_device,
-    train_,
     prefixed,
+    train_,
 )
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, states, where
-from labs.teacher import dense_teacher
+from labs.stages import prune, training_images
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pruning.md"
 INNER = ("stages.*.conv1.weight",)
@@ -88,7 +79,7 @@ def through_a_file(model: nn.Module) -> tuple[int, nn.Module]:
         path = Path(folder) / "model.fly"
         size = save(CompressedModel(tensors), path)
         loaded = copy.deepcopy(model)
-        loaded.load_state_dict(decompress(path))
+        loaded.load_state_dict(load_state_dict(path))
     return size, loaded
 
 
@@ -96,15 +87,16 @@ def by_group_lasso(
     model: nn.Module, config: TrainingConfig, data: Cifar10, device: str, seed: int, folder: Path
 ) -> nn.Module:
     """A copy, trained on under a group lasso on the filters that may go."""
-    penalty = Penalty(STRENGTH, operator=group_soft_threshold, layers=INNER)
+    penalty = Penalty(STRENGTH, operator=group_soft_threshold, include=INNER)
     driven = copy.deepcopy(model).to(choose_device(device))
-    with progress_bar(quiet=False) as progress:
+    with display(quiet=False) as progress:
         train_(
             driven,
-            data.split("train45k").to(choose_device(device)),
+            training_images(data, device),
             dataclasses.replace(config, distillation=0.0),
+            attach=lambda optimizer: attach_proximal_(optimizer, driven, penalty),
+            device=device,
             seed=seed,
-            with_optimizer=lambda optimizer: attach_proximal_(optimizer, driven, penalty),
             checkpoint=folder / "lasso.pt",
             progress=prefixed(progress, "group lasso"),
         )
@@ -113,7 +105,7 @@ def by_group_lasso(
 
 def zeros_of(model: nn.Module) -> int:
     """Filters with no weight left, of the layers that may lose some."""
-    weights = select_weights(model, layers=INNER).values()
+    weights = select_weights(model, include=INNER).values()
     return sum(int(zero_filters(weight).sum()) for weight in weights)
 
 
@@ -124,48 +116,46 @@ def networks(
 
     States of training are kept in the folder.
     """
-    dense, teacher = load_pretrained("resnet20"), dense_teacher()
-    whole = TrainingConfig(
-        epochs=epochs, batch_size=128, learning_rate=0.02, ema_decay=0.0, distillation=0.5
-    )
+    dense = load_pretrained("resnet20")
+    whole = TrainingConfig(epochs=epochs, learning_rate=0.02, distillation=0.5)
     before, after = (
         dataclasses.replace(whole, epochs=part) for part in (epochs // 2, epochs - epochs // 2)
     )
     none = dataclasses.replace(whole, epochs=0)
 
-    def go_on(model: nn.Module, recipe: PruningConfig, seed: int, what: str) -> nn.Module:
-        with progress_bar(quiet=False) as progress:
+    def go_on(
+        model: nn.Module, config: PruningConfig, training: TrainingConfig, seed: int, what: str
+    ) -> nn.Module:
+        with display(quiet=False) as progress:
             return prune(
                 model,
-                recipe,
+                config,
+                training,
                 data=data,
-                teacher=teacher,
                 device=device,
                 seed=seed,
-                resume_folder=folder,
+                states=folder / what,
                 progress=prefixed(progress, what),
             )
 
-    half = PruningConfig(
-        sparsity=0.5, pattern="filters", schedule="linear", layers=INNER, training=before
-    )
-    at_once = dataclasses.replace(half, schedule="one-shot", training=none)
+    half = PruningConfig(sparsity=0.5, pattern="filters", schedule="linear", include=INNER)
+    at_once = dataclasses.replace(half, schedule="one-shot")
     driven = by_group_lasso(dense, before, data, device, seed, folder)
     zeros = {"dense": zeros_of(dense), BY_LASSO: zeros_of(driven)}
     pruned = {
-        BY_NORM: go_on(dense, half, seed, "norms"),
-        BY_LASSO: go_on(driven, at_once, seed, "norms after group lasso"),
+        BY_NORM: go_on(dense, half, before, seed, "norms"),
+        BY_LASSO: go_on(driven, at_once, none, seed, "norms after group lasso"),
     }
     zeros[BY_NORM] = zeros_of(pruned[BY_NORM])
     # What is lost with the constants of dead filters comes back in the second half.
-    rest = PruningConfig(sparsity=0.0, schedule="one-shot", training=after)
+    rest = PruningConfig(sparsity=0.0, schedule="one-shot")
     smaller = {
-        name: go_on(remove_filters(model, torch.zeros(1, 3, 32, 32)), rest, seed + 1, name)
+        name: go_on(remove_filters(model, torch.zeros(1, 3, 32, 32)), rest, after, seed + 1, name)
         for name, model in pruned.items()
     }
-    sparsity = 1 - summarize_sparsity(smaller[BY_NORM]).parameters / summarize_sparsity(dense).parameters
-    single = PruningConfig(sparsity=sparsity, ramp=0.5, training=whole)
-    found = {"dense": dense, SINGLE: go_on(dense, single, seed, SINGLE), **smaller}
+    counts = [summarize_sparsity(model).parameters for model in (smaller[BY_NORM], dense)]
+    single = PruningConfig(sparsity=1 - counts[0] / counts[1], ramp=0.5)
+    found = {"dense": dense, SINGLE: go_on(dense, single, whole, seed, SINGLE), **smaller}
     return found, zeros
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flyweight import load_pretrained
+from flyweight.cifar import load_pretrained
 from flyweight.modules import add_network_
 from flyweight.training import describe_device
 from labs.rows import STATES

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from flyweight.report import (
     LINES,
+    figure_grid,
     in_style,
     label_axes,
     legend_above,
     save_figure,
-    figure_grid,
 )
 from flyweight.sparse_regression import History
 from labs.sparse_regression.cases import (
