@@ -72,7 +72,9 @@ def test_of_first_process_returns_the_tensor_of_a_single_process():
     assert launched_device() is None
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(None, True), ("", True), ("0", True), ("3", False)])
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(None, True), ("", True), ("0", True), ("3", False)]
+)
 def test_is_main_process_reads_the_rank(monkeypatch, rank, expected):
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:

@@ -132,8 +132,6 @@ def test_compress_module_refuses_levels_of_another_model():
             compress_module(model, {"weight": tensor})
     model, tensor = quantized()
     with pytest.raises(ModelError, match=r"shape \(8, 8\) in the model, and \(2, 8\) as symbols"):
-        compress_module(
-            model, {"weight": dataclasses.replace(tensor, symbols=tensor.symbols[:2])}
-        )
+        compress_module(model, {"weight": dataclasses.replace(tensor, symbols=tensor.symbols[:2])})
     with pytest.raises(ModelError, match=r"no tensor named '3\.weight'"):
         compress_module(model, {"3.weight": tensor})

@@ -41,7 +41,10 @@ def test_select_weights_by_glob_and_type():
     [
         ({"include": ["stem*"]}, r"'stem\*' matches no parameter"),
         ({"exclude": ["stem*"]}, r"'stem\*' matches no parameter"),
-        ({"layer_types": ["Conv2d"]}, "type 'Conv2d' has parameters; there are BatchNorm1d, Conv1d"),
+        (
+            {"layer_types": ["Conv2d"]},
+            "type 'Conv2d' has parameters; there are BatchNorm1d",
+        ),
         ({"exclude": ["*.weight"]}, "leave no weight"),
         ({"include": ["norm.*"]}, "leave no weight"),
     ],
@@ -49,7 +52,6 @@ def test_select_weights_by_glob_and_type():
 def test_select_weights_refuses_a_selection_of_nothing(choice, message):
     with pytest.raises(ModelError, match=message):
         select_weights(Words(), **choice)
-
 
 
 def test_overrides_by_name_finds_a_tied_weight_by_any_name():
@@ -99,7 +101,6 @@ def test_weights_named_gives_a_tied_weight_once():
     assert found["1.weight"] is model[0].weight
     with pytest.raises(ModelError, match=r"no parameter named '3\.weight'"):
         weights_named(model, ["0.weight", "3.weight"])
-
 
 
 def test_embeddings_of_finds_subclasses_and_tied_weights():

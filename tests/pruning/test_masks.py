@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flyweight.errors import FlyweightError, ModelError
+from flyweight.modules import WeightLayout
 from flyweight.pruning import (
     block_mask,
     channel_mask,
@@ -26,7 +27,6 @@ from flyweight.pruning import (
     std_mask,
     zero_filters,
 )
-from flyweight.modules import WeightLayout
 
 
 def zeros(masks):

@@ -32,28 +32,21 @@ class OptimizerCheck:
     def __init__(self, model: nn.Module, owner: str) -> None:
         self._model = model
         self._owner = owner
-        self._before: list[float] | None = None
+        self._before: tuple[list[int], list[float]] | None = None
         self._over = False
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self._model.parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def _sums(self) -> list[float]:
-        sums = [parameter.double().abs().sum().cpu() for parameter in self._trained()]
-        return torch.stack(sums).tolist() if sums else []
 
     def remember(self) -> None:
         """Remember the parameters, at the end of a step."""
         if not self._over:
-            self._before = self._sums()
+            self._before = _fingerprint(self._trained())
 
     def compare(self) -> None:
         """Compare the parameters with those remembered, once; warn if none changed."""
         if self._over or self._before is None:
             return
-        gradients = [p.grad for p in self._trained() if p.grad is not None]
-        if self._sums() != self._before:
+        trained = self._trained()
+        gradients = [p.grad for p in trained if p.grad is not None]
+        if _fingerprint(trained) != self._before:
             self._over = True
         elif all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._over = True
@@ -62,3 +55,16 @@ class OptimizerCheck:
                 f"{self._owner}.model.parameters(), not those of the original model",
                 stacklevel=3,
             )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self._model.parameters() if p.requires_grad]
+
+
+def _fingerprint(parameters: list[nn.Parameter]) -> tuple[list[int], list[float]]:
+    """Return the versions and sums of parameters.
+
+    A step with a learning rate of 0 changes the versions only, a write to ``.data`` the sums only.
+    """
+    versions = [0 if p.is_inference() else p._version for p in parameters]
+    sums = [p.detach().float().abs().sum().cpu() for p in parameters]
+    return versions, torch.stack(sums).tolist() if sums else []

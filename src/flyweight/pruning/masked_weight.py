@@ -13,11 +13,11 @@ __all__ = ["MaskedWeight"]
 
 
 class _Masked(torch.autograd.Function):
-    """weight · mask, with a gradient for those weights where ``learning`` is True."""
+    """weight · mask, with a gradient where ``learning``, by default the mask, is True."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, learning: Tensor) -> Tensor:
-        ctx.save_for_backward(learning)
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, learning: Tensor | None) -> Tensor:
+        ctx.save_for_backward(mask if learning is None else learning)
         return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
     @staticmethod
@@ -61,7 +61,8 @@ class MaskedWeight(WeightParametrization):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the masked weight."""
         regrows = self.allow_regrowth and torch.is_grad_enabled()
-        learning = self._in_live_filters() if regrows else self.mask
+        # Not the mask a second time: dynamo cannot trace functions of a repeated argument.
+        learning = self._in_live_filters() if regrows else None
         masked: Tensor = _Masked.apply(weight, self.mask, learning)  # type: ignore[no-untyped-call]
         return masked
 

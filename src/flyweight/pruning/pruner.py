@@ -172,9 +172,10 @@ class Pruner:
         """
         self._check_open()
         self._check_batch_norm()
-        self._optimizer_check.step()
+        self._optimizer_check.compare()
         self.number += 1
         self._prune()
+        self._optimizer_check.remember()
 
     def check(self) -> None:
         """Raise ModelError if a layer sees a value where a mask says zero."""
