@@ -786,7 +786,7 @@ def read_header(
             check(kind in heads and len(entry.shape) > 0, "a tensor is joined to nothing")
             together = (heads[kind], *heads[kind].members, entry)
             check(all(prod(one.shape) for one in together), "a joined tensor has no elements")
-            check(sum(prod(one.shape) for one in together) <= 1 << 20, "too much is joined")
+            check(sum(prod(one.shape) for one in together) <= 1 << 20, "a group is too large")
             heads[kind].members.append(entry)
             entry.lengths = own if entry.form not in (CONSTANT, PLANES) else ()
             continue
@@ -933,7 +933,7 @@ def read_fly(
         lengths = coded.take(table)
         header = huffman(lengths, coded.rest(), plain, 256).astype(np.uint8).tobytes()
     entries, metadata = read_header(header, bool(flags & 2), shapes)
-    elements = sum(prod(entry.shape) for entry in entries if entry.form != ALIAS)
+    elements = sum(prod(entry.shape) for entry in entries)
     check(elements <= (1 << 20) + 4096 * len(data), "a file has too many elements")
     stored = sum(sum(entry.lengths) for entry in entries)
     check(len(data) == cursor.at + stored + 4, "a file is shorter or longer than its header says")

@@ -314,7 +314,7 @@ def test_one_kilobyte_decodes_in_a_few_megabytes():
         (sealed(b"\0\0", version=0), "version 0"),
         (sealed(b"\0\0", flags=4), "flags"),
         (sealed(b"\0\0\0"), "bytes too many"),
-        (sealed(b"\0\0", b"x"), "1 checksums for 0 groups"),
+        (sealed(b"\0\0", b"x"), "1 checksums for 0 blocks"),
         (sealed(b"\0\0") + b"x", "followed"),
         (sealed(b"\0\0", checks=1), "cut short|checksum"),
         (sealed(b"\1" + b"\3\xff" + word(b"v") + b"\0"), "UTF-8"),

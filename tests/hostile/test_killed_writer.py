@@ -14,7 +14,7 @@ import json, os, signal, sys
 from pathlib import Path
 import numpy as np
 from flyweight.coding import encode_lossless
-from flyweight.container import Container, dumps, open_writer, write
+from flyweight.format import Container, dumps, open_writer, write
 
 how, path = sys.argv[1], Path(sys.argv[2])
 tensors = tuple(
