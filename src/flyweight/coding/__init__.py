@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from flyweight.coding.arrays import decode, encode
 from flyweight.coding.coders import Effort
-from flyweight.coding.entropy import entropy
 from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding
 from flyweight.coding.groups import encode_tensors, group_small_tensors
 from flyweight.coding.huffman import (
@@ -17,6 +16,7 @@ from flyweight.coding.huffman import (
     decode_symbols,
     encode_symbols,
 )
+from flyweight.coding.order_zero import entropy
 from flyweight.coding.positions import decode_positions, encode_positions
 from flyweight.coding.scalars import (
     DTYPES,

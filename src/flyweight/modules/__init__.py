@@ -1,6 +1,6 @@
 """Any `nn.Module`: build it, check it, select its weights, parametrize them."""
 
-from flyweight.modules.architectures import (
+from flyweight.modules.architecture import (
     Architecture,
     architecture_of,
     architectures,

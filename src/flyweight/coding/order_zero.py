@@ -1,4 +1,4 @@
-"""The order-0 entropy: what no code that treats symbols alone can go below."""
+"""Order-0 entropy: the lower bound of codes that treat each symbol by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["entropy"]
 
 
 def entropy(counts: ArrayLike) -> float:
-    """Return the total order-0 entropy, in bits, of symbols that occur ``counts`` times.
+    """Compute the total order-0 entropy, in bits, of symbols that occur ``counts`` times.
 
     With n symbols of frequencies p_k that is n times -sum(p_k log2 p_k); divide by n for
     bits a symbol. A report uses it, a file never does: no stored byte depends on a float.
