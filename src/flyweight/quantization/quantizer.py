@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight._config import config_digest
-from flyweight.batch_norm import check_unfolded, fold_batch_norms_
+from flyweight.batch_norm import fold_batch_norms_, folded_batch_norms
 from flyweight.batches import Batches, Loss, default_loss, take_examples, to_device
 from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
@@ -100,13 +100,12 @@ class Quantizer:
         if steps < 0:
             raise ModelError(f"the number of steps is 0 or more; found {steps}")
         check_model(model)
-        if steps:
-            check_unfolded(model)
         self.config = config = config or QuantizationConfig()
         self.steps = steps
         self.number = 0
         self.model = copy.deepcopy(model)
         self._finalized = False
+        self._folded = folded_batch_norms(self.model)
         weights = select_weights(self.model, include=config.include, exclude=config.exclude)
         check_plain(self.model, weights)
         self._names = tuple(weights)
@@ -186,8 +185,19 @@ class Quantizer:
         """Follow the schedule; call it after each step of the optimizer.
 
         Bits fall, and k-means assigns weights to centroids again, where the configuration says so.
+
+        Raises:
+            ModelError: batch normalization that is folded, as in a model read from a file, trains.
         """
         self._check_open()
+        for name, layer in self._folded.items():
+            if layer.training:
+                raise ModelError(
+                    f"batch normalization {name!r} is folded to one scale and one bias per channel "
+                    "and trains as another function; call flyweight.batch_norm."
+                    "unfold_batch_norms_(model, batches) first, or keep the layer in evaluation "
+                    "mode"
+                )
         self._optimizer_check.compare()
         self.number += 1
         self._resume(self.number)
