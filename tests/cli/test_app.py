@@ -190,6 +190,12 @@ def program(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
 
 
+def with_modules_in(folder):
+    """An environment in which modules of a folder stand in the place of installed ones."""
+    places = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
 def test_the_module_runs_the_program(tmp_path):
     found = program("inspect", "missing.fly", cwd=tmp_path)
     assert (found.returncode, found.stdout) == (2, "")
@@ -199,7 +205,7 @@ def test_the_module_runs_the_program(tmp_path):
 
 def test_version_and_help_do_not_import_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ValueError('imported')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = with_modules_in(tmp_path)
     assert program("--version", env=environment).stdout.startswith("flyweight ")
     assert "Usage" in program("compress", "-h", env=environment).stdout
 
@@ -207,7 +213,7 @@ def test_version_and_help_do_not_import_torch(tmp_path):
 @pytest.mark.parametrize("module", ["torch", "typer", "rich"])
 def test_ctrl_c_during_imports_gives_no_traceback(tmp_path, module):
     (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = with_modules_in(tmp_path)
     (tmp_path / "a.fly").write_bytes(b"")
     found = program("inspect", str(tmp_path / "a.fly"), env=environment)
     if module != "rich":

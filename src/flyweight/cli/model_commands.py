@@ -68,7 +68,14 @@ def compress(
     ):
         network = open_network(model, architecture)
         arguments = load_task(
-            task, network, model, data=data, device=device, seed=seed, progress=progress
+            task,
+            network,
+            model,
+            data=data,
+            device=device,
+            seed=seed,
+            trains=settings.epochs > 0,
+            progress=progress,
         )
         if "data" not in arguments:
             raise DataError(f'--task {task} returns no "data"; return batches under that key')
