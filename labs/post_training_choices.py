@@ -32,7 +32,7 @@ from flyweight.batch_norm import (
 from flyweight.cifar import Cifar10, Split, load_cifar10, load_pretrained, predict
 from flyweight.compressed import compress_module
 from flyweight.io import load, save
-from flyweight.modules import select_weights
+from flyweight.modules import architecture_of, select_weights
 from flyweight.quantization import (
     PostTrainingConfig,
     correct_biases_,
@@ -121,12 +121,14 @@ def write_ours(exercise: Exercise, batches: Sequence[Tensor], path: Path) -> int
     if changed.get("biases", True):
         correct_biases_(model, dense, batches)
     fold_batch_norms_(model)
+    architecture = architecture_of(dense)
+    named = {} if architecture is None else {"architecture": architecture}
     compressed = compress_module(
         model,
         found,
         float_dtype="bfloat16",
         float_mantissa_bits=changed.get("float_mantissa_bits", 0),
-        metadata={"recipe": "post-training", "architecture": "resnet20"},
+        metadata={"recipe": "post-training"} | named,
     )
     return save(compressed, path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flyweight.batches import Batches
 from flyweight.cifar import AugmentedImages, Cifar10, calibration_batches
 from flyweight.compressed import CompressedModel
 from flyweight.pruning import Pruner, PruningConfig
@@ -55,11 +56,11 @@ def prune(
         states: folder for the state of training; None keeps none.
         progress: called during training.
     """
-    images = training_images(data, device)
+    images = training_images(data, device) if training.epochs else []
     pruner = Pruner(
         copy.deepcopy(model).to(choose_device(device)),
         config,
-        steps=optimizer_steps(images, training),
+        steps=_steps(images, training),
         epochs=training.epochs,
         seed=seed,
     )
@@ -82,15 +83,15 @@ def quantize(
 
     Arguments are those of `prune`.
     """
-    images = training_images(data, device)
+    images = training_images(data, device) if training.epochs else []
     calibration = None
     if config.needs_data:
-        drawn = calibration_batches(images.split, config.calibration_examples, seed=seed)
-        calibration = list(drawn)
+        split = data.split("train45k").to(choose_device(device))
+        calibration = list(calibration_batches(split, config.calibration_examples, seed=seed))
     quantizer = Quantizer(
         copy.deepcopy(model).to(choose_device(device)),
         config,
-        steps=optimizer_steps(images, training),
+        steps=_steps(images, training),
         data=calibration,
         seed=seed,
     )
@@ -99,9 +100,13 @@ def quantize(
     return quantizer.finalize(float_dtype="float16")
 
 
+def _steps(images: Batches, training: TrainingConfig) -> int:
+    return optimizer_steps(images, training) if training.epochs else 0
+
+
 def _train(
     stage: Pruner | Quantizer,
-    images: AugmentedImages,
+    images: Batches,
     training: TrainingConfig,
     device: str,
     seed: int,

@@ -48,7 +48,9 @@ def test_zeros_survive_finetuning_with_any_optimizer(prune):
     course.finetune_after_prune(net, loader, nn.CrossEntropyLoss(), optimizer, prune=prune)
     assert (shares(net)[1] == 0.5) == prune
     assert not torch.equal(net[3].weight, before)
-    assert set(net.state_dict()) == set(network().state_dict())
+    assert list(net.state_dict()) == list(network().state_dict())
+    names = [name for name, _ in network().named_parameters()]
+    assert [name for name, _ in net.named_parameters()] == names
 
 
 def test_a_fraction_where_per_cent_are_meant_is_told():
@@ -122,6 +124,23 @@ def test_the_straight_through_estimator_by_hand():
     torch.testing.assert_close(course.STE.apply(weight, 2, "symmetric-no-zero"), mid_rise)
     assert torch.equal(course.STE.apply(weight, 2, False), seen)
     assert torch.equal(course.STE.apply(weight, None), weight)
+
+
+@pytest.mark.parametrize("symmetric", [False, True, "symmetric-no-zero"])
+def test_ste_takes_any_number_of_bits(symmetric):
+    weight = torch.tensor([0.0, -1.0, 0.2, 1.2, 2.0])
+    assert not course.STE.apply(weight, 0, symmetric).any()
+    for bits in range(9, 32):
+        seen = course.STE.apply(weight, bits, symmetric)
+        torch.testing.assert_close(seen, weight, rtol=0, atol=2 * 2.0 ** (1 - bits) + 1e-6)
+        assert seen[0] == 0
+    nine = course.STE.apply(torch.linspace(-1, 1, 10_000), 9, symmetric)
+    assert len(nine.unique()) == (511 if symmetric is True else 512)
+    assert torch.equal(course.STE.apply(weight, 32, symmetric), weight)
+
+
+def test_ste_with_one_bit_and_a_level_at_zero_is_zero():
+    assert not course.STE.apply(torch.tensor([0.0, -1.0, 2.0]), 1, True).any()
 
 
 @pytest.mark.parametrize("symmetric", [False, True, "symmetric-no-zero"])

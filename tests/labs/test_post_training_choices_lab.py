@@ -6,9 +6,9 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.report import read_rows
-from flyweight import decompress, load
 from flyweight.batch_norm import reestimate_batch_norms_
 from flyweight.cifar import Cifar10
+from flyweight.io import load, load_state_dict
 from labs import post_training
 from labs import post_training_choices as lab
 
@@ -38,7 +38,7 @@ def scratch(borrowed, noise, monkeypatch):
     splits = {"train45k": data.train, "validation": data.test}
     monkeypatch.setattr(Cifar10, "split", lambda self, which: splits[which])
     monkeypatch.setattr(lab, "load_pretrained", network)
-    monkeypatch.setattr("flyweight.compression.load_pretrained", network)
+    monkeypatch.setattr(post_training, "load_pretrained", network)
     monkeypatch.setattr(lab, "load", lambda path: load(path, architecture=network))
     monkeypatch.setattr(post_training, "CALIBRATION", 8)
     monkeypatch.setattr(post_training, "STATISTICS", 1)
@@ -59,7 +59,10 @@ def test_as_it_is_is_what_the_curve_is_made_by(scratch, capsys):
     assert int(row["bytes"]) == post_training.write_ours(4e-8, data, 0, folder / "published.fly")
     batches = post_training.calibration_batches(data, 0)
     lab.write_ours(lab.Exercise("", "as it is", price=4e-8), batches, folder / "choice.fly")
-    published, choice = decompress(folder / "published.fly"), decompress(folder / "choice.fly")
+    published, choice = (
+        load_state_dict(folder / "published.fly"),
+        load_state_dict(folder / "choice.fly"),
+    )
     assert published.keys() == choice.keys()
     assert all(torch.equal(published[name], choice[name]) for name in published)
     assert float(row["divergence"]) > 0
@@ -81,7 +84,7 @@ def written(tmp_path_factory):
         patch.setattr(lab, "load_pretrained", network)
         for otherwise in lab.OURS:
             lab.write_ours(lab.Exercise("", otherwise, price=1e-4), batches, path)
-            states[otherwise] = decompress(path)
+            states[otherwise] = load_state_dict(path)
     return batches, states
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import nncodec_network_peer, peers
 from benchmarks.report import read_rows
-from flyweight import create_model
+from flyweight.cifar import create_model
 from labs import post_training as lab
 
 

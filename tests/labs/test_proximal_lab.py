@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from benchmarks.report import read_rows
-from flyweight import load_pretrained
-from flyweight.cifar import Cifar10, Split
-from flyweight.training import predict
+from flyweight.cifar import Cifar10, Split, load_pretrained, predict
 from labs import proximal as lab
 
 

@@ -44,23 +44,20 @@ def test_rows_have_names_of_their_own_and_key_rows_are_among_them():
 
 def test_compiling_changes_nothing_else_of_a_row():
     for plain, fused in zip(pruning.exercises(), pruning.exercises(compiled=True), strict=True):
-        training = fused.recipe.training
-        assert training.compile
-        assert not plain.recipe.training.compile
-        recipe = dataclasses.replace(
-            fused.recipe, training=dataclasses.replace(training, compile=False)
-        )
-        assert dataclasses.replace(fused, recipe=recipe) == plain
+        assert fused.training.compile
+        assert not plain.training.compile
+        training = dataclasses.replace(fused.training, compile=False)
+        assert dataclasses.replace(fused, training=training) == plain
 
 
 def test_a_retrained_network_is_found_again_however_it_was_compiled(scratch, monkeypatch):
     trained = []
     genuine = pruning.prune
 
-    def prune(model, recipe, **rest):
-        trained.append(recipe.training.compile)
-        none = dataclasses.replace(recipe.training, epochs=0, compile=False)
-        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+    def prune(model, config, training, **rest):
+        trained.append(training.compile)
+        none = dataclasses.replace(training, epochs=0, compile=False)
+        return genuine(model, config, none, data=rest["data"])
 
     monkeypatch.setattr(pruning, "prune", prune)
     row = pruning.exercises()[-1]
@@ -84,14 +81,14 @@ def test_minutes_of_a_row_that_another_run_began_are_blank(scratch, monkeypatch)
     genuine = pruning.prune
     stop = [True]
 
-    def prune(model, recipe, *, resume_folder=None, **rest):
-        if resume_folder is not None:
-            resume_folder.mkdir(parents=True, exist_ok=True)
-            (resume_folder / "prune.pt").touch()
+    def prune(model, config, training, *, states=None, **rest):
+        if states is not None:
+            states.mkdir(parents=True, exist_ok=True)
+            (states / "prune.pt").touch()
             if stop.pop() if stop else False:
                 raise KeyboardInterrupt
-        none = dataclasses.replace(recipe.training, epochs=0)
-        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+        none = dataclasses.replace(training, epochs=0)
+        return genuine(model, config, none, data=rest["data"])
 
     monkeypatch.setattr(pruning, "prune", prune)
     row, other = pruning.exercises()[4:6]
@@ -107,8 +104,7 @@ def test_minutes_of_a_row_that_another_run_began_are_blank(scratch, monkeypatch)
 
 def test_a_kept_network_that_is_damaged_is_refused(scratch):
     row = pruning.exercises()[-1]
-    none = dataclasses.replace(row.recipe.training, epochs=0)
-    row = dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, training=none))
+    row = dataclasses.replace(row, training=dataclasses.replace(row.training, epochs=0))
     first, _ = pruning.retrained(row, 0, few(), "cpu", 0)
     path = pruning.kept_at(row, 0, "cpu", 0)
     path.write_bytes(path.read_bytes()[:1000])
@@ -132,9 +128,9 @@ def test_the_network_that_sparse_rows_start_from_is_that_of_the_shipped_one():
 def test_zeros_of_each_layer_are_counted_and_told_once_for_a_kept_network(scratch, monkeypatch):
     genuine = pruning.prune
 
-    def prune(model, recipe, *, resume_folder=None, **rest):
-        none = dataclasses.replace(recipe.training, epochs=0)
-        return genuine(model, dataclasses.replace(recipe, training=none), data=rest["data"])
+    def prune(model, config, training, **rest):
+        none = dataclasses.replace(training, epochs=0)
+        return genuine(model, config, none, data=rest["data"])
 
     monkeypatch.setattr(pruning, "prune", prune)
     row = next(row for row in pruning.exercises() if row.name == "ways global with recovery")

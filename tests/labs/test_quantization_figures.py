@@ -17,19 +17,19 @@ def rows():
         {"row": name, "dense": "0.9", **before, **after}
         for name in (
             "kmeans 2 k-means++",
-            "fixed narrow 4",
-            "fixed narrow 4 per channel",
+            "fixed symmetric 4",
+            "fixed symmetric 4 per channel",
             "fixed ternary",
-            "sparse narrow 4",
+            "sparse symmetric 4",
         )
     ]
 
 
 def test_rows_are_found_by_scheme_and_bits(rows):
-    (shared,), (narrow, ternary) = (lab.points_of(rows, kind) for kind in ("kmeans", "fixed"))
+    (kmeans,), (symmetric, ternary) = (lab.points_of(rows, kind) for kind in ("kmeans", "fixed"))
     assert (ternary.scheme, ternary.bits) == ("ternary", 2)
-    assert (shared.scheme, shared.bits, shared.file_bytes) == ("k-means++", 2, 1000)
-    assert (narrow.scheme, narrow.bits, narrow.accuracy) == ("symmetric", 4, 0.5)
+    assert (kmeans.scheme, kmeans.bits, kmeans.file_bytes) == ("k-means++", 2, 1000)
+    assert (symmetric.scheme, symmetric.bits, symmetric.accuracy) == ("symmetric", 4, 0.5)
     assert len(lab.points_of(rows, "channels")) == len(lab.points_of(rows, "sparse")) == 1
     assert not any(lab.points_of(rows, kind) for kind in lab.FIGURES if "trained" in kind)
     rows[1] |= {"trained_accuracy": "0.8", "trained_bytes": "900"}

@@ -13,7 +13,11 @@ from flyweight.sparse_regression import fista
 from labs.sparse_regression import __main__ as lab
 from labs.sparse_regression import cases, figures
 
-REFERENCE = json.loads(Path(__file__).with_name("sparse_regression_reference.json").read_text())
+REFERENCE = json.loads(
+    (
+        Path(__file__).parents[1] / "sparse_regression" / "sparse_regression_reference.json"
+    ).read_text()
+)
 FOLDER = lab.RESULTS / "sparse_regression"
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.report import read_rows
-from flyweight import load_pretrained
+from flyweight.cifar import load_pretrained
 from labs import structured as lab
 
 pytest.importorskip("torch_pruning")
