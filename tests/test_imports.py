@@ -18,6 +18,7 @@ ROOMS = [
     "_files",
     "_provenance",
     "_config",
+    "_tables",
     "coding",
     "format",
     "batches",

@@ -221,6 +221,5 @@ def test_sensitivity_takes_a_metric_of_any_number_and_a_pattern():
 def test_summary_table_fits_80_columns():
     model = nn.ModuleDict({"some_name_of_a_module_" * 5: nn.Linear(1000, 1000)})
     lines = str(summarize_sparsity(model)).splitlines()
-    assert {len(line) for line in lines} == {80}
-    assert lines[1].startswith("...")
-    assert ".weight  Linear" in lines[1]
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].split() == ["total", "1,000,000", "1,000,000", "0.0000"]

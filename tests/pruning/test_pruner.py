@@ -321,9 +321,8 @@ def test_report_gives_asked_and_reached_and_a_row_per_layer():
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["layer", "type", "parameters", "zeros", "sparsity"]
     assert lines[1].split()[1:] == ["Linear", "1,100,000", "550,000", "0.5000"]
-    assert lines[1].startswith("...")
-    assert lines[3].split() == ["total", "2,200,000", "1,100,000", "0.5000"]
-    assert lines[4] == "sparsity asked for: 0.5000"
+    assert lines[-2].split() == ["total", "2,200,000", "1,100,000", "0.5000"]
+    assert lines[-1] == "sparsity asked for: 0.5000"
     pruner.finalize()
     assert pruner.report() == report
 

@@ -125,8 +125,7 @@ def test_masks_prune_the_number_asked_for(criterion, sparsity, seed, levels):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("regrowth", [False, True])
-@pytest.mark.parametrize("sparsity", [0.5, 0.9])
+@pytest.mark.parametrize(("regrowth", "sparsity"), [(False, 0.9), (True, 0.5)])
 def test_zeros_last_into_the_file(criterion, sparsity, regrowth, optimizer):
     model = network(7, 10_000)
     weights = select_weights(model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from flyweight._tables import format_table
 from flyweight.batches import evaluating
 from flyweight.errors import ModelError
 from flyweight.modules import OUTPUTS_FIRST, WeightLayout, select_weights
@@ -26,8 +27,6 @@ __all__ = [
     "summarize_sparsity",
     "zero_filters",
 ]
-
-_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def sparsity_table(
     rows: Sequence[tuple[str, str, int, int, float]],
     total: tuple[int, int, float],
 ) -> str:
-    """Format a table of layers that fits 80 columns; longer names lose their beginning.
+    """Format a table of layers that fits 80 columns.
 
     Args:
         counted: heading of the second count.
@@ -116,33 +115,16 @@ def sparsity_table(
 
     Example:
         >>> print(sparsity_table("zeros", [("fc.weight", "Linear", 8, 2, 0.25)], (8, 2, 0.25)))
-        layer      type    parameters        zeros  sparsity
-        fc.weight  Linear           8            2    0.2500
-        total                       8            2    0.2500
+        layer      type    parameters  zeros  sparsity
+        fc.weight  Linear           8      2    0.2500
+        total                       8      2    0.2500
     """
-    kinds = [_shortened(kind, 20) for _, kind, *_ in rows]
-    kind = max(4, *(len(text) for text in kinds))
-    numbers = [f"{count:,}" for _, _, *counts, _ in rows for count in counts]
-    numbers += [f"{count:,}" for count in total[:2]]
-    digits = max(10, *(len(text) for text in numbers))
-    names = [_shortened(name, _WIDTH - kind - 2 * digits - 16) for name, *_ in rows]
-    width = max(5, *(len(name) for name in names))
-
-    def line(name: str, of: str, parameters: str, count: str, sparsity: str) -> str:
-        return (
-            f"{name:{width}}  {of:{kind}}  {parameters:>{digits}}  {count:>{digits}}  {sparsity:>8}"
-        )
-
-    lines = [line("layer", "type", "parameters", counted, "sparsity")]
-    for name, of, (_, _, parameters, count, sparsity) in zip(names, kinds, rows, strict=True):
-        lines.append(line(name, of, f"{parameters:,}", f"{count:,}", f"{sparsity:.4f}"))
-    lines.append(line("total", "", f"{total[0]:,}", f"{total[1]:,}", f"{total[2]:.4f}"))
-    return "\n".join(lines)
-
-
-def _shortened(text: str, width: int) -> str:
-    """Return the end of a text, at most ``width`` characters of it."""
-    return text if len(text) <= width else f"...{text[len(text) - width + 3 :]}"
+    cells = [
+        (name, kind, f"{parameters:,}", f"{count:,}", f"{sparsity:.4f}")
+        for name, kind, parameters, count, sparsity in [*rows, ("total", "", *total)]
+    ]
+    columns = ["layer", "type", "parameters", counted, "sparsity"]
+    return format_table(columns, cells, text_columns=2)
 
 
 def summarize_sparsity(model: nn.Module) -> Summary:
@@ -155,9 +137,9 @@ def summarize_sparsity(model: nn.Module) -> Summary:
         >>> model = nn.Sequential(nn.Linear(4, 2))
         >>> _ = model[0].weight.data.copy_(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0, 0, 0, 0]]))
         >>> print(summarize_sparsity(model))
-        layer     type    parameters   non-zeros  sparsity
-        0.weight  Linear           8           3    0.6250
-        total                      8           3    0.6250
+        layer     type    parameters  non-zeros  sparsity
+        0.weight  Linear           8          3    0.6250
+        total                      8          3    0.6250
         >>> summarize_sparsity(model).layers[0].zero_filters
         1
     """

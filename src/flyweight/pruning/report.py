@@ -42,9 +42,9 @@ class PruningReport:
 
     Example:
         >>> print(PruningReport(asked=0.5, layers=(PrunedLayer("fc.weight", "Linear", 8, 4),)))
-        layer      type    parameters        zeros  sparsity
-        fc.weight  Linear           8            4    0.5000
-        total                       8            4    0.5000
+        layer      type    parameters  zeros  sparsity
+        fc.weight  Linear           8      4    0.5000
+        total                       8      4    0.5000
         sparsity asked for: 0.5000
     """
 
