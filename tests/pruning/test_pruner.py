@@ -17,6 +17,7 @@ from flyweight.pruning import (
     percentile_mask,
     random_mask,
 )
+from flyweight.training import TrainingConfig, train_
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -504,6 +505,43 @@ def test_prepared_model_may_move_to_another_device(criterion, regrowth):
     assert weights[0].is_cuda
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert zeros == round(0.6 * sum(weight.numel() for weight in weights))
+
+
+def test_pruner_fits_the_training_loop_and_its_moving_average(tmp_path):
+    config = PruningConfig(sparsity=0.5, exclude=("3.*",), interval=1)
+    training = TrainingConfig(epochs=2, learning_rate=0.1, ema_decay=0.9)
+    states = []
+    for stopped in (False, True):
+        model = network()
+        model[3].weight.data[:2] = 0
+        pruner = Pruner(model, config, steps=4, epochs=2)
+
+        def after_epoch(epoch, loss):
+            raise KeyboardInterrupt
+
+        def run(pruner=pruner, **settings):
+            path = tmp_path / "state"
+            return train_(
+                pruner.model, batches(), training, stage=pruner, checkpoint=path, **settings
+            )
+
+        if stopped:
+            (tmp_path / "state").unlink()
+            with pytest.raises(KeyboardInterrupt):
+                run(after_epoch=after_epoch)
+            pruner = Pruner(model, config, steps=4, epochs=2)
+            result = run(pruner)
+        else:
+            result = run()
+        assert pruner.number == 4
+        pruner.model.load_state_dict(result.averaged.state_dict())
+        pruner.check()
+        pruned = pruner.finalize().cpu()
+        assert not pruned[3].weight[:2].any()
+        assert pruned[3].weight[2:].all()
+        assert int((pruned[0].weight == 0).sum()) == 108
+        states.append(pruned.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 # Order of parameters.
