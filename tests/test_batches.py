@@ -164,7 +164,7 @@ def test_check_batches_counts_them():
 
 @pytest.mark.parametrize("bad", [X, {"a": X}, 3, None, iter([X]), []])
 def test_check_batches_names_the_argument(bad):
-    with pytest.raises(DataError, match="^calibration "):
+    with pytest.raises(DataError, match=r"^calibration "):
         check_batches(bad, "calibration")
 
 

@@ -62,8 +62,8 @@ class Segmentation(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.up = nn.ConvTranspose2d(8, 3, 2, stride=2)
+        self.down = nn.Sequential(nn.Conv2d(1, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
+        self.up = nn.ConvTranspose2d(32, 3, 2, stride=2)
 
     def forward(self, images):
         features = self.down(images)

@@ -57,7 +57,7 @@ BAD_LOSS = {
     "no function": (0.5, "loss is a float; give a function"),
     "no scalar": (lambda m, b: m(b[0]).sum(1), r"loss gives a tensor of shape \(4,\); return a sc"),
     "nan": (lambda m, b: m(b[0]).sum() * float("nan"), "loss gives nan on the first batch"),
-    "float": (lambda m, b: float(m(b[0]).sum()), "loss gives a float; return a scalar tensor"),
+    "float": (lambda m, b: m(b[0]).sum().item(), "loss gives a float; return a scalar tensor"),
     "detached": (lambda m, b: m(b[0]).sum().detach(), "loss gives a tensor without a gradient"),
     "raises": (lambda m, b: 1 // 0, "loss fails on the first batch of data with ZeroDivisionErr"),
 }
@@ -84,11 +84,11 @@ def test_compress_refuses_evaluate(evaluate, message):
 
 
 def test_compress_refuses_targets_that_need_a_loss():
-    with pytest.raises(DataError, match="the targets are not integers.*give loss="):
+    with pytest.raises(DataError, match=r"the targets are not integers.*give loss="):
         compress(model(), TRAINED, data=[(BATCH[0], BATCH[0][:, :3])])
     with pytest.raises(DataError, match="the batches hold no targets"):
         compress(model(), TRAINED, data=[BATCH[0]])
-    with pytest.raises(ModelError, match="gives no loss for these batches.*give loss="):
+    with pytest.raises(ModelError, match=r"gives no loss for these batches.*give loss="):
         compress(model(), TRAINED, data=[{"input": BATCH[0]}])
 
 
@@ -128,7 +128,7 @@ def test_compress_refuses_globs_without_a_match_before_evaluating(recipe):
 
 
 def test_compress_refuses_what_is_no_model():
-    with pytest.raises(ModelError, match="model is a str; give a torch.nn.Module"):
+    with pytest.raises(ModelError, match=r"model is a str; give a torch\.nn\.Module"):
         compress("resnet20", data=[BATCH])
     with pytest.raises(ModelError, match="no parameters"):
         compress(nn.Flatten(), data=[BATCH])

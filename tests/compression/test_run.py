@@ -184,17 +184,17 @@ def test_compress_pruning_alone_has_exact_zeros():
 
 
 def test_compress_resumes_and_removes_its_states_alone(tmp_path):
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop_in_fine_tuning(phase, done, total):
         if "fine-tune" in phase and done == total:
-            raise Stopped
+            raise StoppedError
 
     model, asked = build(Convolutional), recipe(2)
     (tmp_path / "notes.txt").write_text("stays")
     whole = compress(model, asked, data=DATA)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         compress(model, asked, data=DATA, resume=tmp_path, progress=stop_in_fine_tuning)
     assert [*tmp_path.glob("*/prune.pt")]
     resumed = compress(model, asked, data=DATA, resume=tmp_path)

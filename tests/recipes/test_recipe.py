@@ -222,7 +222,7 @@ def test_configurations_take_lists_and_numbers_of_numpy():
 
 def test_to_toml_refuses_a_criterion_that_is_a_function():
     recipe = Recipe(pruning=PruningConfig(criterion=lambda weight: weight.abs()))
-    with pytest.raises(RecipeError, match="pruning.criterion is a function"):
+    with pytest.raises(RecipeError, match=r"pruning\.criterion is a function"):
         recipe.to_toml()
 
 

@@ -45,9 +45,7 @@ def check_callable(function: Any, name: str, signature: str) -> None:
         flyweight.errors.DataError: evaluate is a float; give a function evaluate(model) -> float
     """
     if function is not None and not callable(function):
-        raise DataError(
-            f"{name} is a {type(function).__name__}; give a function {signature}"
-        )
+        raise DataError(f"{name} is a {type(function).__name__}; give a function {signature}")
 
 
 def first_batch(data: Batches) -> Batch:
@@ -106,7 +104,7 @@ def check_loss(model: nn.Module, batch: Batch, loss: Loss) -> None:
         )
     if not bool(torch.isfinite(value)):
         raise DataError(
-            f"loss gives {float(value)} on the first batch of data; give a loss that is finite"
+            f"loss gives {float(value.detach())} on the first batch of data; give a finite loss"
         )
     if not value.requires_grad:
         raise DataError("loss gives a tensor without a gradient; leave out detach() and no_grad()")

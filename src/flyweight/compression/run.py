@@ -28,7 +28,7 @@ from flyweight.batches import (
     take_examples,
     to_device,
 )
-from flyweight.compressed import CompressedModel, compress_module
+from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
 from flyweight.compression.arguments import (
     Evaluate,
     check_callable,
@@ -231,7 +231,7 @@ class _Run:
             quantizer = self._quantizer(student, recipe.quantization, recipe.fine_tuning)
             quantizer.model.cpu()
             return quantizer.finalize(fold_batch_norm=recipe.fold_batch_norm, **storage)
-        quantized = {}
+        quantized: dict[str, CompressedTensor] = {}
         if recipe.post_training is not None:
             student, quantized = quantize_post_training(
                 student,
