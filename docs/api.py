@@ -9,6 +9,7 @@ of each docstring.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ TERMS = {
     "compress": ("compression.compress",),
     "criterion": ("pruning.PruningConfig", "pruning.saliency_scores"),
     "distillation": ("training.TrainingConfig",),
-    "entropy": ("coding.entropy",),
+    "entropy": ("coding.order_zero",),
     "Fisher information": ("pruning.fisher_information",),
     "fixed point": ("quantization.quantize_fixed_point", "quantization.FixedPointWeight"),
     "GPTQ": ("quantization.gptq",),
@@ -93,6 +94,7 @@ class Entry(NamedTuple):
     members: tuple[tuple[str, str], ...]
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     """Parse a source file."""
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -227,13 +229,13 @@ def entry(name: str, module: str) -> Entry:
     tree = parse(path)
     found = definition_of(name, tree)
     if found is None:
-        origin = imported_from(tree).get(name)
-        if origin is None or origin == module:
-            raise LookupError(f"{module} has {name!r} in __all__ and does not define it")
-        if path_of(f"{origin}.{name}".removeprefix(".")).exists():  # a module
-            inner = f"{origin}.{name}".removeprefix(".")
+        origin = imported_from(tree).get(name, module)
+        inner = f"{origin}.{name}".removeprefix(".")
+        if path_of(inner).exists():  # a module
             text = first_line(ast.get_docstring(parse(path_of(inner))) or "")
             return Entry(name, inner, "", text, ())
+        if origin == module:
+            raise LookupError(f"{module} has {name!r} in __all__ and does not define it")
         return entry(name, origin)
     node, text = found
     signature, members = "", ()

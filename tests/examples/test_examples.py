@@ -33,6 +33,7 @@ def test_own_loop_writes_pruned_and_quantized_file(tmp_path):
     assert example["accuracy"](model) > 0.95
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 def test_huggingface_trainer_writes_pruned_and_quantized_file(tmp_path):
     pytest.importorskip("transformers")
     example, model, report = run("huggingface_trainer", tmp_path / "bert.fly")
@@ -51,6 +52,8 @@ def test_huggingface_trainer_writes_pruned_and_quantized_file(tmp_path):
     assert (found == batch["labels"]).float().mean() > 0.95
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_lightning_trainer_writes_quantized_file(tmp_path):
     pytest.importorskip("pytorch_lightning")
     _, model, _ = run("lightning_trainer", tmp_path / "parity.fly")
@@ -61,8 +64,19 @@ def test_lightning_trainer_writes_quantized_file(tmp_path):
     assert (found == bits.sum(1).long() % 2).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("compress_*.py")), ids=lambda path: path.stem)
-def test_compress_examples_write_file_that_loads(path, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv1d",
+        "mlp",
+        "regression",
+        pytest.param("lstm", marks=pytest.mark.slow),
+        pytest.param("segmentation", marks=pytest.mark.slow),
+        pytest.param("transformer", marks=pytest.mark.slow),
+    ],
+)
+def test_compress_examples_write_file_that_loads(name, tmp_path, monkeypatch, capsys):
+    path = EXAMPLES / f"compress_{name}.py"
     for library in ("sklearn", "transformers"):
         if library in path.read_text(encoding="utf-8"):
             pytest.importorskip(library)
@@ -72,6 +86,11 @@ def test_compress_examples_write_file_that_loads(path, tmp_path, monkeypatch, ca
     report = names["compressed"].report
     assert report.file_bytes == file.stat().st_size
     assert capsys.readouterr().out.splitlines()[-1].endswith(str(report.score_after))
+
+
+def test_every_compress_example_is_run():
+    names = {path.stem.removeprefix("compress_") for path in EXAMPLES.glob("compress_*.py")}
+    assert names == {"conv1d", "lstm", "mlp", "regression", "segmentation", "transformer"}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
