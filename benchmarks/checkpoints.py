@@ -1,4 +1,4 @@
-"""Speed and memory of shrinking a checkpoint, and of getting it back.
+"""Speed and memory of compressing a checkpoint, and of decompressing it.
 
     python -m benchmarks.checkpoints [--gigabytes 1] [--repeats 3]
 
@@ -31,10 +31,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
-from flyweight.checkpoints import SafetensorsWriter
+from flyweight.checkpoints import SafetensorsWriter, compress_checkpoint
 from flyweight.coding.threads import cores
-from flyweight.proof_old import decompress_to_file
-from flyweight.checkpoints import compress_checkpoint
+from flyweight.io import decompress
 from flyweight.training import keep_freed_memory
 
 VOCABULARY, WIDTH, INNER = 32_000, 1536, 4096
@@ -46,13 +45,13 @@ class Way(NamedTuple):
 
     name: str
     bits: int | None
-    effort: str
+    effort: str | None
 
 
 WAYS = (
     Way("--bits 4 --effort fast", 4, "fast"),
     Way("--bits 4", 4, "balanced"),
-    Way("--lossless", None, "balanced"),
+    Way("--lossless", None, None),
 )
 
 
@@ -98,7 +97,7 @@ def work(source: str, target: str, way: str) -> None:
     keep_freed_memory()  # as the command line does
     start = time.perf_counter()
     if way == "back":
-        decompress_to_file(source, target)
+        decompress(source, target)
     else:
         _, bits, effort = WAYS[int(way)]
         compress_checkpoint(source, target, bits=bits, effort=effort)
@@ -179,7 +178,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write both tables."""
-    parser = argparse.ArgumentParser(description="Speed and memory of shrinking a checkpoint.")
+    parser = argparse.ArgumentParser(description="Speed and memory of compressing a checkpoint.")
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)

@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, append_rows, markdown, put_table, read_rows
-from flyweight.cifar import pretrained_card
-from flyweight.proof_old import compress_to_file
 from flyweight._provenance import source_commit
+from flyweight.cifar import load_pretrained, pretrained_card, task
+from flyweight.compression import compress, remove_states
 from flyweight.training import keep_freed_memory
 
 ARCHITECTURE = "resnet20"
 STATES = Path.home() / ".cache" / "flyweight" / "compression"
+COLUMNS = {  # of the table, by the names of the report
+    "score_before": "accuracy_before",
+    "score_after": "accuracy_after",
+    "outputs_identical": "reload_identical",
+}
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -32,18 +36,19 @@ def run(recipe: str, seed: int, device: str) -> Row:
 
     A run that is stopped goes on from its last epoch when it is started again on the same commit.
     """
-    STATES.mkdir(parents=True, exist_ok=True)
-    path = STATES / f"{recipe}-{seed}-{source_commit()}.fly"
-    resumed = path.with_name(f"{path.name}.partial").exists()
-    start = time.perf_counter()
-    report = compress_to_file(ARCHITECTURE, path, recipe, device=device, seed=seed)
-    minutes = (time.perf_counter() - start) / 60
-    path.unlink()
+    states = STATES / f"{recipe}-{seed}-{source_commit()}"
+    model = load_pretrained(ARCHITECTURE)
+    report = compress(
+        model, recipe, **task(device=device), device=device, seed=seed, resume=states
+    ).report
+    remove_states(states)
+    measured = report.to_dict()
+    seconds = measured.pop("seconds")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": ARCHITECTURE,
-        **report.to_dict(),
-        "minutes": "" if resumed else round(minutes, 2),
+        **{COLUMNS.get(key, key): value for key, value in measured.items()},
+        "minutes": "" if seconds is None else round(seconds / 60, 2),
     }
 
 

@@ -20,15 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
-from flyweight import PruningConfig, load_cifar10, prepare
-from flyweight.cifar import create_model
+from flyweight.cifar import create_model, load_cifar10, normalize
+from flyweight.pruning import Pruner, PruningConfig
 from flyweight.training import (
     choose_device,
     describe_device,
     keep_freed_memory,
     memory_format_for,
 )
-from flyweight.cifar import normalize
 
 BATCH_SIZE = 128
 EVERY = 20
@@ -58,10 +57,10 @@ def loop(
     return run
 
 
-def masked(recipe: PruningConfig, device: torch.device) -> Callable[[int], None]:
+def masked(config: PruningConfig, device: torch.device) -> Callable[[int], None]:
     """The same with masks; no run is as long as their schedule."""
-    prepared = prepare(create_model("resnet20"), recipe, steps=10**6)
-    return loop(prepared.model, prepared.step, device)
+    pruner = Pruner(create_model("resnet20"), config, steps=10**6)
+    return loop(pruner.model, pruner.step, device)
 
 
 def rows_of(timings: dict[str, list[float]], device: torch.device) -> list[Row]:
@@ -105,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()
     device = choose_device(options.device)
-    once = PruningConfig(sparsity=0.8, schedule="one-shot", recovery=False)
+    once = PruningConfig(sparsity=0.8, schedule="one-shot", allow_regrowth=False)
     grown = PruningConfig(sparsity=0.8, ramp=1.0, interval=EVERY)
     loops = {
         "dense": loop(create_model("resnet20"), lambda: None, device),

@@ -24,14 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
-from flyweight.coding import code_shared, DEcode_shared
-from flyweight.coding.symbols import Coder
-from flyweight.format import write
-from flyweight.io import skeleton
+from flyweight.batch_norm import fold_batch_norms_
 from flyweight.cifar import load_pretrained
+from flyweight.coding import decode_shared, encode_shared
+from flyweight.coding.symbols import Coder
+from flyweight.compressed import compress_module
+from flyweight.format import write
+from flyweight.io import save
+from flyweight.modules import names_and_shapes, select_weights
 from flyweight.quantization import quantize_kmeans
-from flyweight.recipes import load_recipe
-from flyweight.compressed import finish
 
 CODERS: tuple[Coder | None, ...] = (None, "plain", "interleaved", "rans", "context")
 PROGRAM = """
@@ -51,18 +52,23 @@ print(json.dumps({"import": middle - start, "load": end - middle, "numba": numba
 def write_file(path: Path, coder: Coder | None) -> int:
     """The shipped network in few values, its layers by one coder; returns the bytes."""
     model = load_pretrained("resnet20")
-    shared = {
-        name: quantize_kmeans(weight, bits=5) for name, weight in model.named_parameters() if weight.ndim > 1
-    }
+    weights = select_weights(model)
+    shared = {name: quantize_kmeans(weight, bits=5) for name, weight in weights.items()}
+    for name, tensor in shared.items():
+        weights[name].data.copy_(tensor.dequantize())
+    fold_batch_norms_(model)
     metadata = {"architecture": "resnet20"}
-    container = finish(model, shared, load_recipe("quick"), metadata=metadata).to_container()
-    known = skeleton(metadata)
+    compressed = compress_module(model, shared, float_dtype="float16", metadata=metadata)
+    if coder is None:
+        return save(compressed, path)
+    container = compressed.to_container()
+    known = names_and_shapes(model)
     tensors = {tensor.name: tensor for tensor in container.tensors}
-    for name, tensor in tensors.items():
-        if coder is not None and tensor.encoding == "shared":
-            symbols, levels = DEcode_shared(tensor)
-            tensors[name] = code_shared(
-                name, symbols, levels=levels, dtype=tensor.dtype, coder=coder
+    for name, coded in tensors.items():
+        if coded.encoding == "shared":
+            symbols, levels = decode_shared(coded)
+            tensors[name] = encode_shared(
+                name, symbols, levels=levels, dtype=coded.dtype, coder=coder
             )
     ordered = tuple(tensors[name] for name in known)
     return write(dataclasses.replace(container, tensors=ordered), path, bare=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from flyweight.coding.threads import cores
 from flyweight._provenance import source_commit
+from flyweight.coding.threads import cores
 from flyweight.training.precision import describe_device
 
 RESULTS = Path(__file__).parent / "results"

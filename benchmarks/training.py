@@ -4,7 +4,7 @@
 
 The plain loop is what a tutorial shows: a Dataset that crops, flips and normalises one image at a
 time, a DataLoader, fp32, the default memory order. It runs with the number of loader workers that
-turned out fastest here. Ours is :func:`flyweight.training.train_` without a moving average, which the
+turned out fastest here. Ours is `flyweight.training.train_` without a moving average, which the
 plain loop has not either: once on images of full size, so that network and arithmetic are the same,
 and once with the images that grow over the epochs, as ``flyweight train`` can do it. Repeats of all
 alternate, after a warm-up of each; the median counts. Rows are added to
@@ -27,16 +27,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.report import append_rows
+from flyweight import cifar
+from flyweight._provenance import source_commit
 from flyweight.cifar import (
     CIFAR10_MEAN,
     CIFAR10_STD,
+    PROGRESSIVE_SIZES,
     Split,
+    create_model,
     load_cifar10,
 )
-from flyweight.cifar import create_model
-from flyweight._provenance import source_commit
-from flyweight.training import PROGRESSIVE_SIZES, TrainingConfig, train_
-from flyweight.training.precision import choose_device, describe_device
+from flyweight.training import TrainingConfig, choose_device, describe_device, train_
 
 ARCHITECTURE = "resnet20"
 BATCH_SIZE = 128
@@ -101,11 +102,16 @@ def plain_loop(data: Split, device: torch.device, workers: int) -> Loop:
     return Loop("plain PyTorch", workers, len(loader) * BATCH_SIZE, run)
 
 
-def our_loop(name: str, data: Split, config: TrainingConfig) -> Loop:
+def our_loop(
+    name: str, data: Split, epochs: int, sizes: Sequence[tuple[int, float]] = ((32, 1.0),)
+) -> Loop:
     """Build ours; ``data`` lies on the device already, where it stays for the whole training."""
     model: nn.Module = create_model(ARCHITECTURE, seed=0)
-    images = len(data) // BATCH_SIZE * BATCH_SIZE * config.epochs
-    return Loop(name, 0, images, lambda: train_(model, data, config))
+    device = data.images.device
+    config = TrainingConfig(epochs=epochs)
+    batches = cifar.AugmentedImages(data, batch_size=BATCH_SIZE, image_sizes=sizes, epochs=epochs)
+    images = len(batches) * BATCH_SIZE * epochs
+    return Loop(name, 0, images, lambda: train_(model, batches, config, device=device))
 
 
 def images_per_second(loop: Loop, device: torch.device) -> float:
@@ -149,14 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = first(train, options.images)
     share = first(train, options.images // EPOCHS)
 
-    full = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, ema_decay=0.0)
-    growing = TrainingConfig(
-        epochs=EPOCHS, batch_size=BATCH_SIZE, ema_decay=0.0, image_sizes=PROGRESSIVE_SIZES
-    )
     loops = [
         fastest_plain_loop(data, device),
-        our_loop("flyweight", data.to(device), full),
-        our_loop("flyweight, growing images", share.to(device), growing),
+        our_loop("flyweight", data.to(device), 1),
+        our_loop("flyweight, growing images", share.to(device), EPOCHS, PROGRESSIVE_SIZES),
     ]
     speeds: dict[str, list[float]] = {loop.name: [] for loop in loops}
     for loop in loops[1:]:

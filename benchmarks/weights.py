@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flyweight.coding.context.signed import signed_values
 from flyweight.cifar import load_pretrained
+from flyweight.coding.context.signed import signed_values
 from flyweight.pruning import global_magnitude_masks
 from flyweight.quantization import kmeans_1d, quantize_kmeans
 

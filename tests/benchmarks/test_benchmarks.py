@@ -180,7 +180,8 @@ def test_the_synthetic_checkpoint_is_a_checkpoint_of_the_size_asked_for(tmp_path
     assert 0.95e9 < sum(2 * np.prod(shape) for _, shape in shapes) < 1.05e9
     small = [(name, tuple(extent // 16 for extent in shape)) for name, shape in shapes[:6]]
     write_checkpoint(tmp_path / "in.safetensors", small)
-    written = compress_checkpoint(tmp_path / "in.safetensors", tmp_path / "x.fly", bits=4, effort="fast")
+    source, target = tmp_path / "in.safetensors", tmp_path / "x.fly"
+    written = compress_checkpoint(source, target, bits=4, effort="fast")
     assert written.quantized == 6
 
 

@@ -93,6 +93,21 @@ def test_compress_checkpoint_keeps_random_bits_of_every_type(tmp_path):
     assert same(load_state_dict(tmp_path / "a.fly"), made)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
+def test_compress_checkpoint_is_small_for_repeated_values(tmp_path, dtype):
+    draw = torch.Generator().manual_seed(0)
+    sparse = torch.randn(128, 128, generator=draw) * (torch.rand(128, 128, generator=draw) < 0.1)
+    few = torch.randint(-8, 8, (128, 128), generator=draw) / 16 - 0.01
+    scale = 1000 if dtype == torch.int32 else 1
+    made = {"sparse": (scale * sparse).to(dtype), "few": (scale * few).to(dtype)}
+    made["negative zeros"] = -made["sparse"]
+    save_file(made, tmp_path / "a.safetensors")
+    report = compress_checkpoint(tmp_path / "a.safetensors", tmp_path / "a.fly")
+    assert report.quantized == 0
+    assert same(load_state_dict(tmp_path / "a.fly"), made)
+    assert report.file_bytes < 0.3 * report.tensor_bytes
+
+
 BIT_TYPES = ("float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn_x2")
 
 

@@ -19,6 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from flyweight._files import check_output
 from flyweight.checkpoints.opening import open_checkpoint
 from flyweight.checkpoints.tensor_entries import Checkpoint, TensorEntry, bits_metadata
@@ -34,8 +38,10 @@ from flyweight.coding import (
     UncodedTensor,
     encode_alias,
     prepare_lossless,
+    prepare_shared,
 )
 from flyweight.coding.threads import cores
+from flyweight.compressed import exact_symbols, to_numpy
 from flyweight.errors import ModelError
 from flyweight.format import open_writer
 
@@ -50,6 +56,7 @@ _EFFORTS = ("fast", "balanced", "smallest")
 _MOST_BITS = 8
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
 _SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
+_MOST_DISTINCT = 0.9  # fraction of the values of a sample, above which none repeats to speak of
 _BLOCK = 1 << 20
 
 
@@ -132,22 +139,21 @@ def compress_checkpoint(
     done = quantized = 0
     workers = threads or min(cores(), 4)
 
-    def code(entry: TensorEntry) -> CodedTensor:
-        tensor = _prepare(entry, bits, cast(Grid, grid or "auto"))  # the values are gone by now
-        return tensor.encode(effort=cast(Effort, effort or "balanced"))
+    def encode(entry: TensorEntry) -> tuple[CodedTensor, bool]:
+        return _encode(entry, bits, cast(Grid, grid or "auto"), cast(Effort, effort or "balanced"))
 
     with open_writer(output, metadata) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
-        results = _in_order(code, entries, workers)
+        results = _in_order(encode, entries, workers)
         outlines: dict[int, CodedTensor] = {}
         for entry in checkpoint.entries:
             if entry.name in targets:
                 target = places[targets[entry.name]]
                 tensor = encode_alias(entry.name, outlines[target], target=target)
             else:
-                tensor = next(results)
+                tensor, lossy = next(results)
+                quantized += lossy
                 outlines[places[entry.name]] = dataclasses.replace(tensor, parts={})
-            quantized += tensor.encoding == "shared"
             writer.add(tensor)
             done += entry.length
             if progress is not None:
@@ -180,16 +186,18 @@ def _check_settings(bits: int | None, grid: str | None, effort: str | None) -> N
 
 
 def _in_order(
-    code: Callable[[TensorEntry], CodedTensor], entries: list[TensorEntry], workers: int
-) -> Iterator[CodedTensor]:
+    encode: Callable[[TensorEntry], tuple[CodedTensor, bool]],
+    entries: list[TensorEntry],
+    workers: int,
+) -> Iterator[tuple[CodedTensor, bool]]:
     """Encode on several threads, no more tensors at a time than there are threads."""
     with ThreadPoolExecutor(workers) as pool:
-        running: deque[Future[CodedTensor]] = deque()
+        running: deque[Future[tuple[CodedTensor, bool]]] = deque()
         try:
             for entry in entries:
                 if len(running) == workers:
                     yield running.popleft().result()
-                running.append(pool.submit(code, entry))
+                running.append(pool.submit(encode, entry))
             while running:
                 yield running.popleft().result()
         finally:
@@ -235,12 +243,40 @@ def _digest(entry: TensorEntry) -> bytes:
     return digest.digest()
 
 
-def _prepare(entry: TensorEntry, bits: int | None, grid: Grid) -> UncodedTensor:
+def _encode(
+    entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort
+) -> tuple[CodedTensor, bool]:
+    """Encode a tensor; return whether it was quantized."""
+    quantized = _quantized(entry, bits, grid)
+    if quantized is not None:
+        return quantized.encode(effort=effort), True  # its values are freed by now
+    ways = [tensor.encode(effort="balanced") for tensor in _lossless(entry)]
+    return min(ways, key=lambda tensor: tensor.stored_bytes), False
+
+
+def _quantized(entry: TensorEntry, bits: int | None, grid: Grid) -> UncodedTensor | None:
+    large = len(entry.shape) > 1 and entry.size >= _LEAST
+    if bits is None or not large or entry.dtype not in QUANTIZED_DTYPES:
+        return None
+    return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid)
+
+
+def _lossless(entry: TensorEntry) -> Iterator[UncodedTensor]:
+    """Prepare a tensor as its values and, where these repeat, as symbols of the same bits."""
     values = entry.values()
-    large = values.ndim > 1 and values.size >= _LEAST
-    if bits is not None and large and entry.dtype in QUANTIZED_DTYPES:
-        tensor = quantize_tensor(entry.name, values, entry.dtype, bits, grid)
-        if tensor is not None:
-            return tensor
     storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only
-    return prepare_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
+    dense = prepare_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
+    yield dense
+    if dense.encoding == "constant" or not _repeats(values):
+        return
+    exact = exact_symbols(values, getattr(torch, entry.dtype))
+    if exact is not None:
+        levels = to_numpy(exact.levels, entry.name)
+        symbols = exact.symbols.numpy()
+        yield prepare_shared(entry.name, symbols, levels=levels, dtype=entry.dtype)
+
+
+def _repeats(values: NDArray[Any]) -> bool:
+    """Whether many values of a sample occur more than once."""
+    sample = values.reshape(-1)[:: max(1, values.size // _SAMPLE)]
+    return np.unique(sample).size <= _MOST_DISTINCT * sample.size

@@ -65,7 +65,8 @@ def quantize_tensor(
             error.
 
     Returns:
-        Symbols and levels, to be encoded, or None if it holds NaN or infinity, or nothing but zeros.
+        Symbols and levels, to be encoded; None if the tensor holds NaN or infinity, or nothing but
+        zeros.
     """
     matrix = as_rows(values)
     statistics = row_statistics(matrix, dtype)
