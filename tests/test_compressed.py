@@ -1,4 +1,4 @@
-"""Compressed tensors and models: values, aliases, and the way through a container."""
+"""Compressed tensors and models: values, aliases, bytes and back, lossless collection."""
 
 import pytest
 import torch
@@ -6,9 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flyweight.compressed import CompressedModel, CompressedTensor
-from flyweight.format import dumps, loads
-from flyweight.errors import FlyweightError, ModelError
+from flyweight.compressed import (
+    CompressedModel,
+    CompressedTensor,
+    compress_lossless,
+    gradual_underflow,
+)
+from flyweight.errors import ModelError
+from flyweight.modules import architecture as registry
+from flyweight.modules import register_architecture
 from flyweight.quantization import quantize_fixed_point
 
 DTYPES = [
@@ -32,14 +38,14 @@ DTYPES = [
 
 
 def through_a_file(model):
-    return CompressedModel.from_container(loads(dumps(model.to_container())))
+    return CompressedModel.from_bytes(model.to_bytes())
 
 
 def bits(tensor):
     return tensor.contiguous().flatten().view(torch.uint8).tolist()
 
 
-def test_dequantize_by_hand():
+def test_dequantize_gives_zeros_and_levels():
     tensor = CompressedTensor(torch.tensor([[0, 2], [1, 2]]), torch.tensor([-1.5, 0.25]))
     assert tensor.dequantize().tolist() == [[0.0, 0.25], [-1.5, 0.25]]
     assert tensor.shape == (2, 2)
@@ -48,7 +54,7 @@ def test_dequantize_by_hand():
     assert CompressedTensor(torch.zeros(0, 3, dtype=torch.int32), torch.ones(1)).sparsity == 0.0
 
 
-def test_sparsity_counts_what_is_zero_however_it_is_stored():
+def test_sparsity_counts_zero_symbols_and_zero_values():
     weight = torch.tensor([[-1.0, 0.2, 2.0, 1.0], [0.0, 1.0, 2.0, 4.0]])
     tensor = quantize_fixed_point(weight, bits=2, per_channel=True)
     assert tensor.dequantize()[0].tolist() == [-1.0, 0.0, 2.0, 1.0]
@@ -66,7 +72,7 @@ def test_sparsity_counts_what_is_zero_however_it_is_stored():
 @given(
     channels=st.integers(0, 4), width=st.integers(0, 5), seed=st.integers(0, 99), kind=st.booleans()
 )
-def test_sparsity_is_that_of_the_values(channels, width, seed, kind):
+def test_sparsity_matches_the_values(channels, width, seed, kind):
     generator = torch.Generator().manual_seed(seed)
     symbols = torch.randint(4, (channels, width, 2), generator=generator)
     levels = torch.randint(-1, 2, (3,), generator=generator).float()
@@ -78,7 +84,7 @@ def test_sparsity_is_that_of_the_values(channels, width, seed, kind):
     assert tensor.sparsity == pytest.approx(wanted)
 
 
-def test_a_model_is_a_mapping_in_which_tied_names_share_one_tensor():
+def test_compressed_model_maps_tied_names_to_one_tensor():
     weight = CompressedTensor(torch.tensor([1, 0]), torch.tensor([3.0]))
     model = CompressedModel({"a": weight, "b": torch.ones(1)}, aliases={"c": "a"})
     assert list(model) == ["a", "b", "c"]
@@ -95,7 +101,7 @@ def test_a_model_is_a_mapping_in_which_tied_names_share_one_tensor():
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
     seed=st.integers(0, 1000),
 )
-def test_shared_tensors_come_back_bit_for_bit(shape, count, dtype, seed):
+def test_from_bytes_restores_quantized_tensors(shape, count, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     symbols = torch.randint(count + 1, shape, generator=generator, dtype=torch.int32)
     levels = torch.randn(count, generator=generator, dtype=torch.float64).to(dtype)
@@ -108,7 +114,7 @@ def test_shared_tensors_come_back_bit_for_bit(shape, count, dtype, seed):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (0, 4), (1,), (3, 5, 2)])
-def test_dense_tensors_of_every_dtype_come_back_bit_for_bit(dtype, shape):
+def test_from_bytes_restores_dense_tensors_of_every_dtype(dtype, shape):
     generator = torch.Generator().manual_seed(3)
     values = (torch.randn(shape, generator=generator, dtype=torch.float64) * 9).abs().to(dtype)
     found = through_a_file(CompressedModel({"w": values})).state_dict()["w"]
@@ -116,13 +122,13 @@ def test_dense_tensors_of_every_dtype_come_back_bit_for_bit(dtype, shape):
     assert bits(found) == bits(values)
 
 
-def test_signs_of_zero_and_payloads_of_nan_survive():
+def test_from_bytes_restores_signs_of_zero_and_nan_payloads():
     patterns = torch.tensor([0, -(2**31), 0x7FC00001, -1, 0x7F800000, 1], dtype=torch.int32)
     values = patterns.view(torch.float32)
     assert bits(through_a_file(CompressedModel({"w": values}))["w"]) == bits(values)
 
 
-def test_the_order_of_memory_is_no_part_of_a_tensor():
+def test_to_bytes_ignores_the_memory_format():
     plain = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     symbols = (plain * 2).round().clamp(0, 3).int()
 
@@ -130,15 +136,14 @@ def test_the_order_of_memory_is_no_part_of_a_tensor():
         shared = CompressedTensor(symbols.contiguous(memory_format=form), torch.arange(1.0, 4))
         return CompressedModel({"d": plain.contiguous(memory_format=form), "s": shared})
 
-    files = [
-        dumps(model(form).to_container()) for form in (torch.contiguous_format, torch.channels_last)
-    ]
+    forms = (torch.contiguous_format, torch.channels_last)
+    files = [model(form).to_bytes() for form in forms]
     assert files[0] == files[1]
     transposed = CompressedModel({"w": plain.transpose(0, 1)})
     assert torch.equal(through_a_file(transposed)["w"], plain.transpose(0, 1))
 
 
-def test_aliases_and_metadata_come_back():
+def test_from_bytes_restores_aliases_and_metadata():
     shared = CompressedTensor(torch.tensor([[1, 0, 2]]), torch.tensor([0.5, -2.0]))
     tensors = {"w": shared, "b": torch.arange(3)}
     model = CompressedModel(tensors, {"tied": "w", "also": "b"}, {"recipe": "schnell, größer"})
@@ -149,7 +154,7 @@ def test_aliases_and_metadata_come_back():
     assert found.state_dict()["also"] is found.state_dict()["b"]
 
 
-def test_what_comes_back_can_be_trained():
+def test_state_dict_of_a_read_model_can_be_trained():
     found = through_a_file(CompressedModel({"weight": torch.randn(2, 3), "bias": torch.zeros(2)}))
     layer = nn.Linear(3, 2)
     layer.load_state_dict(found.state_dict())
@@ -169,11 +174,166 @@ def test_what_comes_back_can_be_trained():
     ],
     ids=["sparse", "an 8-bit float", "4 bits", "no values", "no tensor"],
 )
-def test_what_a_file_cannot_hold_is_refused(tensor):
-    with pytest.raises(ModelError, match="tensor 'w' "):
-        dumps(CompressedModel({"w": tensor}).to_container())
+def test_to_bytes_refuses_what_a_file_cannot_hold(tensor):
+    with pytest.raises(ModelError, match="'w' is "):
+        CompressedModel({"w": tensor}).to_bytes()
 
 
-def test_an_alias_of_nothing_is_refused():
-    with pytest.raises((FlyweightError, KeyError)):
-        CompressedModel({"w": torch.ones(1)}, aliases={"v": "nosuch"}).to_container()
+def test_to_bytes_refuses_an_alias_of_no_tensor():
+    with pytest.raises(ModelError, match="alias 'v' stands for 'nosuch'"):
+        CompressedModel({"w": torch.ones(1)}, aliases={"v": "nosuch"}).to_bytes()
+
+
+def test_to_bytes_is_computed_once(monkeypatch):
+    model = CompressedModel({"w": torch.ones(2)})
+    data = model.to_bytes()
+    monkeypatch.setattr(CompressedModel, "to_container", None)
+    assert model.to_bytes() is data
+
+
+def test_to_bytes_leaves_names_to_a_registered_architecture(monkeypatch):
+    monkeypatch.setattr(registry, "_FACTORIES", {})
+    layer = nn.Linear(3, 2)
+    tensors = {"bias": layer.bias.detach(), "weight": layer.weight.detach()}
+
+    def model():
+        return CompressedModel(tensors, metadata={"architecture": "a layer"})
+
+    named = model().to_bytes()
+    register_architecture("a layer", lambda: nn.Linear(3, 2))
+    bare = model().to_bytes()
+    assert len(bare) < len(named)
+    for data in (named, bare):
+        assert torch.equal(CompressedModel.from_bytes(data)["weight"], layer.weight)
+    monkeypatch.setattr(registry, "_FACTORIES", {})
+    with pytest.raises(ModelError, match="'a layer', which is not registered; pass the model"):
+        CompressedModel.from_bytes(bare)
+    found = CompressedModel.from_bytes(bare, architecture=lambda: nn.Linear(3, 2))
+    assert list(found) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_from_bytes_restores_scalars_of_every_coder(dtype):
+    scalar = CompressedTensor(torch.tensor(2), torch.tensor([-1.0, 3.0], dtype=dtype))
+    assert scalar.dequantize().item() == 3.0
+    found = through_a_file(CompressedModel({"w": scalar}))["w"]
+    assert (found.shape, found.dequantize().item()) == ((), 3.0)
+
+
+def test_compress_lossless_stores_pruned_weights_as_symbols():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 100, generator=generator)
+    weight[torch.rand(300, 100, generator=generator) < 0.95] = 0
+    compressed = compress_lossless({"weight": weight, "bias": torch.randn(100)})
+    assert isinstance(compressed["weight"], CompressedTensor)
+    assert len(compressed.to_bytes()) < 0.08 * weight.nbytes
+    assert len(compressed.to_bytes()) < len(CompressedModel({"w": weight}).to_bytes())
+    assert bits(through_a_file(compressed).state_dict()["weight"]) == bits(weight)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.ones(40, 40).tril().log(),  # a causal mask of zeros and minus infinity
+        torch.ones(40, 40, dtype=torch.bool).tril(),
+        torch.eye(50),
+        torch.tensor([0.0, -0.0, 1.0, -1.0] * 300),
+        torch.tensor([-0.0, 2.5] * 600, dtype=torch.bfloat16),
+        torch.tensor([1.5, -448.0, 0.0] * 400).to(torch.float8_e4m3fn),
+        torch.tensor([5, -3, 0, 1 << 40] * 300),
+        torch.tensor([3, 200] * 500, dtype=torch.uint8),
+        torch.tensor([1e-45, 0.0, -1e-45, 1e-40] * 300),
+        torch.tensor([5e-324, 0.0, 1e-40] * 300, dtype=torch.float64),
+    ],
+    ids=["mask", "bool", "eye", "zeros", "bfloat16", "float8", "int64", "uint8", "tiny", "double"],
+)
+def test_compress_lossless_keeps_bits_of_repeated_values(values):
+    compressed = compress_lossless({"w": values})
+    assert isinstance(compressed["w"], CompressedTensor)
+    assert bits(compressed.state_dict()["w"]) == bits(values)
+    assert bits(through_a_file(compressed).state_dict()["w"]) == bits(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.randn(50, 50),
+        torch.zeros(50, 50),
+        torch.tensor([torch.nan, 0.0] * 100),
+        torch.tensor([1j, 0.0] * 100),
+        torch.tensor(3.0),
+        torch.zeros(0, 4),
+    ],
+    ids=["noise", "constant", "nan", "complex", "scalar", "empty"],
+)
+def test_compress_lossless_keeps_other_tensors_plain(values):
+    compressed = compress_lossless({"w": values})
+    assert isinstance(compressed["w"], torch.Tensor)
+    assert bits(through_a_file(compressed)["w"]) == bits(values)
+
+
+def test_compress_lossless_stores_shared_memory_once():
+    base = torch.randn(6, 6)
+    state = {"a": base, "b": base, "c": base.T, "d": base[:3], "e": base.clone()}
+    compressed = compress_lossless(state)
+    assert compressed.aliases == {"b": "a"}
+    complex_values = torch.randn(3, dtype=torch.complex64)
+    pair = {"a": complex_values, "b": complex_values.conj()}
+    found = through_a_file(compress_lossless(pair)).state_dict()
+    assert torch.equal(found["b"], pair["b"].resolve_conj())
+
+
+def test_compress_lossless_does_not_alias_memory_that_was_freed():
+    class Fresh(dict):
+        def items(self):
+            for name in "abcdefgh":
+                yield name, torch.full((100, 3), float(ord(name))) + torch.eye(100, 3)
+
+    compressed = compress_lossless(Fresh())
+    assert compressed.aliases == {}
+    assert compressed.state_dict()["h"][1, 0] == ord("h")
+
+
+@pytest.fixture
+def flushed():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormal numbers")
+    yield
+    torch.set_flush_denormal(False)
+
+
+SUBNORMAL = {
+    "float32": torch.tensor([1e-45, -1e-40, 1.0], dtype=torch.float32),
+    "float64": torch.tensor([1e-45, -1e-40, 2.0**-149], dtype=torch.float64),
+    "small": torch.tensor([5e-324, 1e-310, 1.0], dtype=torch.float64),
+    "single": torch.tensor([2.0**-149, -(2.0**-130), 0.5], dtype=torch.float32).double(),
+    "half": torch.tensor([6e-8, -6e-8, 1.0], dtype=torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", SUBNORMAL)
+def test_to_bytes_keeps_subnormal_numbers_where_they_are_flushed(name, request):
+    values = SUBNORMAL[name]
+    scales = torch.tensor([2.0**-100, 2.0**-40, 1.0], dtype=torch.float32)
+    scaled = CompressedTensor(
+        torch.tensor([[1], [1], [2]]), torch.tensor([2.0**-30, 2.0**-100]), scales
+    )
+    tensors = {"dense": values, "levels": CompressedTensor(torch.tensor([1, 2, 3]), values)}
+    tensors["scaled"] = scaled
+    want = {key: bits(v) for key, v in CompressedModel(tensors).state_dict().items()}
+    data = CompressedModel(tensors).to_bytes()
+    request.getfixturevalue("flushed")
+    assert CompressedModel(tensors).to_bytes() == data
+    state = CompressedModel.from_bytes(data).state_dict()
+    assert {key: bits(v) for key, v in state.items()} == want
+    assert (torch.tensor(2.0**-126) / 2).item() == 0, "the setting of the program is changed"
+
+
+def test_from_values_keeps_subnormal_numbers_where_they_are_flushed(request):
+    values = torch.tensor([1e-45, 0.0, -1e-40])
+    request.getfixturevalue("flushed")
+    tensor = CompressedTensor.from_values(values)
+    assert tensor.symbols.tolist() == [2, 0, 1]
+    assert bits(tensor.dequantize()) == bits(values)
+    with gradual_underflow():
+        assert float(torch.tensor(2.0**-126) / 2) == 2.0**-127

@@ -140,6 +140,8 @@ class CompressedModel(Mapping[str, CompressedTensor | Tensor]):
             _prepared(name, tensor) for name, tensor in self.tensors.items()
         ]
         for name, target in self.aliases.items():
+            if target not in places:
+                raise ModelError(f"alias {name!r} stands for {target!r}, which is no tensor")
             uncoded.append(encode_alias(name, uncoded[places[target]], target=places[target]))
         return Container(tensors=tuple(encode_tensors(uncoded)), metadata=dict(self.metadata))
 
