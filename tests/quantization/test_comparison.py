@@ -1,4 +1,4 @@
-"""Schemes side by side: the error and the bits of each are those of the tensors it makes."""
+"""Tests of the comparison of quantization schemes."""
 
 import math
 
@@ -14,7 +14,7 @@ def weights():
     return {"a": torch.randn(4000, generator=generator), "b": torch.full((1000,), 3.0)}
 
 
-def test_error_and_bits_are_means_over_all_weights():
+def test_compare_schemes_averages_over_all_weights():
     exact = weights()
     (found,) = (point for point in compare_schemes(exact, bits=[3]) if point.scheme == "k-means")
     shared = quantize_kmeans(exact["a"], bits=3, init="optimal")
@@ -26,7 +26,7 @@ def test_error_and_bits_are_means_over_all_weights():
     assert found.bits_per_weight == pytest.approx(0.8 * bits, rel=1e-5)
 
 
-def test_every_scheme_loses_less_with_more_bits():
+def test_compare_schemes_error_falls_with_bits():
     found = compare_schemes({"a": weights()["a"]})
     schemes = {point.scheme for point in found}
     assert len(schemes) == 8
@@ -36,13 +36,13 @@ def test_every_scheme_loses_less_with_more_bits():
         rates = [point.bits_per_weight for point in found if point.scheme == scheme]
         assert rates == sorted(rates)
     at_four = {point.scheme: point for point in found if point.bits == 4}
-    # At a bit more or less the grid by rate and distortion is nearest to the bound of Shannon.
+    # Rate-distortion optimized quantization is nearest to the bound of Shannon.
     gaps = {s: point.error * 4**point.bits_per_weight for s, point in at_four.items()}
     assert min(gaps, key=gaps.__getitem__) == "rate and distortion"
     assert all(1 < gap < 2 for gap in gaps.values())
 
 
-def test_a_range_for_each_channel_has_less_error_where_channels_differ():
+def test_compare_schemes_per_channel_has_less_error():
     weight = weights()["a"].view(40, 100) * torch.logspace(-2, 0, 40)[:, None]
     found = {p.scheme: p for p in compare_schemes({"a": weight, "empty": weight[:0]}, bits=[4])}
     for scheme in ("uniform", "symmetric", "symmetric-no-zero"):
@@ -51,7 +51,7 @@ def test_a_range_for_each_channel_has_less_error_where_channels_differ():
         assert each.bits_per_weight > alone.bits_per_weight
 
 
-def test_no_weights_are_refused():
+def test_compare_schemes_refuses_no_weights():
     for none in ({}, {"a": torch.zeros(0, 3)}):
-        with pytest.raises(ModelError, match="no weights to quantise"):
+        with pytest.raises(ModelError, match="no weights to quantize"):
             compare_schemes(none)

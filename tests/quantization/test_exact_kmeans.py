@@ -1,4 +1,4 @@
-"""The exact optimum of k-means on a line: by brute force, by the table, and at scale."""
+"""Tests of exact one-dimensional k-means: by brute force, by table, and at scale."""
 
 import itertools
 from fractions import Fraction
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyweight.errors import ModelError
-from flyweight.quantization import exact_kmeans_edges, optimum
+from flyweight.quantization import exact_kmeans, exact_kmeans_edges
 
 integers = st.lists(st.integers(-50, 50), min_size=2, max_size=9, unique=True)
 
@@ -30,25 +30,25 @@ def exact_error(integers, edges):
 
 
 def by_brute_force(points, weights, clusters):
-    """The least error over all ways to cut."""
+    """The least error of all partitions."""
     cuts = itertools.combinations(range(1, len(points)), clusters - 1)
     return min(error_of(points, weights, (0, *cut, len(points))) for cut in cuts)
 
 
-@pytest.fixture(params=["table", "price"])
-def way(request, monkeypatch):
-    """Either way to the optimum, whatever the number of points."""
-    monkeypatch.setattr(optimum, "_WORTH_COMPILING", 10**9 if request.param == "table" else 0)
+@pytest.fixture(params=["table", "penalty"])
+def algorithm(request, monkeypatch):
+    """Either algorithm, whatever the number of points."""
+    monkeypatch.setattr(exact_kmeans, "_WORTH_COMPILING", 10**9 if request.param == "table" else 0)
     return request.param
 
 
 @pytest.mark.parametrize("spread", ["normal", "equal steps", "heavy tails", "mirrored"])
-def test_no_cut_is_better(way, spread):
+def test_exact_kmeans_edges_have_the_least_error(algorithm, spread):
     generator = np.random.default_rng(0)
     for _ in range(12):
         points = {
             "normal": generator.normal(size=9),
-            "equal steps": np.arange(9.0),  # no price gives every number of clusters
+            "equal steps": np.arange(9.0),  # no penalty gives every number of clusters
             "heavy tails": generator.standard_cauchy(9),
             "mirrored": np.outer([-1, 1], generator.random(4)).ravel(),
         }[spread]
@@ -64,7 +64,7 @@ def test_no_cut_is_better(way, spread):
 
 
 @given(integers, st.data())
-def test_integers_have_the_least_error_exactly(points, data):
+def test_exact_kmeans_edges_of_integers_are_exact(points, data):
     points = np.array(sorted(points), dtype=float)
     clusters = data.draw(st.integers(1, len(points)))
     edges = exact_kmeans_edges(points, np.ones(len(points)), clusters)
@@ -75,25 +75,25 @@ def test_integers_have_the_least_error_exactly(points, data):
 
 @pytest.mark.parametrize("clusters", [2, 7, 32, 255])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_both_ways_agree_beyond_brute_force(monkeypatch, clusters, offset):
+def test_exact_kmeans_edges_agree_by_table_and_by_penalty(monkeypatch, clusters, offset):
     points = np.unique(np.random.default_rng(1).laplace(size=500)) + offset
     weights = np.random.default_rng(2).exponential(size=500) * 1e-9
     table = exact_kmeans_edges(points, weights, clusters)
-    monkeypatch.setattr(optimum, "_WORTH_COMPILING", 0)
-    price = exact_kmeans_edges(points, weights, clusters)
-    assert error_of(points, weights, price) == pytest.approx(
+    monkeypatch.setattr(exact_kmeans, "_WORTH_COMPILING", 0)
+    penalty = exact_kmeans_edges(points, weights, clusters)
+    assert error_of(points, weights, penalty) == pytest.approx(
         error_of(points, weights, table), rel=1e-6
     )
 
 
-def test_the_first_price_of_many_values_leads_to_the_same_clusters(monkeypatch):
+def test_exact_kmeans_edges_do_not_depend_on_the_first_penalty(monkeypatch):
     points = np.unique(np.random.default_rng(3).normal(size=20_000))
     guessed = exact_kmeans_edges(points, np.ones(points.size), 16)
-    monkeypatch.setattr(optimum, "_COARSE", ())
+    monkeypatch.setattr(exact_kmeans, "_COARSE", ())
     assert np.array_equal(guessed, exact_kmeans_edges(points, np.ones(points.size), 16))
 
 
-def test_scales_at_the_ends_of_float32_are_no_trouble(way):
+def test_exact_kmeans_edges_take_the_ends_of_float32(algorithm):
     points = np.array([-3e38, -2.9e38, 1e-45, 2e38, 3e38])
     assert exact_kmeans_edges(points, np.ones(5), 3).tolist() == [0, 2, 3, 5]
     tiny = np.array([1e-45, 2e-45, 9e-45, 1e-44])
@@ -101,7 +101,7 @@ def test_scales_at_the_ends_of_float32_are_no_trouble(way):
 
 
 @pytest.mark.parametrize("decades", [13, 18, 24])
-def test_weights_of_any_span_lead_near_the_least_error(way, decades):
+def test_exact_kmeans_edges_take_weights_of_any_span(algorithm, decades):
     generator = np.random.default_rng(5)
     for _ in range(6):
         points = np.unique(generator.normal(size=9))
@@ -115,7 +115,7 @@ def test_weights_of_any_span_lead_near_the_least_error(way, decades):
 
 
 @pytest.mark.parametrize("heavy", ["first", "last"])
-def test_a_weight_that_vanishes_beside_the_sum_of_many_still_counts(way, heavy):
+def test_exact_kmeans_edges_count_weights_that_vanish_in_sums(algorithm, heavy):
     points = np.arange(400.0)
     weights = np.ones(400)
     weights[300:] = 1e-18
@@ -126,6 +126,6 @@ def test_a_weight_that_vanishes_beside_the_sum_of_many_still_counts(way, heavy):
 
 
 @pytest.mark.parametrize("clusters", [0, 4])
-def test_more_clusters_than_values_are_refused(clusters):
+def test_exact_kmeans_edges_refuse_more_clusters_than_values(clusters):
     with pytest.raises(ModelError, match=f"3 distinct values cannot make {clusters} clusters"):
         exact_kmeans_edges(np.arange(3.0), np.ones(3), clusters)

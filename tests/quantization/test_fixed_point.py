@@ -1,4 +1,4 @@
-"""Fixed point: values by hand, torch's fake quantisation, and what holds for any weights."""
+"""Tests of fixed-point quantization."""
 
 import math
 
@@ -40,14 +40,14 @@ def random(*shape, seed=0):
         ("symmetric-no-zero", 2, [0.0, -2 / 3, 2 / 3, 2 / 3, 2.0]),
     ],
 )
-def test_by_hand(scheme, bits, expected):
+def test_quantize_fixed_point_by_hand(scheme, bits, expected):
     weight = torch.tensor([0.0, -1.0, 0.2, 1.2, 2.0])
     tensor = quantize_fixed_point(weight, bits=bits, scheme=scheme)
     torch.testing.assert_close(tensor.dequantize(), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_the_dynamic_scaling_of_the_course(bits):
+def test_quantize_fixed_point_uniform_is_dynamic_scaling(bits):
     weight = random(16, 8, 3, 3) * 0.1
     weight[random(16, 8, 3, 3, seed=1) > 0] = 0
     kept = weight[weight != 0]
@@ -62,12 +62,14 @@ def test_the_dynamic_scaling_of_the_course(bits):
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_narrow_is_torchs_fake_quantisation(bits):
+def test_quantize_fixed_point_symmetric_is_fake_quantize_of_torch(bits):
     weight = random(9, 31)
     side = 2 ** (bits - 1) - 1
     scale = float(weight.abs().max() / side)
     wanted = torch.fake_quantize_per_tensor_affine(weight, scale, 0, -side, side)
-    assert torch.equal(quantize_fixed_point(weight, bits=bits, scheme="symmetric").dequantize(), wanted)
+    assert torch.equal(
+        quantize_fixed_point(weight, bits=bits, scheme="symmetric").dequantize(), wanted
+    )
     scales = weight.abs().amax(1) / side
     wanted = torch.fake_quantize_per_channel_affine(
         weight, scales, torch.zeros(9, dtype=torch.int32), 0, -side, side
@@ -78,7 +80,7 @@ def test_narrow_is_torchs_fake_quantisation(bits):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("shift", [-5.0, -0.3, 0.0, 5.0])
-def test_a_level_at_zero_is_torchs_fake_quantisation(bits, shift):
+def test_quantize_fixed_point_zero_level_is_fake_quantize_of_torch(bits, shift):
     weight = random(200) + shift
     low, high = min(0.0, float(weight.min())), max(0.0, float(weight.max()))
     scale = (torch.tensor(high) - torch.tensor(low)) / (2**bits - 1)
@@ -89,7 +91,7 @@ def test_a_level_at_zero_is_torchs_fake_quantisation(bits, shift):
 
 
 @given(weights, st.integers(2, 8), schemes, st.booleans())
-def test_what_holds_for_any_weights(weight, bits, scheme, power_of_two):
+def test_quantize_fixed_point_keeps_zeros_and_bounds(weight, bits, scheme, power_of_two):
     wanted = FixedPoint(bits, scheme, power_of_two=power_of_two)
     once = wanted.quantize(weight, weight != 0)
     assert not once[weight == 0].any()
@@ -108,7 +110,7 @@ def test_what_holds_for_any_weights(weight, bits, scheme, power_of_two):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_powers_of_two(scheme):
+def test_quantize_fixed_point_rounds_steps_to_powers_of_two(scheme):
     weight = random(300) * 0.37
     for bits in range(2, 9):
         grid = FixedPoint(bits, scheme, power_of_two=True).grid(weight, weight != 0)
@@ -121,7 +123,7 @@ def test_powers_of_two(scheme):
     assert again.dequantize().tolist() == [-1.0, 0.0, 1.0]
 
 
-def test_channels_have_ranges_of_their_own():
+def test_quantize_fixed_point_has_a_range_for_each_channel():
     weight = random(4, 50) * torch.tensor([0.01, 0.1, 1.0, 10.0])[:, None]
     weight[2] = 0  # a channel that is pruned as a whole
     weight[3, 0] = 7.25
@@ -153,7 +155,7 @@ def test_channels_have_ranges_of_their_own():
         ),
     ],
 )
-def test_channels_by_hand(scheme, levels, scales, offsets, values):
+def test_quantize_fixed_point_per_channel_by_hand(scheme, levels, scales, offsets, values):
     weight = torch.tensor([[0.0, -1.0, 0.2, 2.0], [1.0, 7.0, 3.0, 5.0]])
     tensor = quantize_fixed_point(weight, bits=2, scheme=scheme, per_channel=True)
     assert tensor.levels.tolist() == levels
@@ -165,7 +167,7 @@ def test_channels_by_hand(scheme, levels, scales, offsets, values):
     assert tensor.symbols[0, 0] == 0
 
 
-def test_a_whole_zero_point_needs_no_offset():
+def test_quantize_fixed_point_per_channel_zero_level_has_no_offsets():
     weight = random(6, 40) + torch.tensor([-5.0, -0.3, 0.0, 0.3, 5.0, 1.0])[:, None]
     tensor = quantize_fixed_point(weight, bits=3, per_channel=True, zero_level=True)
     assert tensor.offsets is None
@@ -176,7 +178,7 @@ def test_a_whole_zero_point_needs_no_offset():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_channels_of_other_types(dtype, scheme):
+def test_quantize_fixed_point_per_channel_of_other_types(dtype, scheme):
     weight = random(5, 60).to(dtype)
     mask = random(5, 60, seed=1) > 0
     wanted = FixedPoint(4, scheme, per_channel=True)
@@ -194,7 +196,7 @@ def test_channels_of_other_types(dtype, scheme):
     schemes,
     st.booleans(),
 )
-def test_what_holds_for_the_channels_of_any_weights(rows, bits, scheme, power_of_two):
+def test_quantize_fixed_point_per_channel_keeps_zeros_and_bounds(rows, bits, scheme, power_of_two):
     weight = torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
     kept = weight != 0
     wanted = FixedPoint(bits, scheme, per_channel=True, power_of_two=power_of_two)
@@ -209,17 +211,17 @@ def test_what_holds_for_the_channels_of_any_weights(rows, bits, scheme, power_of
     assert bool((error <= spans / steps * (2 if power_of_two else 1) + 1e-6).all())
 
 
-def test_channels_come_back_from_a_file(tmp_path):
+def test_quantize_fixed_point_per_channel_survives_a_file(tmp_path):
     tensor = quantize_fixed_point(random(32, 16, 3, 3), bits=4, per_channel=True)
     model = CompressedModel({"w": tensor})
-    back = CompressedModel.from_container(model.to_container())["w"]
+    back = CompressedModel.from_bytes(model.to_bytes())["w"]
     assert torch.equal(back.dequantize(), tensor.dequantize())
     assert torch.equal(back.scales, tensor.scales)
     assert len(tensor.levels) == 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_keep_theirs(dtype):
+def test_quantize_fixed_point_keeps_the_dtype(dtype):
     weight = random(100).to(dtype)
     tensor = quantize_fixed_point(weight, bits=8)
     assert tensor.dtype == dtype
@@ -228,7 +230,7 @@ def test_other_types_keep_theirs(dtype):
     assert float(error) <= 0.55 * float(weight.max() - weight.min()) / 255 + 0.01
 
 
-def test_a_mask_few_weights_and_none():
+def test_quantize_fixed_point_takes_masks_and_constant_or_empty_tensors():
     weight = torch.tensor([1.0, 2.0, -3.0])
     mask = torch.tensor([True, True, False])
     assert quantize_fixed_point(weight, bits=1, mask=mask).dequantize().tolist() == [1.0, 2.0, 0.0]
@@ -257,22 +259,32 @@ FAR_APART = [
     (torch.float32, 3e38, {"bits": 2, "zero_level": True}, "too far apart"),
     (torch.float32, 3e38, {"bits": 2, "power_of_two": True}, "too far apart"),
     (torch.float32, 3e38, {"bits": 2, "zero_level": True, "power_of_two": True}, "too far apart"),
-    (torch.float32, 3e38, {"bits": 2, "scheme": "symmetric-no-zero", "power_of_two": True}, "too far apart"),
-    (torch.float32, 3e38, {"bits": 2, "scheme": "symmetric-no-zero", "per_channel": True}, "too far apart"),
+    (
+        torch.float32,
+        3e38,
+        {"bits": 2, "scheme": "symmetric-no-zero", "power_of_two": True},
+        "too far apart",
+    ),
+    (
+        torch.float32,
+        3e38,
+        {"bits": 2, "scheme": "symmetric-no-zero", "per_channel": True},
+        "too far apart",
+    ),
     (torch.bfloat16, 3e38, {"bits": 2}, "bfloat16"),
     (torch.float64, 1e308, {"bits": 2}, "float64"),
 ]
 
 
-@pytest.mark.parametrize(("dtype", "most", "settings", "said"), FAR_APART)
-def test_a_range_too_wide_for_the_type_is_refused_and_never_silent(dtype, most, settings, said):
+@pytest.mark.parametrize(("dtype", "most", "settings", "message"), FAR_APART)
+def test_quantize_fixed_point_refuses_a_range_too_wide(dtype, most, settings, message):
     weight = torch.tensor([[most, -most, most / 2], [0.0, -most / 3, 1.0]], dtype=dtype)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         quantize_fixed_point(weight, **settings)
     assert not torch.isfinite(FixedPoint(**settings).quantize(weight, weight != 0)).all()
 
 
-def test_a_wide_range_that_fits_is_taken():
+def test_quantize_fixed_point_takes_a_wide_range_that_fits():
     half = torch.tensor([[6e4, -6e4], [0.0, -6e4]], dtype=torch.float16)
     assert torch.equal(quantize_fixed_point(half, bits=1).dequantize(), half)
     assert torch.equal(quantize_fixed_point(half, bits=2, scheme="symmetric").dequantize(), half)
@@ -284,16 +296,19 @@ def test_a_wide_range_that_fits_is_taken():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": 0}, "asymmetric, takes 1 to 8 bits; 0 were"),
+        ({"bits": 0}, "uniform, takes 1 to 8 bits; found 0"),
         ({"bits": 9}, "takes 1 to 8 bits"),
-        ({"bits": 1, "scheme": "symmetric"}, "narrow, takes 2 to 8 bits; 1 were"),
-        ({"bits": 4, "scheme": "wide"}, "'wide' is unknown; choose one of asymmetric, narrow"),
-        ({"bits": 4, "scheme": "symmetric", "zero_level": True}, "zero_level is of the asymmetric"),
+        ({"bits": 1, "scheme": "symmetric"}, "symmetric, takes 2 to 8 bits; found 1"),
+        ({"bits": 4, "scheme": "wide"}, "'wide' is unknown; choose one of uniform, symmetric"),
+        (
+            {"bits": 4, "scheme": "symmetric", "zero_level": True},
+            "zero_level is for the scheme 'uniform'",
+        ),
         ({"bits": 4, "per_channel": True}, "needs two dimensions"),
         ({"bits": 4, "mask": torch.ones(2, dtype=torch.bool)}, "mask has shape"),
     ],
 )
-def test_the_impossible_is_refused_in_words(arguments, message):
+def test_quantize_fixed_point_refuses_impossible_arguments(arguments, message):
     with pytest.raises(ModelError, match=message):
         quantize_fixed_point(torch.ones(3), **arguments)
     for broken in (math.nan, math.inf):
@@ -307,8 +322,8 @@ def test_the_impossible_is_refused_in_words(arguments, message):
 @pytest.mark.parametrize(
     "dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str
 )
-def test_what_is_no_float_to_calculate_with_is_refused(dtype):
+def test_quantization_refuses_other_types_than_floats(dtype):
     weight = torch.tensor([-2, 1, 3]).to(dtype)
-    for work in (fixed_point, share):
-        with pytest.raises(ModelError, match=f"weights of {dtype} cannot be quantised; give flo"):
+    for work in (quantize_fixed_point, quantize_kmeans):
+        with pytest.raises(ModelError, match=f"weights of {dtype} cannot be quantized; give flo"):
             work(weight, bits=2)

@@ -28,7 +28,7 @@ def lloyd(data, centroids):
         centroids = updated
 
 
-def test_equals_plain_lloyd_from_the_same_linear_start():
+def test_kmeans_1d_equals_plain_lloyd():
     data = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     start = torch.linspace(float(data.min()), float(data.max()), 8, dtype=torch.float64)
     ours, theirs = kmeans_1d(data, 8), lloyd(data, start)
@@ -37,7 +37,7 @@ def test_equals_plain_lloyd_from_the_same_linear_start():
 
 
 @given(values, st.integers(1, 9), st.sampled_from(INITIALIZATIONS))
-def test_lloyds_conditions_hold(data, clusters, init):
+def test_kmeans_1d_meets_the_conditions_of_lloyd(data, clusters, init):
     data = torch.tensor(data, dtype=torch.float64)
     centroids = kmeans_1d(data, clusters, init=init)
     assert 1 <= len(centroids) <= clusters
@@ -56,7 +56,7 @@ def test_lloyds_conditions_hold(data, clusters, init):
         ([0.0, 1.0, 0.5, 0.25, 0.125, -1.0, -3.3491033297363128e-43], 6),  # lost in rounding
     ],
 )
-def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clusters):
+def test_kmeans_1d_gives_distinct_centroids(data, clusters):
     values = torch.tensor(data, dtype=torch.float64)
     centroids = kmeans_1d(values, clusters, init="density")
     assert (centroids.diff() > 0).all()
@@ -66,7 +66,7 @@ def test_draws_and_rounding_leave_distinct_centroids_of_their_values(data, clust
 
 
 @pytest.mark.parametrize("init", ["linear", "density", "optimal"])
-def test_weights_count_a_value_as_often_as_they_say(init):
+def test_kmeans_1d_weights_are_counts(init):
     values = torch.linspace(-1, 1, 40, dtype=torch.float64) ** 3
     counts = torch.arange(40) % 7 + 1
     repeated = kmeans_1d(values.repeat_interleave(counts), 5, init=init)
@@ -76,7 +76,7 @@ def test_weights_count_a_value_as_often_as_they_say(init):
 
 
 @pytest.mark.parametrize("init", ["linear", "density", "random", "k-means++"])
-def test_equals_scikit_learn_from_the_same_start(init):
+def test_kmeans_1d_equals_scikit_learn(init):
     cluster = pytest.importorskip("sklearn.cluster")
     data = torch.randn(700, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     start = kmeans_1d(data, 6, init=init, iterations=0, seed=3)
@@ -90,7 +90,7 @@ def test_equals_scikit_learn_from_the_same_start(init):
 
 
 @pytest.mark.parametrize("init", ["random", "k-means++"])
-def test_drawn_starts_are_distinct_values_and_repeat_with_their_seed(init):
+def test_initial_centroids_repeat_with_their_seed(init):
     data = torch.tensor([1.0] * 50 + [2.0, 3.0, 5.0, 8.0, 13.0], dtype=torch.float64)
     starts = [kmeans_1d(data, 4, init=init, iterations=0, seed=seed) for seed in range(20)]
     for start in starts:
@@ -103,11 +103,14 @@ def test_drawn_starts_are_distinct_values_and_repeat_with_their_seed(init):
     assert sum(float(start[0]) == 1.0 for start in starts) >= 19
 
 
-def test_the_optimum_has_the_least_error_of_all_starts():
+def test_kmeans_1d_optimal_has_the_least_error():
     weight = torch.randn(3000, generator=torch.Generator().manual_seed(4)) ** 3
     errors = {
         init: float(
-            (weight - quantize_kmeans(weight, bits=4, init=init).dequantize()).double().square().sum()
+            (weight - quantize_kmeans(weight, bits=4, init=init).dequantize())
+            .double()
+            .square()
+            .sum()
         )
         for init in INITIALIZATIONS
     }
@@ -116,19 +119,21 @@ def test_the_optimum_has_the_least_error_of_all_starts():
     assert best < 0.99 * errors["linear"]
 
 
-def test_weights_of_the_error_move_the_levels_and_zero_counts_nothing():
+def test_quantize_kmeans_weighs_errors():
     weight = torch.tensor([0.0, 1.0, 2.0, 10.0, 20.0])
     importance = torch.tensor([9.0, 1.0, 3.0, 0.0, 1.0])
     tensor = quantize_kmeans(weight, bits=1, init="optimal", weights=importance)
     assert tensor.levels.tolist() == [1.75, 20.0]
     assert tensor.dequantize().tolist() == [0.0, 1.75, 1.75, 1.75, 20.0]
     same = quantize_kmeans(weight, bits=1, init="optimal", weights=torch.full((5,), 0.3))
-    assert torch.equal(same.dequantize(), quantize_kmeans(weight, bits=1, init="optimal").dequantize())
+    assert torch.equal(
+        same.dequantize(), quantize_kmeans(weight, bits=1, init="optimal").dequantize()
+    )
 
 
 @pytest.mark.parametrize("init", INITIALIZATIONS)
 @pytest.mark.parametrize(("count", "decades"), [(300, 13), (300, 18), (3000, 24)])
-def test_weights_of_the_error_that_span_many_decades(init, count, decades):
+def test_quantize_kmeans_takes_weights_of_many_decades(init, count, decades):
     generator = torch.Generator().manual_seed(count + decades)
     weight = torch.randn(count, generator=generator)
     span = torch.rand(count, generator=generator, dtype=torch.float64)
@@ -147,7 +152,7 @@ def test_weights_of_the_error_that_span_many_decades(init, count, decades):
 
 @pytest.mark.parametrize("many", [2, 200_000])
 @pytest.mark.parametrize("least", [1e-12, 1e-18])
-def test_a_cluster_whose_weights_hardly_count_is_not_empty(many, least):
+def test_kmeans_1d_fills_clusters_of_tiny_weights(many, least):
     values = torch.cat([torch.linspace(0, 1, many, dtype=torch.float64), torch.tensor([10.0, 11])])
     weights = torch.ones(many + 2, dtype=torch.float64)
     weights[-2:] = least
@@ -158,7 +163,7 @@ def test_a_cluster_whose_weights_hardly_count_is_not_empty(many, least):
             assert 10 <= high <= 11
 
 
-def test_two_clusters_by_brute_force():
+def test_kmeans_1d_of_two_clusters_by_brute_force():
     data = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.2, 2.9], dtype=torch.float64)
 
     def cost(split):
@@ -171,12 +176,12 @@ def test_two_clusters_by_brute_force():
     assert kmeans_1d(data, 2).tolist() == pytest.approx(expected)
 
 
-def test_fewer_distinct_values_than_clusters_are_kept_as_they_are():
+def test_kmeans_1d_returns_few_distinct_values():
     assert kmeans_1d(torch.tensor([2.0, -1.0, 2.0]), 8).tolist() == [-1.0, 2.0]
 
 
 @given(values, st.integers(1, 4))
-def test_zeros_stay_zero_and_nothing_else_becomes_symbol_zero(data, bits):
+def test_quantize_kmeans_keeps_zeros(data, bits):
     weight = torch.tensor(data, dtype=torch.float32)
     tensor = quantize_kmeans(weight, bits=bits)
     assert torch.equal(tensor.symbols == 0, weight == 0)
@@ -189,7 +194,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_each_weight_gets_its_nearest_level(bits, dtype):
+def test_quantize_kmeans_gives_the_nearest_level(bits, dtype):
     weight = torch.randn(40, 9, generator=torch.Generator().manual_seed(bits)).to(dtype)
     tensor = quantize_kmeans(weight, bits=bits, init="density")
     error = (weight.double() - tensor.dequantize().double()).abs()
@@ -202,13 +207,13 @@ def test_each_weight_gets_its_nearest_level(bits, dtype):
 @pytest.mark.parametrize(
     ("dtype", "ends"), [(torch.float16, (4e4, 6e4)), (torch.float32, (2e38, 3e38))], ids=str
 )
-def test_the_middle_of_two_levels_may_be_half_of_what_overflows(dtype, ends):
+def test_nearest_takes_levels_whose_sum_overflows(dtype, ends):
     weight = torch.tensor([ends[0], ends[0] * 1.01, ends[1], ends[1] * 1.01]).to(dtype)
     found = quantize_kmeans(weight, bits=1).dequantize()
     torch.testing.assert_close(found, weight, rtol=0.01, atol=0)
 
 
-def test_a_mask_prunes_and_all_masked_needs_no_levels():
+def test_quantize_kmeans_takes_masks():
     weight = torch.tensor([1.0, 2.0, 3.0])
     tensor = quantize_kmeans(weight, bits=1, mask=torch.tensor([True, False, True]))
     assert tensor.dequantize().tolist() == [1.0, 0.0, 3.0]
@@ -218,16 +223,18 @@ def test_a_mask_prunes_and_all_masked_needs_no_levels():
     assert len(empty.levels) == 0
 
 
-def test_the_error_falls_with_every_bit():
+def test_quantize_kmeans_error_falls_with_bits():
     weight = torch.randn(4000, generator=torch.Generator().manual_seed(0))
     errors = [
-        float((weight - quantize_kmeans(weight, bits=b, init="density").dequantize()).square().mean())
+        float(
+            (weight - quantize_kmeans(weight, bits=b, init="density").dequantize()).square().mean()
+        )
         for b in range(1, 9)
     ]
     assert all(more > less for more, less in itertools.pairwise(errors))
 
 
-def test_bad_input_is_refused_in_words():
+def test_kmeans_refuses_impossible_arguments():
     with pytest.raises(ModelError, match="1 to 8 bits"):
         quantize_kmeans(torch.ones(2), bits=0)
     with pytest.raises(ModelError, match="shape"):
@@ -250,3 +257,19 @@ def test_bad_input_is_refused_in_words():
         kmeans_1d(torch.ones(1), 0)
     with pytest.raises(ModelError, match="'best' is unknown; choose one of linear, density,"):
         kmeans_1d(torch.rand(9), 2, init="best")  # type: ignore[arg-type]
+
+
+def test_kmeans_1d_reseeds_empty_clusters():
+    values = torch.tensor([0.0, 0.1, 0.2, 10.0])  # of four linear centroids two start empty
+    found = kmeans_1d(values, 3, init="linear")
+    assert len(found) == 3
+
+
+def test_quantize_kmeans_caps_iterations():
+    weight = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    errors = [
+        float((quantize_kmeans(weight, bits=3, iterations=n).dequantize() - weight).square().sum())
+        for n in (0, 1, 10, 300)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] > errors[2] > errors[3]

@@ -1,4 +1,4 @@
-"""Quantised weights in training: gradients by hand, few values, zeros that stay."""
+"""Tests of quantized weights in training."""
 
 import copy
 import math
@@ -9,21 +9,22 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flyweight.errors import ModelError
+from flyweight.modules import attach_, detach_
 from flyweight.quantization import (
     BinaryWeight,
+    FixedPoint,
     FixedPointWeight,
     LearnedStepWeight,
     TernaryWeight,
+    quantize_fixed_point,
 )
-from flyweight.modules import attach_, detach_
-from flyweight.quantization import FixedPoint, quantize_fixed_point
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
     "adam": lambda p: torch.optim.Adam(p, 0.01),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.5),
 }
-# What it is made of, and how many values other than zero there are at most.
+# The parametrization, and the largest number of levels other than zero.
 KINDS = {
     "uniform": (lambda w, m: FixedPointWeight(m, FixedPoint(2)), 4),
     "symmetric": (lambda w, m: FixedPointWeight(m, FixedPoint(3, "symmetric")), 6),
@@ -31,8 +32,8 @@ KINDS = {
     "learned step": (lambda w, m: LearnedStepWeight(w, m, bits=2), 3),
     "ternary": (lambda w, m: TernaryWeight(w, m, threshold=0.1), 2),
     "binary": (lambda w, m: BinaryWeight(m), 2),
-    "asymmetric, channels": (lambda w, m: FixedPointWeight(m, FixedPoint(2, per_channel=True)), 4),
-    "narrow, channels": (
+    "uniform, channels": (lambda w, m: FixedPointWeight(m, FixedPoint(2, per_channel=True)), 4),
+    "symmetric, channels": (
         lambda w, m: FixedPointWeight(m, FixedPoint(3, "symmetric", per_channel=True)),
         6,
     ),
@@ -62,7 +63,7 @@ def attached(kind, model, mask):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_zeros_survive_and_values_stay_few(kind, name):
+def test_quantized_weight_keeps_zeros_and_few_levels(kind, name):
     model = network()
     mask = torch.rand(8, 6) < 0.4
     parametrization = attached(kind, model, mask)
@@ -86,7 +87,7 @@ def test_zeros_survive_and_values_stay_few(kind, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pruned_weights_get_no_gradient_and_copies_are_whole(kind):
+def test_quantized_weight_gives_pruned_weights_no_gradient(kind):
     model = network()
     mask = torch.rand(8, 6) < 0.5
     attached(kind, model, mask)
@@ -104,7 +105,7 @@ def test_pruned_weights_get_no_gradient_and_copies_are_whole(kind):
 
 
 @pytest.mark.parametrize("scheme", ["uniform", "symmetric", "symmetric-no-zero"])
-def test_fixed_point_is_what_the_function_gives_and_its_gradient_goes_straight(scheme):
+def test_fixed_point_weight_has_a_straight_through_gradient(scheme):
     weight = nn.Parameter(torch.tensor([0.5, -1.0, 0.3, 0.9, 0.0]))
     mask = torch.tensor([True, True, False, True, True])
     layer = FixedPointWeight(mask, FixedPoint(2, scheme))
@@ -118,7 +119,7 @@ def test_fixed_point_is_what_the_function_gives_and_its_gradient_goes_straight(s
     assert float((layer(weight) - weight).detach()[mask].abs().max()) < 0.01
 
 
-def test_a_learned_step_by_hand():
+def test_learned_step_weight_by_hand():
     weight = nn.Parameter(torch.tensor([0.0, 0.6, -1.4, 9.0, -9.0, 0.3, 5.0]))
     mask = torch.tensor([True] * 6 + [False])
     layer = LearnedStepWeight(weight, mask, bits=3)
@@ -134,7 +135,7 @@ def test_a_learned_step_by_hand():
     assert float(layer.step.grad) == pytest.approx(wanted / math.sqrt(18), rel=1e-5)
 
 
-def test_a_learned_step_for_each_channel_and_another_number_of_bits():
+def test_learned_step_weight_per_channel_changes_bits():
     weight = torch.randn(3, 4, 2) * torch.tensor([0.1, 1.0, 10.0])[:, None, None]
     mask = torch.ones(3, 4, 2, dtype=torch.bool)
     layer = LearnedStepWeight(weight, mask, bits=4, per_channel=True)
@@ -153,7 +154,7 @@ def test_a_learned_step_for_each_channel_and_another_number_of_bits():
     assert torch.equal(other(weight), layer(weight))
 
 
-def test_a_step_that_training_makes_negative_is_still_a_step():
+def test_learned_step_weight_takes_negative_steps():
     weight, mask = torch.tensor([0.5, -2.0]), torch.tensor([True, True])
     layer = LearnedStepWeight(weight, mask, bits=2)
     layer.step.data.fill_(-1.0)
@@ -162,7 +163,7 @@ def test_a_step_that_training_makes_negative_is_still_a_step():
     assert torch.isfinite(layer(weight)).all()
 
 
-def test_ternary_by_hand():
+def test_ternary_weight_by_hand():
     weight = nn.Parameter(torch.tensor([2.0, 1.0, 0.1, -0.1, -1.0, 50.0]))
     mask = torch.tensor([True] * 5 + [False])
     layer = TernaryWeight(weight, mask, threshold=0.1)
@@ -178,7 +179,7 @@ def test_ternary_by_hand():
     assert weight.grad.tolist() == [1.5, 3.0, 4.0, 8.0, 48.0, 0.0]
 
 
-def test_binary_by_hand():
+def test_binary_weight_by_hand():
     weight = torch.tensor([[1.0, -3.0, 7.0], [-0.5, 0.0, 9.0]])
     mask = torch.tensor([[True, True, False], [True, True, False]])
     assert BinaryWeight(mask)(weight).tolist() == [[1.125, -1.125, 0], [-1.125, 1.125, 0]]
@@ -186,7 +187,7 @@ def test_binary_by_hand():
     assert found.tolist() == [[2.0, -2.0, 0.0], [-0.25, 0.25, 0.0]]
 
 
-def test_scales_of_many_weights_of_16_bits_are_finite():
+def test_scales_of_many_16_bit_weights_are_finite():
     weight = torch.full((1_100_000,), 0.1, dtype=torch.float16)
     mask = torch.ones(weight.shape, dtype=torch.bool)
     assert torch.equal(BinaryWeight(mask)(weight), weight)
@@ -196,7 +197,7 @@ def test_scales_of_many_weights_of_16_bits_are_finite():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_without_kept_weights_is_zero(kind):
+def test_quantized_weight_of_a_pruned_layer_is_zero(kind):
     model = network()
     attached(kind, model, torch.zeros(8, 6, dtype=torch.bool))
     train(model, OPTIMIZERS["sgd"](model.parameters()), 3)
@@ -205,7 +206,7 @@ def test_a_layer_without_kept_weights_is_zero(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_half_precision_too(kind):
+def test_quantized_weight_trains_under_autocast(kind):
     model = network()
     mask = torch.rand(8, 6) < 0.5
     attached(kind, model, mask)
@@ -215,9 +216,32 @@ def test_in_half_precision_too(kind):
     assert parametrize.is_parametrized(model[0], "weight")
 
 
-def test_the_impossible_is_refused_in_words():
+def test_quantized_weights_refuse_impossible_arguments():
     weight, mask = torch.ones(2), torch.ones(2, dtype=torch.bool)
-    with pytest.raises(ModelError, match="takes 2 to 8 bits; 1 were"):
+    with pytest.raises(ModelError, match="takes 2 to 8 bits; found 1"):
         LearnedStepWeight(weight, mask, bits=1)
     with pytest.raises(ModelError, match=r"from 0 up to 1; found 1\.5"):
         TernaryWeight(weight, mask, threshold=1.5)
+
+
+@pytest.mark.parametrize("gradient", [math.inf, math.nan])
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_weight_keeps_pruned_weights_from_gradients_that_are_not_finite(kind, gradient):
+    model = network()
+    mask = torch.rand(8, 6) < 0.5
+    parametrization = attached(kind, model, mask)
+    dense = model[0].parametrizations.weight.original
+    model[0].weight.backward(torch.where(mask, 1.0, gradient))
+    assert not dense.grad[~mask].any()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in parametrization.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_learned_step_weight_scales_its_floor_with_the_weights(dtype):
+    weight = torch.tensor([-3e-6, 1e-6, 2e-6, 4e-6]).to(dtype)
+    layer = LearnedStepWeight(weight, torch.ones(4, dtype=torch.bool), bits=4)
+    step = float(layer.step.detach())
+    assert 0 < step < 1e-5
+    torch.testing.assert_close(layer(weight).detach(), weight, rtol=0.01, atol=0.51 * step)
+    layer.step.data.zero_()
+    assert torch.isfinite(layer(weight)).all()
