@@ -277,6 +277,14 @@ def test_compress_checkpoint_replaces_an_existing_output_only_if_allowed(tmp_pat
     assert same(load_state_dict(tmp_path / "a.fly"), state())
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs devices")  # noqa: PTH110
+def test_compress_checkpoint_writes_into_a_device(checkpoint):
+    before = os.stat("/dev/null").st_mode  # noqa: PTH116
+    report = compress_checkpoint(checkpoint, "/dev/null", bits=4)
+    assert report.file_bytes > 0
+    assert os.stat("/dev/null").st_mode == before  # noqa: PTH116
+
+
 def test_compress_checkpoint_refuses_a_fly_file(tmp_path, checkpoint):
     compress_checkpoint(checkpoint, tmp_path / "a.fly")
     with pytest.raises(CheckpointError, match=r"is a \.fly file already; decompress it first"):

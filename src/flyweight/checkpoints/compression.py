@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -142,7 +141,7 @@ def compress_checkpoint(
     def encode(entry: TensorEntry) -> tuple[CodedTensor, bool]:
         return _encode(entry, bits, cast(Grid, grid or "auto"), cast(Effort, effort or "balanced"))
 
-    with open_writer(output, metadata) as writer:
+    with open_writer(output, metadata, inputs=checkpoint.files, force=force) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
         results = _in_order(encode, entries, workers)
         outlines: dict[int, CodedTensor] = {}
@@ -158,11 +157,10 @@ def compress_checkpoint(
             done += entry.length
             if progress is not None:
                 progress("compress tensors", done, checkpoint.tensor_bytes)
-    file_bytes = Path(output).stat().st_size
     return CheckpointReport(
         tensor_bytes=checkpoint.tensor_bytes,
-        file_bytes=file_bytes,
-        compression_ratio=checkpoint.tensor_bytes / file_bytes if file_bytes else 0.0,
+        file_bytes=writer.length,
+        compression_ratio=checkpoint.tensor_bytes / writer.length,
         tensors=len(checkpoint.entries),
         quantized=quantized,
         seconds=time.perf_counter() - start,

@@ -53,6 +53,7 @@ class Writer:
         self, spool: BinaryIO, metadata: Mapping[str, str] | None = None, *, bare: bool = False
     ) -> None:
         self._spool = spool
+        self.length = 0  # of the whole file, once it is finished
         self._metadata = dict(metadata or {})
         self._bare = bare
         self._outlines: list[Outline] = []
@@ -113,7 +114,7 @@ class Writer:
     def finish(self, file: BinaryIO) -> int:
         """Write the whole to ``file`` and return its length in bytes."""
         if not all(last.complete for last in self._groups.values()):
-            raise ModelError("a group of tensors lacks some of them.")
+            raise ModelError("a group of tensors is incomplete.")
         head = pack_head(self._outlines, self._metadata, self._checks, bare=self._bare)
         length = len(head) + self._spool.tell() + CRC_BYTES
         sentence = too_many_elements(self._outlines, length)
@@ -125,6 +126,7 @@ class Writer:
             value = zlib.crc32(block, value)
             file.write(block)
         file.write(value.to_bytes(CRC_BYTES, "little"))
+        self.length = length
         return length
 
 
