@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from flyweight.checkpoints import compress_checkpoint, tensor_quantization, uniform_grids
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.format import Reader
-from flyweight.io import decompress, load_state_dict
+from flyweight.io import decompress, load, load_state_dict
 from flyweight.quantization import kmeans_1d
 
 
@@ -351,3 +352,16 @@ def test_file_metadata_has_the_keys_of_the_checkpoint_with_a_prefix(tmp_path, ch
     with Reader(tmp_path / "a.fly") as reader:
         assert dict(reader.metadata) == {"checkpoint.format": "pt", "checkpoint.by": "hand"}
     assert np.isfinite(compress_checkpoint(checkpoint, tmp_path / "b.fly").seconds)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_names_of_wrapped_models_are_written_and_load(tmp_path, prefix, suffix):
+    layer = nn.Linear(80, 70)
+    made = {prefix + name: value for name, value in layer.state_dict().items()}
+    (torch.save if suffix == "pt" else save_file)(made, tmp_path / f"a.{suffix}")
+    compress_checkpoint(tmp_path / f"a.{suffix}", tmp_path / "a.fly")
+    assert set(load_state_dict(tmp_path / "a.fly")) == set(made)
+    loaded = load(tmp_path / "a.fly", nn.Linear(80, 70))
+    assert torch.equal(loaded.weight, layer.weight)
+    assert torch.equal(loaded.bias, layer.bias)
