@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from flyweight.cifar import Cifar10
+
+
+settings.register_profile("flyweight", deadline=None)  # no test depends on the time it takes
+settings.load_profile("flyweight")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Where a result comes from: the exact source that made it."""
+"""Identify the source code that a result comes from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ CODE = [f":(top)*.{suffix}" for suffix in ("py", "toml", "txt", "safetensors")]
 
 @functools.cache
 def source_commit() -> str:
-    """Git commit of the checkout this package runs from, ``-dirty`` where tracked code, settings or
-    weights were changed since; the installed version where there is no checkout.
+    """Return the Git commit of the checkout that this package runs from.
 
-    It is looked up once. Results that were just written make nothing dirty.
+    Returns:
+        The commit, followed by ``-dirty`` if tracked code, settings or weights were changed since;
+        "version" and the installed version where there is no checkout. It is looked up once.
     """
     folder = Path(__file__).resolve().parent
 

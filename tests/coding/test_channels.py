@@ -55,7 +55,7 @@ def through_a_file(model):
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-def test_the_example_of_the_specification(dtype):
+def test_scaled_values_match_the_specification(dtype):
     assert tensor_of(dtype).dequantize().tolist() == VALUES
     assert tensor_of(dtype).dtype == dtype
     assert tensor_of(dtype).sparsity == pytest.approx(1 / 3)
@@ -63,7 +63,7 @@ def test_the_example_of_the_specification(dtype):
     assert without.tolist() == [[0.0, -0.375, 0.125], [0.0, -3.0, 1.0]]
 
 
-def test_each_step_is_rounded_to_nearest_and_ties_to_even():
+def test_scaled_values_round_each_step_to_even():
     # 1 + 2^-12 squared is 1 + 2^-11 + 2^-24, a tie that goes to the even 1 + 2^-11 in float32; a
     # fused step would keep the 2^-24 that is left when 1 is taken away.
     one = 1 + 2**-12
@@ -80,7 +80,7 @@ def test_each_step_is_rounded_to_nearest_and_ties_to_even():
     assert found != float((level * scale) + offset)
 
 
-def test_too_large_is_infinite_and_subnormal_numbers_are_kept():
+def test_scaled_values_overflow_and_underflow_gradually():
     tensor = CompressedTensor(
         torch.tensor([[1], [2]]), torch.tensor([1e30, 2.0]), torch.tensor([1e30, 1e-45])
     )
@@ -101,7 +101,7 @@ finite = st.floats(width=16, allow_nan=False, allow_infinity=False)
     rows=st.integers(0, 4),
     offsets=st.booleans(),
 )
-def test_numpy_and_torch_have_the_same_bits_and_so_has_a_file(data, dtype, rest, rows, offsets):
+def test_dequantize_decode_and_file_give_the_same_bits(data, dtype, rest, rows, offsets):
     def table(size):
         values = data.draw(st.lists(finite, min_size=size, max_size=size))
         return torch.tensor(values, dtype=torch.float64).to(DTYPES[dtype])
@@ -129,7 +129,7 @@ def test_numpy_and_torch_have_the_same_bits_and_so_has_a_file(data, dtype, rest,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_random_values_of_all_bits_are_the_same_by_numpy_and_torch(dtype):
+def test_dequantize_matches_scaled_values_bit_for_bit(dtype):
     generator = torch.Generator().manual_seed(1)
     levels, scales, offsets = (
         torch.randn(size, generator=generator, dtype=torch.float64).to(DTYPES[dtype])
@@ -141,7 +141,7 @@ def test_random_values_of_all_bits_are_the_same_by_numpy_and_torch(dtype):
     assert found.tobytes() == wanted.tobytes()
 
 
-def test_tables_are_stored_as_narrow_as_is_exact_for_all_of_them():
+def test_encode_shared_stores_tables_in_the_narrowest_exact_dtype():
     tensor = tensor_of()
     (coded,) = CompressedModel({"w": tensor}).to_container().tensors
     assert coded.storage == "float16"
@@ -155,7 +155,7 @@ def test_tables_are_stored_as_narrow_as_is_exact_for_all_of_them():
     assert offsets is None
 
 
-def test_a_table_can_be_changed_and_the_others_with_it():
+def test_with_tables_changes_all_tables():
     halves = tensor_of().with_tables(lambda table: table / 2)
     assert halves.dequantize().tolist() == [[0.0, -0.03125, 0.09375], [0.0, -0.75, 0.25]]
     plain = CompressedTensor(torch.tensor([1]), torch.tensor([2.0])).with_tables(torch.neg)
@@ -224,12 +224,12 @@ def test_inspect_counts_nonzeros_after_scaling():
         ({"scales": torch.ones(2).half()}, "cannot have scales of torch.float16"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(tables, message):
+def test_compressed_tensor_refuses_unfit_tables(tables, message):
     with pytest.raises(ModelError, match=message):
         CompressedTensor(torch.tensor(SYMBOLS), torch.ones(2), **tables)
 
 
-def test_no_channels_and_no_floats_are_refused():
+def test_compressed_tensor_refuses_scales_without_channels_or_floats():
     with pytest.raises(ModelError, match="shape"):
         CompressedTensor(torch.tensor(1), torch.ones(1), torch.ones(()))
     with pytest.raises(ModelError, match="int32"):
@@ -247,14 +247,14 @@ def test_no_channels_and_no_floats_are_refused():
         ({"scales": np.ones(2, "i4"), "levels": np.ones(2, "i4"), "dtype": "int32"}, "int32"),
     ],
 )
-def test_no_file_is_made_of_tables_that_none_can_hold(tables, message):
+def test_encode_shared_refuses_unfit_tables(tables, message):
     with pytest.raises(ModelError, match=message):
         encode_shared("w", SYMBOLS, **{"levels": np.float32(LEVELS), **tables})
 
 
 @pytest.mark.parametrize("part", ["codebook", "scales", "offsets"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_file_with_tables_that_are_not_finite_is_refused(part, bad):
+def test_decode_refuses_tables_that_are_not_finite(part, bad):
     (coded,) = CompressedModel({"w": tensor_of()}).to_container().tensors
     parts = {**coded.parts, part: np.float16([bad, 1]).tobytes()}
     container = loads(dumps(Container((dataclasses.replace(coded, parts=parts),))))

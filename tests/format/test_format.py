@@ -52,13 +52,13 @@ def resnet_like(blocks=9):
     return Container(tensors=tuple(tensors), metadata={"architecture": "resnet20"})
 
 
-def test_an_empty_container_comes_back():
+def test_loads_restores_an_empty_container():
     data = dumps(Container(tensors=()))
     assert loads(data) == Container(tensors=(), metadata={})
     assert len(data) == 4 + 2 + 2 + 2 + 4 + 4
 
 
-def test_shared_values_by_hand():
+def test_decode_shared_gives_values_by_hand():
     levels = np.float32([-1.5, 2.0])
     tensor = encode_shared("w", [[0, 2, 0], [1, 0, 2]], levels=levels)
     symbols, got = decode_shared(tensor)
@@ -71,7 +71,7 @@ def test_shared_values_by_hand():
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1, 1), (5, 7)])
 @pytest.mark.parametrize("symbol", [0, 1, 2])
-def test_uniform_shared_tensors_of_any_shape(shape, symbol):
+def test_encode_shared_takes_any_shape(shape, symbol):
     symbols = np.full(shape, symbol)
     tensor = encode_shared("w", symbols, levels=np.float32([1, 2]))
     got, _ = decode_shared(loads(dumps(Container(tensors=(tensor,)))).tensors[0])
@@ -79,7 +79,7 @@ def test_uniform_shared_tensors_of_any_shape(shape, symbol):
     assert np.array_equal(got, symbols)
 
 
-def test_all_pruned_needs_no_levels():
+def test_encode_shared_of_zeros_needs_no_levels():
     tensor = encode_shared("w", np.zeros((4, 4), dtype=int), levels=np.zeros(0, dtype="f4"))
     symbols, levels = decode_shared(tensor)
     assert not symbols.any()
@@ -87,7 +87,7 @@ def test_all_pruned_needs_no_levels():
     assert tensor.stored_bytes <= 2
 
 
-def test_zeros_join_the_alphabet_where_that_is_smaller():
+def test_encode_shared_codes_zeros_in_the_alphabet_where_smaller():
     symbols = np.random.default_rng(0).integers(0, 4, 4000)  # two bits each
     tensor = encode_shared("w", symbols, levels=np.float32([1, 2, 3]))
     assert tensor.parts["tables"][:1] == b"\0"
@@ -95,12 +95,12 @@ def test_zeros_join_the_alphabet_where_that_is_smaller():
     assert np.array_equal(decode_shared(tensor)[0], symbols)
 
 
-def test_a_level_of_zero_is_not_a_pruned_weight():
+def test_encode_shared_keeps_a_level_of_zero():
     tensor = encode_shared("w", [0, 1, 2, 1], levels=np.float32([0.0, 3.0]))
     assert decode_shared(tensor)[0].tolist() == [0, 1, 2, 1]
 
 
-def test_the_widest_codebook():
+def test_encode_shared_takes_the_widest_codebook():
     symbols = np.arange(65_536)
     levels = np.arange(65_535).astype("f4")
     got, got_levels = decode_shared(encode_shared("w", symbols, levels=levels))
@@ -108,7 +108,7 @@ def test_the_widest_codebook():
     assert np.array_equal(got_levels, levels)
 
 
-def test_non_contiguous_arrays():
+def test_encode_takes_non_contiguous_arrays():
     symbols = np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1) % 3
     assert np.array_equal(
         decode_shared(encode_shared("w", symbols, levels=[1.0, 2.0], dtype="float64"))[0], symbols
@@ -117,7 +117,7 @@ def test_non_contiguous_arrays():
     assert np.array_equal(decode_dense(encode_dense("w", values, dtype="float32")), values)
 
 
-def test_storage_is_the_narrowest_that_is_exact():
+def test_pack_scalars_takes_the_narrowest_exact_storage():
     def storage(values, dtype):
         return encode_dense("t", values, dtype=dtype).storage
 
@@ -132,20 +132,20 @@ def test_storage_is_the_narrowest_that_is_exact():
     assert storage(np.array([True, False]), "bool") == "bool"
 
 
-def test_big_endian_input_is_stored_little_endian():
+def test_encode_dense_stores_little_endian():
     values = np.array([1, 258], dtype=">i2")
     tensor = encode_dense("t", values, dtype="int16", storage="int16")
     assert tensor.parts["dense"] == b"\1\0\2\1"
     assert decode_dense(tensor).tolist() == [1, 258]
 
 
-def test_bits_that_floats_hide_come_back():
+def test_encode_lossless_restores_nan_payloads_and_signs_of_zero():
     bits = np.uint32([0x7FA00001, 0xFFC00000, 0x80000000, 1])
     decoded = decode_dense(encode_dense("t", bits.view("f4"), dtype="float32"))
     assert decoded.view("u4").tolist() == bits.tolist()
 
 
-def test_storage_that_would_lose_bits_is_refused():
+def test_pack_scalars_refuses_storage_that_loses_bits():
     with pytest.raises(ModelError, match="not exact in float16"):
         encode_dense("t", np.float32([0.1]), dtype="float32", storage="float16")
     with pytest.raises(ModelError, match="cannot be stored as"):
@@ -156,7 +156,7 @@ def test_storage_that_would_lose_bits_is_refused():
         encode_dense("t", np.float32([1]), dtype="bfloat16")
 
 
-def test_constants():
+def test_encode_constant_stores_one_value():
     zero = encode_constant("t", (3, 2), value=np.float32(0), dtype="float32")
     assert zero.stored_bytes == 0
     assert decode_dense(zero).tolist() == [[0, 0]] * 3
@@ -171,7 +171,7 @@ def test_constants():
         encode_constant("t", (2,), value=np.float32([1, 2]), dtype="float32")
 
 
-def test_decoded_arrays_may_be_written_to():
+def test_decode_tensor_returns_writable_arrays():
     for tensor in (
         encode_dense("t", np.float32([1, 2]), dtype="float32"),
         encode_constant("t", (2,), value=np.float32(1), dtype="float32"),
@@ -180,7 +180,7 @@ def test_decoded_arrays_may_be_written_to():
         assert decode_tensor(tensor).flags.writeable
 
 
-def test_aliases_cost_a_few_bytes_of_header():
+def test_dumps_stores_aliases_in_the_header():
     weight = shared("embedding.weight")
     alias = encode_alias("head.weight", weight, target=0)
     alone = dumps(Container(tensors=(weight,)))
@@ -193,7 +193,7 @@ def test_aliases_cost_a_few_bytes_of_header():
     ("symbols", "levels"),
     [([0.5], [1.0]), ([2], [1.0]), ([-1], [1.0]), ([0], [[1.0]]), ([0], np.zeros(65_536))],
 )
-def test_impossible_shared_tensors_are_refused(symbols, levels):
+def test_encode_shared_refuses_impossible_tensors(symbols, levels):
     with pytest.raises(ModelError, match="tensor 'w'"):
         encode_shared("w", symbols, levels=levels, dtype="float64")
 
@@ -225,7 +225,7 @@ def replaced(**changes):
         ),
     ],
 )
-def test_malformed_tensors_are_refused(tensor, message):
+def test_dumps_refuses_malformed_tensors(tensor, message):
     with pytest.raises(ModelError, match=message):
         dumps(Container(tensors=(tensor,)))
     if tensor.encoding == "shared":
@@ -233,7 +233,7 @@ def test_malformed_tensors_are_refused(tensor, message):
             decode_shared(tensor)
 
 
-def test_malformed_containers_are_refused():
+def test_dumps_refuses_malformed_containers():
     weight = shared("w")
     for tensors, message in [
         ((weight, weight), "two tensors"),
@@ -254,7 +254,7 @@ def test_malformed_containers_are_refused():
         decode_dense(weight)
 
 
-def test_a_header_of_a_resnet_is_small():
+def test_dumps_gives_a_resnet_a_small_header():
     container = resnet_like()
     data = dumps(container)
     assert len(container.tensors) == 108
@@ -266,19 +266,19 @@ def test_a_header_of_a_resnet_is_small():
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a.", ".a", "a..b", "é.ß", "a.b.c.d.e"])
-def test_names_of_any_form(name):
+def test_loads_restores_names_of_any_form(name):
     tensors = tuple(shared(text) for text in (name, name + ".x", "y." + name, name + "z"))
     assert loads(dumps(Container(tensors=tensors))).tensors == tensors
 
 
-def test_same_container_same_bytes_whatever_the_order_of_the_metadata():
+def test_dumps_ignores_the_order_of_metadata():
     one = Container(tensors=(shared(),), metadata={"a": "1", "b": "2"})
     two = Container(tensors=(shared(),), metadata={"b": "2", "a": "1"})
     assert dumps(one) == dumps(two)
     assert list(loads(dumps(two)).metadata) == ["a", "b"]
 
 
-def test_bytes_of_the_smallest_file_by_hand():
+def test_dumps_gives_the_smallest_file_by_hand():
     tensor = encode_constant("b", (3,), value=np.float32(0.5), dtype="float32")
     header = b"\0\1" + b"\0\1\0\1b" + b"\0\2\x0b\x09" + b"\0\1\3"
     payload = b"\x00\x38"
@@ -290,7 +290,7 @@ def test_bytes_of_the_smallest_file_by_hand():
     assert dumps(Container(tensors=(tensor,))) == expected
 
 
-def test_damage_is_named():
+def test_loads_names_damage():
     large = np.arange(1 << 15, dtype=np.float32) / 3
     one = encode_dense("large.one", large, dtype="float32")
     tensors = (shared("small", (4, 4)), shared("other", (4, 4)), one)
@@ -317,7 +317,7 @@ def test_damage_is_named():
             loads(wrong)
 
 
-def test_damage_in_a_part_names_the_tensor():
+def test_decode_names_the_damaged_tensor():
     tensor = shared("conv.weight")
     parts = dict(tensor.parts) | {"symbols": b""}
     with pytest.raises(FormatError, match=r"'conv.weight' is damaged"):
@@ -329,7 +329,7 @@ def test_damage_in_a_part_names_the_tensor():
         decode_dense(bad)
 
 
-def test_header_outlines_tell_the_lengths_of_parts():
+def test_open_header_restores_lengths_of_parts():
     tensor = shared()
     header = open_header(pack_header([outline_of(tensor)], {"k": "v"}))
     assert header.metadata == {"k": "v"}
@@ -355,7 +355,7 @@ def test_write_follows_a_link(tmp_path):
     assert read(tmp_path / "model.fly").tensors == ()
 
 
-def test_a_refused_container_leaves_the_old_file(tmp_path):
+def test_write_of_a_refused_container_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.fly"
     path.write_bytes(b"precious")
     with pytest.raises(ModelError, match="two tensors"):
@@ -363,7 +363,7 @@ def test_a_refused_container_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"precious"
 
 
-def test_a_folder_or_a_missing_folder_is_no_target(tmp_path):
+def test_write_refuses_folders_and_missing_folders(tmp_path):
     (tmp_path / "folder").mkdir()
     for target in (tmp_path / "folder", tmp_path / "missing" / "model.fly"):
         with pytest.raises(CheckpointError, match=r"is a folder|does not exist"):

@@ -54,7 +54,7 @@ def tensors():
 
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 5), (16, 3, 3, 3), (9000,)])
-def test_every_coder_gives_back_every_symbol(coder, shape):
+def test_encode_shared_restores_symbols_by_every_coder(coder, shape):
     for density in (0.0, 0.1, 1.0):
         tensor = shared(shape=shape, density=density, coder=coder)
         assert tensor.coder == coder
@@ -67,14 +67,14 @@ def test_every_coder_gives_back_every_symbol(coder, shape):
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced", "smallest"])
-def test_the_smallest_coder_of_an_effort_is_taken(effort):
+def test_encode_shared_takes_the_smallest_coder_of_an_effort(effort):
     chosen = shared(shape=(64, 32, 3, 3), effort=effort)
     sizes = {c: shared(shape=(64, 32, 3, 3), coder=c).stored_bytes for c in CODERS}
     tried = {"fast": ("plain", "rans"), "balanced": ("plain", "rans")}.get(effort, CODERS)
     assert chosen.stored_bytes == min(sizes[coder] for coder in tried)
 
 
-def test_structure_is_worth_bytes_to_the_context_coder_alone():
+def test_context_coder_uses_structure():
     symbols = np.zeros((64, 512), dtype=int)
     symbols[:] = np.random.default_rng(0).integers(1, 5, 512) * (np.arange(512) % 5 < 2)
     levels = np.float32([-0.5, -0.25, 0.25, 0.5])
@@ -83,7 +83,7 @@ def test_structure_is_worth_bytes_to_the_context_coder_alone():
     assert encode_shared("w", symbols, levels=levels).coder == "context"
 
 
-def test_a_coder_that_a_tensor_cannot_have_is_refused():
+def test_dumps_refuses_a_coder_of_another_encoding():
     tensor = shared()
     for other in ("planes", "huffman", ""):
         object.__setattr__(tensor, "coder", other)
@@ -91,7 +91,7 @@ def test_a_coder_that_a_tensor_cannot_have_is_refused():
             dumps(Container((tensor,)))
 
 
-def test_tensor_by_tensor_gives_the_bytes_of_all_at_once(tmp_path):
+def test_open_writer_gives_the_bytes_of_dumps(tmp_path):
     path = tmp_path / "a.fly"
     with open_writer(path, {"k": "v"}) as writer:
         for tensor in tensors():
@@ -100,7 +100,7 @@ def test_tensor_by_tensor_gives_the_bytes_of_all_at_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.fly"]
 
 
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
+def test_open_writer_leaves_the_old_file_on_failure(tmp_path):
     path = tmp_path / "a.fly"
     path.write_bytes(b"old")
 
@@ -119,7 +119,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.fly"]
 
 
-def test_an_alias_must_fit_an_earlier_tensor():
+def test_writer_refuses_unfit_aliases():
     writer = Writer(io.BytesIO())
     first = tensors()[0]
     with pytest.raises(ModelError, match="no earlier"):
@@ -133,7 +133,7 @@ def test_an_alias_must_fit_an_earlier_tensor():
         writer.add(encode_alias("y", tensors()[1], target=0))
 
 
-def test_any_tensor_can_be_read_alone_and_in_any_order(tmp_path):
+def test_reader_reads_tensors_in_any_order(tmp_path):
     path = tmp_path / "a.fly"
     path.write_bytes(dumps(Container(tensors(), {"k": "v"})))
     with Reader(path) as reader:
@@ -151,7 +151,7 @@ def test_any_tensor_can_be_read_alone_and_in_any_order(tmp_path):
         )
 
 
-def test_damage_elsewhere_does_not_stop_a_tensor(tmp_path):
+def test_reader_reads_tensors_beside_damage(tmp_path):
     large = np.random.default_rng(1).normal(size=(400, 50)).astype("f4")
     container = Container((tensors()[0], encode_lossless("large", large, dtype="float32")))
     data = bytearray(dumps(container))
@@ -170,7 +170,7 @@ def shapes():
     return {tensor.name: tensor.shape for tensor in tensors()}
 
 
-def test_names_and_shapes_can_be_left_to_the_architecture():
+def test_dumps_bare_leaves_out_names_and_shapes():
     container = Container(tensors(), {"architecture": "mine"})
     data, told = dumps(container, bare=True), dumps(container)
     assert loads(data, shapes=shapes()) == container
@@ -191,13 +191,13 @@ def test_names_and_shapes_can_be_left_to_the_architecture():
         dict(reversed(shapes().items())),
     ],
 )
-def test_another_architecture_is_noticed(other):
+def test_loads_refuses_another_architecture(other):
     data = dumps(Container(tensors(), {"architecture": "mine"}), bare=True)
     with pytest.raises(FormatError, match="another architecture"):
         loads(data, shapes=other)
 
 
-def test_dense_values_go_by_planes_where_that_is_smaller():
+def test_encode_lossless_takes_planes_where_smaller():
     weights = (np.random.default_rng(0).normal(size=4000) * 0.02).astype("f4")
     tensor = encode_lossless("w", weights, dtype="float32")
     assert tensor.coder == "planes"
@@ -208,7 +208,7 @@ def test_dense_values_go_by_planes_where_that_is_smaller():
     assert encode_lossless("n", noise, dtype="uint8").coder == "plain"
 
 
-def test_an_alias_whose_shape_is_not_that_of_its_target_is_refused():
+def test_loads_refuses_an_alias_of_another_shape():
     zeros = outline_of(encode_constant("a", (2,), value=np.float32(0), dtype="float32"))
     alias = replace(zeros, name="b", shape=(3,), encoding="alias", lengths={}, target=0)
     head = pack_head([zeros, alias], {}, [], bare=True)

@@ -145,7 +145,7 @@ def test_many_levels(coder):
 
 @pytest.mark.parametrize("shape", [(40, 50, 7), (12, 10, 5, 5), (4, 6, 3, 3, 3)], ids=str)
 def test_contexts_of_smooth_kernels(shape):
-    """Neighbours are alike, so contexts by kernel are worth it."""
+    """Neighbors are alike, so contexts by kernel are worth it."""
     random = np.random.default_rng(1)
     smooth = random.normal(0, 3, shape[:2] + (1,) * (len(shape) - 2)) + random.normal(0, 0.5, shape)
     values = np.clip(np.round(smooth), -8, 8).astype(np.int64)

@@ -18,7 +18,7 @@ from flyweight.format import loads
 NEVER_REFUSED = ("dense", "constant")  # but for booleans, which are few
 
 
-def test_two_thousand_hostile_files():
+def test_readers_refuse_or_read_two_thousand_hostile_files():
     total = run_cases(0, range(2000))
     assert total.findings == []
     assert total.cases == 2000
@@ -31,12 +31,12 @@ def test_two_thousand_hostile_files():
             assert total.kinds[kind, "refused"] > 0, kind
 
 
-def test_a_case_is_told_by_its_number():
+def test_case_is_determined_by_its_number():
     assert [case(0, number) for number in range(60)] == [case(0, number) for number in range(60)]
     assert case(0, 5) != case(1, 5)
 
 
-def test_what_is_sealed_unchanged_is_what_a_writer_writes():
+def test_sealed_matches_the_writer():
     for tensors in seeds().values():
         assert loads(sealed(tensors[:1])).tensors == tuple(tensors[:1])
     for tensors in grouped():
@@ -58,7 +58,7 @@ def work_for(seconds):
         (lambda: np.uint8(255) + np.uint8(1), "RuntimeWarning"),
     ],
 )
-def test_each_fault_is_found(work, finding, tmp_path):
+def test_judge_finds_each_fault(work, finding, tmp_path):
     judge = Judge(tmp_path)
     judge._array = lambda _: judge._attempt("array of rans", 10, work)
     judge.judge(7, Case("arrays", "array", b""))
@@ -67,7 +67,7 @@ def test_each_fault_is_found(work, finding, tmp_path):
     assert finding in found
 
 
-def test_decoders_that_disagree_are_found(tmp_path, monkeypatch):
+def test_judge_finds_decoders_that_disagree(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "judge.decode_rans", lambda *_, engine: np.zeros(9, np.uint16) + (engine == "numpy")
     )

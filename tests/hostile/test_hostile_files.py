@@ -97,7 +97,7 @@ def memory_below(limit):
     assert peak < limit
 
 
-def test_the_builder_of_this_test_is_right():
+def test_builder_of_files_is_right():
     container = small_container()
     header = pack_header([*map(outline_of, container.tensors)], container.metadata)
     payload = b"".join(
@@ -114,7 +114,7 @@ def test_the_builder_of_this_test_is_right():
 
 
 @pytest.mark.parametrize("data", [SMALL, GOLDEN], ids=["small", "golden"])
-def test_a_file_cut_at_any_length_is_refused(data):
+def test_loads_refuses_a_file_cut_anywhere(data):
     step = 1 if len(data) < 1000 else 7
     for length in range(0, len(data), step):
         with pytest.raises(FormatError):
@@ -122,7 +122,7 @@ def test_a_file_cut_at_any_length_is_refused(data):
 
 
 @pytest.mark.parametrize("data", [SMALL, GOLDEN], ids=["small", "golden"])
-def test_any_flipped_byte_is_noticed(data):
+def test_loads_refuses_any_flipped_byte(data):
     step = 1 if len(data) < 1000 else 7
     for place in range(0, len(data), step):
         for change in (1, 0x80, 0xFF):
@@ -132,7 +132,7 @@ def test_any_flipped_byte_is_noticed(data):
                 loads(bytes(damaged))
 
 
-def test_random_bytes_are_refused():
+def test_loads_refuses_random_bytes():
     rng = np.random.default_rng(0)
     for length in range(200):
         noise = rng.bytes(length)
@@ -141,7 +141,7 @@ def test_random_bytes_are_refused():
                 loads(data)
 
 
-def test_any_damage_to_the_header_under_right_checksums():
+def test_loads_bounds_damage_to_the_header():
     container = small_container()
     header = pack_header([*map(outline_of, container.tensors)], container.metadata)
     start = len(SMALL) - 4 - sum(tensor.stored_bytes for tensor in container.tensors)
@@ -160,7 +160,7 @@ def test_any_damage_to_the_header_under_right_checksums():
     assert refused > opened > 0
 
 
-def test_any_damage_to_a_part_under_right_checksums():
+def test_decode_bounds_damage_to_a_part():
     rng = np.random.default_rng(2)
     dense = rng.integers(0, 4, 90)
     sparse = rng.integers(1, 4, 900) * (rng.random(900) < 0.1)
@@ -183,7 +183,7 @@ def test_any_damage_to_a_part_under_right_checksums():
     assert refused > 100
 
 
-def test_random_tables_and_payloads():
+def test_decoders_refuse_random_tables_and_payloads():
     rng = np.random.default_rng(4)
     table, _ = encode_symbols(rng.integers(0, 9, 60) ** 2 // 8, 9)
     where, bits = encode_positions(rng.random(300) < 0.1)
@@ -231,13 +231,13 @@ VAST = [
 
 
 @pytest.mark.parametrize("header", VAST)
-def test_vast_counts_allocate_nothing(header):
+def test_loads_allocates_nothing_for_vast_counts(header):
     for payload in ((), (b"\1",), (b"\1" + bytes(4),), (bytes(1000),)):
         with memory_below(1 << 20), pytest.raises(FormatError):
             loads(sealed(header, *payload))
 
 
-def test_vast_lengths_in_the_preamble():
+def test_loads_refuses_vast_lengths_in_the_preamble():
     for data in (
         b"FLYW\1\0" + varint(1 << 60) + b"\0" + bytes(100),
         b"FLYW\1\0" + b"\2" + varint(1 << 60) + bytes(100),
@@ -249,7 +249,7 @@ def test_vast_lengths_in_the_preamble():
             loads(data)
 
 
-def test_a_short_file_may_stand_for_a_bounded_number_of_elements():
+def test_loads_bounds_elements_by_the_file():
     header = one_tensor(4, "bool", "bool", (1 << 20,))
     with memory_below(4 << 20):
         (tensor,) = open_all(sealed(header)).tensors
@@ -260,7 +260,7 @@ def test_a_short_file_may_stand_for_a_bounded_number_of_elements():
         loads(sealed(three))
 
 
-def test_a_long_table_takes_little_memory():
+def test_decode_bounds_memory_of_a_long_table():
     long = b"\x0f" + bytes(500_000)
     with memory_below(1 << 16), pytest.raises(FormatError, match="a Huffman table of"):
         decode_symbols(long, bytes(9), 40, 9)
@@ -270,7 +270,7 @@ def test_a_long_table_takes_little_memory():
         decode_rans(long, bytes(9), 40, 1 << 16)
 
 
-def test_a_gap_for_each_of_many_positions_takes_little_memory():
+def test_decode_positions_bounds_memory():
     size = 1 << 20
     for symbol in range(3):
         table, payload = encode_symbols([symbol] * 2, 4)
@@ -282,7 +282,7 @@ def test_a_gap_for_each_of_many_positions_takes_little_memory():
             decode_positions(b"\2" + varint(count) + table, payload, size - symbol - 1)
 
 
-def test_symbols_of_the_context_coder_take_little_memory():
+def test_decode_context_bounds_memory():
     values = np.zeros(1 << 20, dtype=np.int64)
     tensor = encode_shared("t", values, levels=np.uint8([1]), dtype="uint8", coder="context")
     decode_tensor(tensor)
@@ -292,12 +292,12 @@ def test_symbols_of_the_context_coder_take_little_memory():
 
 @pytest.mark.parametrize("coder", range(4))
 @pytest.mark.parametrize("shape", [(0, 1 << 62, 1 << 62), (0,) * 33])
-def test_a_coded_array_without_values_and_with_vast_extents(shape, coder):
+def test_decode_refuses_vast_extents_without_values(shape, coder):
     with pytest.raises(FormatError, match=r"shape|dimensions"):
         decode(bytes([coder, 1]) + b"".join(map(varint, (len(shape), *shape))))
 
 
-def test_one_kilobyte_decodes_in_a_few_megabytes():
+def test_decode_bounds_memory_of_a_kilobyte():
     rng = np.random.default_rng(6)
     size = (1 << 20) + 4096 * 900
     table, payload = encode_symbols(np.minimum(rng.geometric(0.001, 800) - 1, 4090), 4096)
@@ -350,14 +350,14 @@ def test_one_kilobyte_decodes_in_a_few_megabytes():
         (sealed(one_tensor(1, "float32", "float32", (2,)), bytes(8), b""), "2 checksums"),
     ],
 )
-def test_the_defect_is_named(data, message):
+def test_loads_names_the_defect(data, message):
     with pytest.raises(FormatError, match=message):
         open_all(data)
     with pytest.raises(FormatError, match=message):
         inspect(data)
 
 
-def test_a_file_spliced_of_two_is_refused():
+def test_loads_refuses_a_file_spliced_of_two():
     for place in range(11, min(len(SMALL), len(GOLDEN)), 11):
         with pytest.raises(FormatError):
             loads(SMALL[:place] + GOLDEN[place:])
@@ -365,7 +365,7 @@ def test_a_file_spliced_of_two_is_refused():
             loads(GOLDEN[:place] + SMALL[place:])
 
 
-def test_a_wrong_checksum_of_one_tensor_is_noticed_under_a_right_checksum_of_the_file():
+def test_loads_checks_block_checksums():
     data = sealed(one_tensor(1, "float32", "float32", (300,)), bytes(1200))
     assert open_all(data).tensors[0].size == 300
     damaged = bytearray(data)

@@ -1,4 +1,4 @@
-"""A process that is killed while it writes leaves the old file, whole, or the new one."""
+"""Writers that are killed at any moment leave the old file or the new one, whole."""
 
 import json
 import signal
@@ -70,7 +70,7 @@ print(json.dumps([in_a_child(m, (old, None)[m % 2]) for m in moments]))
 
 
 @pytest.mark.parametrize("how", ["at_once", "tensor_by_tensor"])
-def test_a_kill_at_any_moment_leaves_what_was_there_or_the_new_file(tmp_path, how):
+def test_killed_writer_leaves_the_old_or_the_new_file(tmp_path, how):
     arguments = [sys.executable, "-c", PROGRAM, how, str(tmp_path / "model.fly")]
     run = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr

@@ -33,7 +33,7 @@ def declared_bytes(path):
         return sum(8 * outline.size for outline in reader.outlines)
 
 
-def test_interleaved_groups_take_time_and_memory_in_proportion(read):
+def test_readers_bound_time_and_memory_of_interleaved_groups(read):
     path = FILES / "interleaved_groups.fly"
     tracemalloc.start()
     begin = process_time()
@@ -45,19 +45,19 @@ def test_interleaved_groups_take_time_and_memory_in_proportion(read):
     assert seconds < 60, "each member decodes its whole group"
 
 
-def test_a_context_coded_scalar_is_read(read):
+def test_readers_read_a_context_coded_scalar(read):
     read(FILES / "scalar_context.fly")
     ((_, value),) = load_state_dict(FILES / "scalar_context.fly").items()
     assert value.shape == ()
 
 
-def test_aliases_count_against_the_bound_of_elements(read):
+def test_readers_count_aliases_against_the_bound_of_elements(read):
     with pytest.raises(FormatError, match="1049624576 elements in all, where a file of 9638 bytes"):
         read(FILES / "aliases.fly")
 
 
 @pytest.mark.parametrize("name", ["context_zeros", "rans_interleaved", "escape_sequences"])
-def test_other_hostile_files_are_read_or_refused(read, name):
+def test_readers_read_or_refuse_other_hostile_files(read, name):
     with suppress(FormatError):
         read(FILES / f"{name}.fly")
 
@@ -102,7 +102,7 @@ def test_readers_check_the_first_bytes_before_they_read_on(read, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 3, 40, 300])
-def test_errors_of_reading_do_not_speak_of_writing(length, tmp_path):
+def test_readers_never_speak_of_writing(length, tmp_path):
     path = tmp_path / "a.fly"
     path.write_bytes((FILES / "context_zeros.fly").read_bytes()[:length])
     for read in (load_state_dict, inspect, lambda p: load(p, torch.nn.Linear(2, 2))):

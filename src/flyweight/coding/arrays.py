@@ -1,4 +1,4 @@
-"""An array of integers to bytes that say what they are, and back.
+"""Encode an array of integers as self-describing bytes, and decode it.
 
 Whatever coder is taken, `decode` gives the same values, dtype and shape again. A file does not
 use this: there the header says what the parts are. It is for those who want the coders alone.
@@ -48,11 +48,11 @@ def encode(
 ) -> bytes:
     """Return an array of integers as bytes from which `decode` gives it back.
 
-    Arguments:
+    Args:
         symbols: bool or integers of any width, any shape.
         coder: "huffman" (several interleaved streams), "rans", "context" (0 is an exact zero, and
-            the neighbours in the array tell of a value), "planes" (byte by byte); "auto" takes
-            what gives fewest bytes among the coders of the effort.
+            a value is predicted from its neighbors in the array), "planes" (byte by byte); "auto"
+            takes what gives fewest bytes among the coders of the effort.
         effort: "fast", "balanced" or "smallest".
 
     Raises `ModelError` for what is no integer, for an unknown coder, and for values that span
@@ -87,8 +87,8 @@ def _encode(array: NDArray[Any], coder: str, lowest: int, span: int) -> bytes:
         return start + encode_context(array.astype(np.int32))
     shifted = (array.astype(np.int64) - lowest).ravel()
     table, payload = (encode_rans if coder == "rans" else encode_interleaved)(shifted, span)
-    told = (lowest + _SHIFT, span, len(table))
-    return start + b"".join(map(varint, told)) + table + payload
+    fields = (lowest + _SHIFT, span, len(table))
+    return start + b"".join(map(varint, fields)) + table + payload
 
 
 def decode(data: bytes) -> NDArray[Any]:

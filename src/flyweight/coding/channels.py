@@ -1,4 +1,4 @@
-"""Values that are a level times the scale of their channel, plus its offset.
+"""Per-channel scales and offsets: level times scale, plus offset.
 
 A channel is a place along the first axis of a tensor. The arithmetic is part of the file format:
 single steps in float32 (float64 for values of float64), each rounded to nearest, ties to even, so
@@ -30,7 +30,7 @@ def scaled_values(
 ) -> NDArray[Any]:
     """Return levels times scales plus offsets, all of them arrays of the carrier of ``dtype``.
 
-    Arguments:
+    Args:
         levels: the level of each element, in the shape of the tensor.
         dtype: one of `SCALED_DTYPES`.
         scales: 1-D, as long as the first extent.
@@ -49,7 +49,7 @@ def scaled_values(
 
 
 def all_finite(values: NDArray[Any], dtype: str) -> bool:
-    """Tell whether values of the carrier of ``dtype`` are neither NaN nor infinite."""
+    """Return whether values of the carrier of ``dtype`` are neither NaN nor infinite."""
     return bool(np.isfinite(_wide(values, dtype)).all())
 
 

@@ -1,9 +1,9 @@
-"""The coders of symbols behind one contract, and which of them to try.
+"""Coders of symbols behind one interface, and the choice among them.
 
 All of them turn symbols from an alphabet, zeros included, into a table and a payload and back
 without loss. They differ in size and speed: interleaved Huffman is the fastest and never goes
 below a bit a symbol; rANS comes within a thousandth of the order-0 entropy; the context coder
-goes below that where a weight tells something of its neighbours, and is the slowest.
+goes below that where a weight depends on its neighbors, and is the slowest.
 
 Example:
 

@@ -48,15 +48,15 @@ def encode_tensors(
 ) -> list[CodedTensor]:
     """Encode tensors, small ones that are alike as one where that is smaller.
 
-    The members of a group that pays are encoded once, together; only where that is in doubt are
-    they also encoded one by one.
+    The members of a group are encoded together, and one by one only until that is known to take
+    more bytes. Nothing that was encoded is decoded again.
 
     Args:
         tensors: in the order of the file. Tensors that are coded already, such as aliases, are
             taken as they are.
         effort: of the search for the smallest coding of a tensor by itself.
         coder: for quantized tensors, "plain", "interleaved", "rans" or "context", grouped
-            whenever they can be, whatever their bytes; None takes what gives fewest.
+            whenever possible, regardless of bytes; None takes what gives fewest.
 
     Returns:
         The coded tensors, in the same order, with the same values.

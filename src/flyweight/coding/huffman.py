@@ -1,11 +1,11 @@
-"""Canonical, length-limited Huffman codes: integers to bits and back.
+"""Canonical, length-limited Huffman codes.
 
 Theory: a Huffman code spends less than one bit a symbol above the order-0 entropy, and is the
 best code that gives each symbol a whole number of bits. Its floor is one bit a symbol, so
 sparse data needs its zeros coded apart (see `positions`). The code is *canonical*: codewords
 follow from the lengths alone, and only the lengths are stored.
 
-Cost: encoding is one vectorised pass per bit of the longest codeword. Decoding looks up every
+Cost: encoding is one vectorized pass per bit of the longest codeword. Decoding looks up every
 bit offset at once and then follows the chain, one step a symbol.
 
 Example:
@@ -50,9 +50,9 @@ _BYTES_PER_PASS = 1 << 13
 def code_lengths(counts: ArrayLike, max_length: int = _MAX_LENGTH) -> NDArray[np.uint8]:
     """Return the codeword lengths of an optimal code no longer than ``max_length`` bits.
 
-    Arguments:
+    Args:
         counts: occurrences of each symbol, shape (alphabet,); zero for a symbol never used.
-        max_length: longest codeword allowed; raised to the least that can tell apart the
+        max_length: longest codeword allowed; raised to the least that can distinguish the
             symbols that occur.
 
     Returns lengths, shape (alphabet,), 0 where the count is 0. A lone symbol has length 1.
@@ -125,7 +125,7 @@ def _canonical_order(lengths: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDAr
 def pack_lengths(lengths: NDArray[np.uint8]) -> bytes:
     """Return the codeword lengths as a compact table.
 
-    Each length is told by its difference from the one before: ``0`` the same, ``100`` one
+    Each length is coded as its difference from the one before: ``0`` the same, ``100`` one
     more, ``101`` one less, ``111`` sign and magnitude, and ``110`` a run of unused symbols;
     numbers in Elias gamma code. The end needs no mark: the code is complete there. A lone
     symbol is given length 0, which completes the code at once.
@@ -172,7 +172,9 @@ def unpack_lengths(
         lengths[0] = 1
         return lengths
     if 8 * len(table) > _BITS_PER_SYMBOL * alphabet + 7:
-        raise FormatError(f"a Huffman table of {len(table)} bytes tells of {alphabet} symbols.")
+        raise FormatError(
+            f"a Huffman table of {len(table)} bytes is too long for {alphabet} symbols."
+        )
     if kernels is not None:
         raw = np.frombuffer(table + bytes(10), dtype=np.uint8)
         guess = _first_guess(alphabet)
@@ -239,7 +241,7 @@ def _read_gamma(bits: str, at: int) -> tuple[int, int]:
 def encode_symbols(symbols: ArrayLike, alphabet: int) -> tuple[bytes, bytes]:
     """Return the symbols as a table of codeword lengths and a payload of codewords.
 
-    Arguments:
+    Args:
         symbols: integers in 0..alphabet-1, any shape; read in C order.
         alphabet: number of different symbols there could be, at most 65,536.
 

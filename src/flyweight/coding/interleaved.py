@@ -1,10 +1,10 @@
-"""Huffman codes in interleaved streams: a second layout for the codes of `huffman`, for speed.
+"""Huffman codes in interleaved streams, which decode faster than one stream.
 
 Theory: in one stream of codewords the place of each is known only when the one before is read,
 so a processor waits. Here a chunk of symbols is cut into four runs of equal length, each coded
 as a stream of its own, and a decoder follows all four at once. Codewords are at most 12 bits
-long where that many tell the symbols apart, which costs about 0.1 %, so that a table of 2**12
-entries tells, for the next 12 bits, all the whole codewords in them.
+long where that many distinguish the symbols, which costs about 0.1 %, so that a table of 2**12
+entries gives, for the next 12 bits, all whole codewords in them.
 
 Cost: with Numba, each way as fast as or faster than the Huffman coder in zstd's fastest level,
 on one core, and chunks run on threads. Without it, or for few symbols (a compiler takes longer
@@ -104,7 +104,7 @@ def encode_interleaved(
 ) -> tuple[bytes, bytes]:
     """Return the symbols as a table of codeword lengths and a payload of interleaved streams.
 
-    Arguments:
+    Args:
         symbols: integers in 0..alphabet-1, any shape; read in C order.
         alphabet: number of different symbols there could be, at most 65,536.
         threads: how many to run on, None for one a core. The bytes are the same.
@@ -311,7 +311,7 @@ def run_decoder(
 ) -> RunDecoder:
     """Return what decodes the streams of a chunk.
 
-    Arguments:
+    Args:
         lengths: of the codewords, at least two of them.
         out: an array such as it is to fill, for its dtype (uint8 or uint16) and size.
         kernels: compiled, or None for NumPy.
@@ -343,7 +343,7 @@ def run_decoder(
 def _numpy_decoder(lengths: NDArray[np.uint8], out: NDArray[Any]) -> RunDecoder:
     """Look up every bit offset at once, then step from look-up to look-up in Python.
 
-    For many symbols a look-up tells several codewords, so that a step passes over them all.
+    For many symbols a look-up gives several codewords, so that a step passes over them all.
     """
     several = out.size >= _SEVERAL_FROM
     width = max(_WIDTH if several else 1, int(lengths.max()))

@@ -1,4 +1,4 @@
-"""Machine-code kernels of `interleaved`, compiled by Numba when first called.
+"""Loops of interleaved Huffman streams compiled by Numba; imported on demand.
 
 Nothing imports this module but `interleaved.kernels_for`, and only where the work is worth the
 start of a compiler. Numba checks no bounds: each kernel says what its caller has to make sure
@@ -74,7 +74,7 @@ store: Any = intrinsic(_store)  # store(bytes, index, word)
 @kernel
 def count_bytes(data: NDArray[np.uint8], first: int, last: int, counts: NDArray[np.int64]) -> None:
     """Add to ``counts``, shape (256,), how often each byte occurs in data[first:last]."""
-    parts = np.zeros((8, 256), dtype=np.uint32)  # apart, so that equal neighbours do not wait
+    parts = np.zeros((8, 256), dtype=np.uint32)  # apart, so that equal neighbors do not wait
     whole = first + (last - first) // 8 * 8
     for at in range(first, whole, 8):
         word = load(data, at)
@@ -241,7 +241,7 @@ def read_lengths(
 ) -> bool:
     """Fill ``lengths`` as `huffman.unpack_lengths` does; False where that raises.
 
-    Arguments:
+    Args:
         bits: of a table, one a byte, and after the first ``end`` of them 80 zeros.
         guess: the length before the first.
         longest: most bits of a codeword.
@@ -409,7 +409,7 @@ def decode_four(
 ) -> int:
     """Decode four streams side by side; returns 0, 1 (wrong length) or 2 (wrong padding).
 
-    Arguments:
+    Args:
         data: all bytes; stream k is data[begins[k]:begins[k + 1]], with begins within ``data``.
         begins: shape (5,), ascending.
         out: the symbols as bytes; stream k fills out[firsts[k]:firsts[k + 1]].

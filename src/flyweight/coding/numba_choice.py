@@ -1,4 +1,4 @@
-"""Whether compiled loops pay: starting Numba takes as long as much coding without it."""
+"""Choose between loops compiled by Numba and NumPy, by the time that Numba takes to start."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WORTH_CALLING = 2_000  # and if they are there
 def loops_for(module: str, count: int, compiled: bool | None = None) -> ModuleType | None:
     """Return the module of compiled loops if it is to be used for ``count`` values, else None.
 
-    Arguments:
+    Args:
         module: dotted name of a module that imports Numba.
         count: values to be worked on.
-        compiled: True wants the loops whatever the count, False forbids them.
+        compiled: True takes the loops for any count, False never.
 
-    Raises ImportError where the loops are wanted and there is no Numba.
+    Raises ImportError where ``compiled`` is True and Numba is not installed.
 
     Example:
         >>> loops_for("flyweight.coding.interleaved_kernels", 100) is None

@@ -1,4 +1,4 @@
-"""Compile with Numba, and keep the machine code on disk where that works."""
+"""Compile loops with Numba, and cache the machine code on disk where possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _lock = Lock()  # two threads that need the same loop wait for one compiler
 def compiled(loop: Callable[..., Any], signature: str) -> Callable[..., Any]:
     """Return a loop over arrays and integers as machine code that runs without the GIL.
 
-    Arguments:
+    Args:
         loop: in the part of Python that Numba compiles. What it calls has to stand in the same
             file, since the cache is renewed when that file changes, and only then.
         signature: what it returns and takes, in Numba's notation.

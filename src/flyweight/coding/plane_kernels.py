@@ -1,4 +1,4 @@
-"""Machine-code kernels of `planes`, compiled by Numba when first called.
+"""Loops of byte planes compiled by Numba; imported on demand.
 
 They are imported only where `interleaved.kernels_for` says that this pays. Numba checks no
 bounds: words and planes have to be of equal size. The loops begin at 0, so that no index can be

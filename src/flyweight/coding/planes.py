@@ -1,4 +1,4 @@
-"""Dense values in fewer bytes, bit for bit: each byte of a value with its like.
+"""Byte planes: lossless coding of dense values by grouping bytes of equal significance.
 
 Theory: weights differ in every bit of their mantissa but share a few exponents. So the bytes of
 a block of values are sorted into *planes*, first bytes with first bytes and so on, and a plane
@@ -78,7 +78,7 @@ def encode_planes(
 ) -> bytes:
     """Return values as byte planes, each as it is or coded, whichever is shorter.
 
-    Arguments:
+    Args:
         values: array of the carrier of ``dtype``, any shape; read in C order.
         dtype: one of `DTYPES`.
         threads: how many to run on, None for one a core. The bytes are the same.
@@ -207,7 +207,7 @@ def _encode_runs(
 
 
 def _skewed(totals: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell, for each row of counts, whether some code might save an eighth of a bit, of 8.
+    """Decide for each row of counts whether a code might save an eighth of a bit, of 8.
 
     None saves more than log2(256 sum p**2), as Rényi's entropy of order 2 is below Shannon's,
     and 2**(1/8) > 1.0905. Blocks are short enough for 64 bits.

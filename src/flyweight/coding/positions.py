@@ -1,12 +1,12 @@
-"""Where the kept weights are: a mask of booleans to bytes and back.
+"""Gap coding of the positions of non-zero weights.
 
-Theory: if each of n weights is kept with probability p, no code for the mask alone goes below
-n H(p) bits. The gaps between kept weights are then geometric, and a Huffman code on them comes
-within a few per cent of that. A gap longer than the alphabet is told by *escapes*: each says
-"that many more, and go on", so no gap is too long. Where most weights are kept the gaps
-between pruned ones are shorter; where neither is short a plain bitmap is taken.
+Theory: if each of n weights is non-zero with probability p, no code for the mask alone goes below
+n H(p) bits. The gaps between non-zero weights are then geometric, and a Huffman code on them comes
+within a few percent of that. A gap longer than the alphabet is coded by *escapes*: each adds
+its length to the gap that follows, so no gap is too long. Where most weights are non-zero the gaps
+between zeros are shorter; where neither is short a plain bitmap is taken.
 
-Cost: encoding tries some twenty alphabet sizes on the histogram of gaps and takes the smallest
+Cost: encoding tries up to 41 alphabet sizes on the histogram of gaps and takes the smallest
 whole, table included.
 
 Example:
@@ -61,10 +61,10 @@ def bounded_size(stored: int) -> int:
 def encode_positions(mask: ArrayLike) -> tuple[bytes, bytes]:
     """Return a mask as (table, payload), in the smallest of the forms this module knows.
 
-    Arguments:
-        mask: booleans, True where a weight is kept; any shape, read in C order.
+    Args:
+        mask: booleans, True where a weight is not zero; any shape, read in C order.
 
-    All kept gives (b"", b""); none kept gives one byte. The size of the mask is not stored.
+    All True gives (b"", b""); all False gives one byte. The size of the mask is not stored.
     """
     flat = np.asarray(mask, dtype=np.bool_).ravel()
     kept = int(np.count_nonzero(flat))
@@ -131,7 +131,7 @@ def decode_positions(table: bytes, payload: bytes, size: int) -> NDArray[np.bool
     """Return the mask that `encode_positions` stored, shape (size,).
 
     Raises `FormatError` if the bytes do not describe a mask of ``size``. Unless all or none
-    are kept, a size above ``bounded_size(len(table) + len(payload))`` is refused first.
+    are True, a size above ``bounded_size(len(table) + len(payload))`` is refused first.
     """
     if table in (b"", _NONE):
         if payload:

@@ -64,14 +64,14 @@ def carrier(dtype: str) -> np.dtype[Any]:
 
 
 def may_store(dtype: str, storage: str) -> bool:
-    """Tell whether values of ``dtype`` may be stored as ``storage``."""
+    """Return whether values of ``dtype`` may be stored as ``storage``."""
     return dtype in DTYPES and (storage == dtype or storage in _NARROWER.get(dtype, ()))
 
 
 def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> tuple[bytes, str]:
     """Return values as raw bytes, and the dtype they are stored in.
 
-    Arguments:
+    Args:
         values: array of the carrier of ``dtype``, any shape; read in C order.
         dtype: what the values are, and are again when read.
         storage: what to store them as; None takes the narrowest that loses no bit.

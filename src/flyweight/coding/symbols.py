@@ -1,6 +1,6 @@
-"""The symbols of a tensor as parts, by the coder that gives fewest bytes, and back.
+"""Encode the symbols of a tensor by the coder that gives fewest bytes, and decode them.
 
-The plain coder is Huffman with the positions of the symbols that are not 0 kept apart, or zeros
+The plain coder is Huffman with the positions of the symbols that are not 0 coded apart, or zeros
 in the alphabet where that is smaller; in the other coders zeros are in the alphabet.
 
 Source: Han et al. 2016, sections 3 and 4.
@@ -46,7 +46,7 @@ def pack_symbols(
     """Return the coder that gives fewest bytes, the first on a draw, and its parts.
 
     Symbols lie in 0..levels, of which 1 to ``negatives`` stand for values below zero. ``only``
-    takes that coder whatever its bytes.
+    takes that coder regardless of its bytes.
 
     >>> coder, parts = pack_symbols(np.array([0, 2, 0, 1]), 2)
     >>> unpack_symbols(coder, parts, (4,), 2).tolist()

@@ -60,7 +60,7 @@ def encode_shared(
         storage: dtype of the stored codebook, scales and offsets; None takes the narrowest
             that is exact.
         effort: of the search for the smallest coding.
-        coder: "plain", "interleaved", "rans" or "context", whatever its bytes; None takes the
+        coder: "plain", "interleaved", "rans" or "context", regardless of its bytes; None takes the
             one that gives fewest.
 
     Raises:
@@ -208,7 +208,7 @@ def encode_alias(name: str, tensor: CodedTensor | UncodedTensor, *, target: int)
 def decode_tensor(tensor: CodedTensor) -> NDArray[Any]:
     """Return the values of any tensor that is no alias, as an array of the carrier of its dtype.
 
-    Beside symbols and values, memory holds a few blocks of 2**16 elements.
+    Beside symbols and values, memory holds blocks of 2**16 elements.
     """
     if tensor.encoding != "shared":
         return decode_dense(tensor)

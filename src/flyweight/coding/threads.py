@@ -1,4 +1,4 @@
-"""Work on the pieces of a stream side by side."""
+"""Process the pieces of a stream on several threads."""
 
 from __future__ import annotations
 

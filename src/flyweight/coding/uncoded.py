@@ -85,7 +85,7 @@ class UncodedTensor:
 
         Args:
             effort: of the search for the smallest coding of symbols.
-            coder: for symbols, whatever its bytes; None takes what gives fewest.
+            coder: for symbols, regardless of its bytes; None takes what gives fewest.
             planes: False stores dense values one by one.
         """
         if self.encoding == "shared":

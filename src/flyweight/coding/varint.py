@@ -1,4 +1,4 @@
-"""Unsigned integers of variable length (LEB128), and a reader that cannot run past the end.
+"""Variable-length unsigned integers (LEB128), and a bounds-checked reader of bytes.
 
 Seven bits a byte, lowest first; the high bit says that another byte follows. Only the
 shortest form of a number is accepted, so equal contents are equal bytes.

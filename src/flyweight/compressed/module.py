@@ -30,7 +30,7 @@ def compress_module(
             of these parameters.
         float_dtype: type that the other float32 tensors are rounded to, "bfloat16", "float16" or
             "float32"; they stay float32.
-        float_mantissa_bits: bits of their mantissa that are kept; 0 for all that the type has.
+        float_mantissa_bits: bits of their mantissa; 0 for all that the type has.
         metadata: strings for the file, such as the architecture.
 
     Raises:
@@ -63,7 +63,7 @@ def compress_module(
 
 def _named(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state:
-        raise ModelError(f"the model has no tensor named {name!r} to keep as symbols and levels")
+        raise ModelError(f"the model has no tensor named {name!r} to store as symbols and levels")
     return state[name]
 
 
@@ -91,7 +91,7 @@ def rounded(value: Tensor, storage: torch.dtype, *, mantissa_bits: int = 0) -> T
     Args:
         value: a tensor of any shape.
         storage: the narrower dtype.
-        mantissa_bits: bits of the mantissa that are kept beforehand; 0 keeps all.
+        mantissa_bits: bits that the mantissa is rounded to beforehand; 0 for all.
     """
     if value.dtype != torch.float32:
         return value.clone()

@@ -100,7 +100,7 @@ def overhead(data: bytes) -> dict[str, int]:
 
 
 def is_fly_file(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path names a regular file that begins like a ``.fly`` file."""
+    """Return whether a path names a regular file that begins like a ``.fly`` file."""
     with contextlib.suppress(OSError, ValueError):
         if Path(path).is_file():
             with Path(path).open("rb") as file:

@@ -1,4 +1,4 @@
-"""Adaptive binary context coding of quantised tensors: the smallest of the codes here, and slow.
+"""Adaptive binary context coder of quantized tensors: smallest output, slowest.
 
 Theory: a value is cut into binary decisions (is it zero, its sign, its magnitude in an
 Exp-Golomb tree), and each is coded at the cost of its estimated probability by a range coder.
@@ -6,7 +6,7 @@ The estimates are learned while coding, apart for each *context*: what the value
 make likely. Nothing about the distribution is stored, so even small tensors pay little.
 
 A tensor of rank 3 or more whose last dimensions are a small kernel takes its contexts from the
-value that left, upper and upper-left neighbours in the kernel predict. Any other takes them
+value that left, upper and upper-left neighbors in the kernel predict. Any other takes them
 from the mean magnitudes of the row (the index of dimension 0) and of the column so far.
 
 Cost: one multiplication and two estimates a decision, one to seven decisions a value. Loops
@@ -21,7 +21,7 @@ Example:
 
 Sources: Martin 1979 (range coding); Marpe, Schwarz & Wiegand 2003 (binarisation and
 contexts); Wiedemann et al. 2020, "DeepCABAC" (its use for weights); Weinberger, Seroussi &
-Sapiro 2000 (prediction from neighbours).
+Sapiro 2000 (prediction from neighbors).
 """
 
 from flyweight.coding.context.signed import signed_values, symbols_of

@@ -1,4 +1,4 @@
-"""The loops of the context coder, compiled by Numba; imported only when they are wanted.
+"""Loops of the context coder compiled by Numba; imported on demand.
 
 The same integers come out as from the loops in `plain`. Numba checks no bounds, so every index
 here is bounded: states by the numbers of contexts and nodes, reads and writes by the lengths of

@@ -1,4 +1,4 @@
-"""The header of a context-coded stream, and what follows from it and from the shape."""
+"""Header of a context-coded stream, and the layout that it and the shape determine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_SHIFT = 27
 _MAX_THRESHOLDS = 7
 _THRESHOLDS_FROM = 4096  # elements; below, more contexts cost more than they save
 _SAMPLED = 1 << 18  # values at the start whose energies give the thresholds
-_SAMPLE_STEP = 5  # odd: not the same few columns again and again
+_SAMPLE_STEP = 5  # odd, so that the columns differ
 
 
 @dataclass(frozen=True)

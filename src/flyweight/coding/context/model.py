@@ -1,6 +1,6 @@
-"""What both engines of the context coder share: rates of learning, nodes and contexts.
+"""Probability model of the context coder: adaptation rates, nodes and contexts.
 
-All of it is part of the format; docs/format.md tells it in words.
+All of it is part of the format; docs/format.md describes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 CONTEXTS = 10  # 1 to 9, and before them the parents
 IS_KEPT = 992  # nodes: see `tree`
 SIGN = 993
-SMALL = 62  # the largest magnitude that is told by modelled decisions alone
+SMALL = 62  # the largest magnitude that is coded by modeled decisions alone
 KERNEL_STEPS = (1, 5, 10, 17)  # what a guess reaches in the contexts beside the middle one
 
 _SLOWEST, _FASTEST, _ENERGY_SLOWEST = 64, 512, 512  # least rates, in 1/65536
@@ -79,7 +79,7 @@ def tree() -> NDArray[np.int32]:
 
 
 def path(value: int, has_zeros: bool) -> list[int]:
-    """Return the decisions that tell a value by the tree, each as 2 node + bit."""
+    """Return the decisions that code a value in the tree, each as 2 node + bit."""
     path = [2 * IS_KEPT + (value != 0)] if has_zeros else []
     if value:
         negative = int(value < 0)

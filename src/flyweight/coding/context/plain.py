@@ -1,4 +1,4 @@
-"""The loops of the context coder in plain Python: no compiler to wait for.
+"""Loops of the context coder in plain Python.
 
 A small file is open before Numba has started. State stays in local variables, numbers in lists
 and one state in one tuple, and the steps of the range coder are written out, for speed: a call
@@ -56,7 +56,7 @@ def energies(width: int) -> Guesses:
 
 
 def _predictions(height: int, width: int) -> Guesses:
-    """Yield twice what the neighbours in the kernel predict of each value; takes in the value."""
+    """Yield twice what the neighbors in the kernel predict of each value; takes in the value."""
     while True:
         above = [0] * width
         for _ in range(height):
@@ -181,7 +181,7 @@ def decode_chunk(
 ) -> tuple[list[int], int, int, int]:
     """Return the values, the offset in the interval left, its size, and the words read.
 
-    A negative number of words says what is wrong: -1 too few of them, -2 too large a value.
+    A negative number of words is an error: -1 for missing words, -2 for too large a value.
     """
     expectations = guesses(height, width)
     steps = _steps()

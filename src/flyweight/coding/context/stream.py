@@ -1,4 +1,4 @@
-"""Context-coded streams: values in chunks, each a number that is checked to its last byte."""
+"""Context-coded streams: values in chunks, each one arithmetic-coded number."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _coded_plainly = [0]  # values, in this process
 def encode_context(
     values: ArrayLike, *, engine: Engine = "auto", threads: int | None = None
 ) -> bytes:
-    """Return quantised values as one context-coded stream.
+    """Return quantized values as one context-coded stream.
 
-    Arguments:
+    Args:
         values: integers in the range of int32, any shape; 0 is an exact zero, 1 the first level
             above zero, -1 the first below. The shape is not stored.
         engine: "python" or "numba" instead of the faster one that is there; same bytes.
@@ -128,12 +128,12 @@ def _trimmed(last: int) -> bytes:
 
 
 def _encode_chunk(values: NDArray[np.int32], layout: Layout, kernels: ModuleType | None) -> bytes:
-    told = (layout.has_zeros, layout.height, layout.width, layout.bounds)
+    settings = (layout.has_zeros, layout.height, layout.width, layout.bounds)
     words: NDArray[np.uint16] | list[int]
     if kernels is None:
-        words, low, size = plain.encode_chunk(values.tolist(), *told)
+        words, low, size = plain.encode_chunk(values.tolist(), *settings)
     else:
-        words, low, size = kernels.encode_chunk(values, *told)
+        words, low, size = kernels.encode_chunk(values, *settings)
     last = _last_words(low, size)
     if last >> 48:
         plain.carry(words)
@@ -143,13 +143,13 @@ def _encode_chunk(values: NDArray[np.int32], layout: Layout, kernels: ModuleType
 def _decode_chunk(
     chunk: bytes, values: NDArray[np.int32], layout: Layout, kernels: ModuleType | None
 ) -> None:
-    told = (layout.has_zeros, layout.height, layout.width, layout.bounds)
+    settings = (layout.has_zeros, layout.height, layout.width, layout.bounds)
     words = np.frombuffer(chunk + bytes(len(chunk) % 2), dtype=">u2").astype(np.uint16)
     if kernels is None:
-        found, offset, size, at = plain.decode_chunk(words.tolist(), values.size, *told)
+        found, offset, size, at = plain.decode_chunk(words.tolist(), values.size, *settings)
         values[: len(found)] = found
     else:
-        offset, size, at = kernels.decode_chunk(words, values, *told)
+        offset, size, at = kernels.decode_chunk(words, values, *settings)
     if at == -2:
         raise FormatError("a context-coded stream holds a value outside int32.")
     if at >= 0:

@@ -1,7 +1,7 @@
-"""Static range asymmetric numeral systems (rANS): integers to words and back.
+"""Static range asymmetric numeral systems (rANS).
 
 Theory: rANS codes a symbol of frequency f out of M = 2**bits at log2(M / f) bits, fractions
-included, so it comes within a few thousandths of a bit of the order-0 entropy, below one bit a
+included, so it comes within thousandths of a bit of the order-0 entropy, below one bit a
 symbol too. The whole past is one integer, the state; what overflows it leaves as 16-bit words.
 Several states (*lanes*) take turns with the symbols and share one stream of words, which lets
 a processor, or NumPy, work on many at once. A long stream is cut into chunks that share one

@@ -1,4 +1,4 @@
-"""Integer frequencies of symbols, and how many bits they make of them, in integers alone."""
+"""Quantize symbol frequencies for rANS, and compute code lengths, in integers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _POWERS = np.left_shift(1, np.arange(1, 20))
 def frequencies(counts: ArrayLike, bits: int) -> NDArray[np.int64]:
     """Return integer frequencies that sum to 2**bits and make the code as short as they can.
 
-    Arguments:
+    Args:
         counts: occurrences of each symbol, shape (U,), all positive; 2 <= U <= 2**bits.
         bits: probability bits, at most 16.
 
     Returns shape (U,): each at least 1, and at most 2**bits - 2**bits // 512, so that no symbol
     is cheaper than 1/512 bit and a short file cannot stand for a vast array. Starts below the
-    proportional share, and moves units while one is worth more where it goes; what the unit
-    after f is worth, count * ln(1 + 1/f), is taken as count * (6f + 3) / (6f**2 + 6f + 1), in
+    proportional share, and moves units while one gains more elsewhere; the gain of the unit
+    after f, count * ln(1 + 1/f), is taken as count * (6f + 3) / (6f**2 + 6f + 1), in
     integers.
 
     >>> frequencies([90, 5, 5], 9).tolist()

@@ -1,4 +1,4 @@
-"""The loops of rANS, compiled by Numba: imported only where a stream is long enough to pay.
+"""Loops of rANS compiled by Numba; imported for long streams.
 
 Both loops are free of branches that depend on the data: a mispredicted branch costs more than
 a whole symbol. The word to take is loaded whether it is taken or not. Neither can leave its
@@ -45,7 +45,7 @@ def decode_lanes(
 ) -> int:
     """Decode ``out.size`` symbols into ``out``; return how many words were taken.
 
-    Arguments:
+    Args:
         words: all words of the chunk, shape (W,).
         slots: frequency | symbol << 16 | (slot - cumulative frequency) << 32 of each slot,
             shape (2**bits,).
@@ -62,7 +62,7 @@ def encode_lanes(
 ) -> _Words:
     """Encode ``symbols``, last to first; return the words.
 
-    Arguments:
+    Args:
         symbols: shape (count,), each below ``entries.size / 2``.
         entries: for each symbol ceil(2**(32 + bits) / frequency), and then cumulative
             frequency | (2**bits - frequency) << 32; shape (2 * alphabet,).

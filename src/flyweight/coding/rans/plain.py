@@ -1,4 +1,4 @@
-"""The loops of rANS without a compiler: NumPy over many lanes, plain integers over few."""
+"""Loops of rANS without a compiler: NumPy for many lanes, Python integers otherwise."""
 
 from __future__ import annotations
 

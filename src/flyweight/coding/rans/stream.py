@@ -1,4 +1,4 @@
-"""rANS streams: symbols in chunks, each the states of its lanes and words."""
+"""rANS streams: symbols in chunks of lane states and words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encode_rans(
 ) -> tuple[bytes, bytes]:
     """Return the symbols as a table of frequencies and a payload of states and words.
 
-    Arguments:
+    Args:
         symbols: integers in 0..alphabet-1, any shape; read in C order.
         alphabet: number of different symbols there could be, at most 65,536.
         engine: "numba" for compiled loops, "numpy" for none; "auto" compiles for long streams
@@ -130,7 +130,7 @@ def _repeated_symbol(table: bytes, count: int, alphabet: int) -> NDArray[np.uint
         if count or table:
             raise FormatError("an rANS stream of no symbols is not empty.")
     elif len(table) != (symbol.bit_length() + 7) // 8 or not symbol < alphabet <= MAX_ALPHABET:
-        raise FormatError("an rANS stream without a payload does not tell the symbol to repeat.")
+        raise FormatError("an rANS stream without a payload does not name the symbol to repeat.")
     return np.full(count, symbol, dtype=np.uint16)
 
 
@@ -156,7 +156,7 @@ def _pack_states(states: NDArray[np.uint32]) -> bytes:
 def _unpack_states(chunk: bytes, lanes: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
     length = 4 * lanes
     if lanes == 1:
-        # before a word the state is at least 65,536: three bytes or four, so parity tells
+        # before a word the state is at least 65,536: three bytes or four, so parity decides
         length = len(chunk) if len(chunk) < 5 else 4 - len(chunk) % 2
         if not chunk or not chunk[length - 1]:
             raise FormatError("the state of an rANS stream is missing or padded with zeros.")

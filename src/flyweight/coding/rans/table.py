@@ -1,4 +1,4 @@
-"""The table of an rANS stream: what its model is, and that as bits and back."""
+"""Tables of rANS streams: choose a frequency model, encode it, and decode it."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def read_model(table: bytes, alphabet: int) -> Model:
     if reader.number(1):
         lanes = 1 << reader.number(3)
         if lanes == 1:
-            raise FormatError("an rANS table tells of one lane in the form for several.")
+            raise FormatError("an rANS table has one lane in the form for several.")
     bits = _MIN_BITS + reader.number(3)
     precision = reader.number(3)
     order = reader.number(3)
@@ -241,5 +241,5 @@ def _read_used(reader: _BitReader, alphabet: int) -> NDArray[np.int64]:
         at += run
         is_used = not is_used
     if at > alphabet:
-        raise FormatError(f"an rANS table tells of symbols beyond its alphabet of {alphabet}.")
+        raise FormatError(f"an rANS table names symbols beyond its alphabet of {alphabet}.")
     return np.flatnonzero(flags)

@@ -1,7 +1,7 @@
-"""The loops of rANS over whole steps of all lanes, eight lanes at once in vector code.
+"""Loops of rANS in vector code, eight lanes at once.
 
 Numba does not find these steps itself: which words a lane takes depends on the lanes before it.
-Here the lanes that take one make up a byte, a table tells for each such byte the order into
+Here the lanes that take one make up a byte, a table gives for each such byte the order into
 which to put the next eight words, and one instruction (of every x86-64 processor since 2011)
 puts them so. The look-ups are eight plain loads: gathers are slower on many processors.
 
@@ -53,8 +53,8 @@ _ENCODE = "int64(uint16[::1], uint64[::1], uint8[::1], uint32[::1], uint16[::1])
 @cache
 def _usable() -> bool:
     """Return whether the processor that Numba compiles for has the instruction."""
-    told: Any = config
-    if sys.byteorder != "little" or told.CPU_NAME or told.CPU_FEATURES:
+    settings: Any = config
+    if sys.byteorder != "little" or settings.CPU_NAME or settings.CPU_FEATURES:
         return False
     return bool(binding.get_host_cpu_features().get("ssse3", False))
 
@@ -137,7 +137,7 @@ def _all(value: int, kind: Any = _STATES) -> Any:
 
 
 class _Step:
-    """What writes the code of one step; arrays are told by their place among the arguments."""
+    """Builder of the code of one step; arrays are named by their place among the arguments."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.build = builder
@@ -163,7 +163,7 @@ class _Step:
         return found
 
     def ordered(self, words: Any, orders: int, lanes: Any) -> Any:
-        """Return eight words in the order that is told for a set of lanes."""
+        """Return eight words in the order that the table gives for a set of lanes."""
         at = self.build.shl(lanes, _I64(4))
         order = self.build.load(self.pointer(orders, at, _BYTES), align=1)
         shuffle = self.build.module.declare_intrinsic(
@@ -173,7 +173,7 @@ class _Step:
         return self.build.bitcast(self.build.call(shuffle, [words, order]), _WORDS)
 
     def field(self, entries: Any, low: int, bits: int) -> Any:
-        """Return some bits of each entry."""
+        """Return a bit field of each entry."""
         return self.build.and_(self.build.lshr(entries, _all(low)), _all((1 << bits) - 1))
 
 
