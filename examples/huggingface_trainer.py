@@ -1,4 +1,4 @@
-"""Prune while a Hugging Face `Trainer` trains, then quantize without training.
+"""Prune, then quantize, while a Hugging Face `Trainer` trains.
 
     pip install 'flyweight[transformers]'
     python examples/huggingface_trainer.py
@@ -12,16 +12,14 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import flyweight
-from flyweight.integrations.transformers_callback import PruningCallback
-
-STEPS = 200
+from flyweight.integrations.transformers_callback import PruningCallback, QuantizationCallback
 
 
 def bert():
-    """A BERT classifier of two layers."""
+    """A BERT classifier of one layer."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 16}
-    config = BertConfig(vocab_size=32, num_hidden_layers=2, num_attention_heads=2, **sizes)
+    config = BertConfig(vocab_size=32, num_hidden_layers=1, num_attention_heads=2, **sizes)
     return BertForSequenceClassification(config)
 
 
@@ -35,28 +33,32 @@ def examples(count=1024):
     ]
 
 
-def main(path="bert.fly"):
-    """Prune and quantize; write the file and return the model read back from it."""
-    rows = examples()
-    config = flyweight.PruningConfig(sparsity=0.5)  # embeddings stay, unless they are named
-    pruner = flyweight.Pruner(bert(), config, steps=STEPS)
+def train(model, callback, steps):
+    """Train a prepared model; the callback follows its schedule after each optimizer step."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            max_steps=STEPS,
+            max_steps=steps,
             per_device_train_batch_size=32,
             learning_rate=0.003,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
         )
-        callbacks = [PruningCallback(pruner)]
-        Trainer(pruner.model, arguments, train_dataset=rows, callbacks=callbacks).train()
-    pruned = pruner.finalize()
+        Trainer(model, arguments, train_dataset=examples(), callbacks=[callback]).train()
 
-    loader = torch.utils.data.DataLoader(rows, batch_size=64)
-    compressed = flyweight.compress(pruned, "post-training", data=loader)
-    flyweight.save(compressed, path)
+
+def main(path="bert.fly"):
+    """Prune and quantize; write the file and return the model read back from it."""
+    config = flyweight.PruningConfig(sparsity=0.5)  # embeddings stay, unless they are named
+    pruner = flyweight.Pruner(bert(), config, steps=150)
+    train(pruner.model, PruningCallback(pruner), steps=150)
+    pruned = pruner.finalize()  # plain weights with exact zeros
+
+    config = flyweight.QuantizationConfig(bits=4)
+    quantizer = flyweight.Quantizer(pruned, config, steps=50)
+    train(quantizer.model, QuantizationCallback(quantizer), steps=50)
+    flyweight.save(quantizer.finalize(), path)
     return flyweight.load(path, bert())
 
 

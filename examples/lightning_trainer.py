@@ -3,7 +3,7 @@
     pip install 'flyweight[lightning]'
     python examples/lightning_trainer.py
 
-A small classifier learns the parity of eight bits with weights of 3 bits. The result is
+A small classifier learns the parity of four bits with weights of 3 bits. The result is
 ``parity.fly``.
 """
 
@@ -14,11 +14,11 @@ from torch import nn
 import flyweight
 from flyweight.integrations.lightning_callback import QuantizationCallback
 
-EPOCHS = 20
+EPOCHS = 10
 
 
 class Parity(lightning.LightningModule):
-    """Trains any network that maps eight bits to two logits."""
+    """Trains any network that maps four bits to two logits."""
 
     def __init__(self, network):
         super().__init__()
@@ -36,12 +36,12 @@ class Parity(lightning.LightningModule):
 def network():
     """A perceptron with one hidden layer."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+    return nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
 
 
 def main(path="parity.fly"):
     """Train with quantized weights; write the file and return the model read back from it."""
-    bits = torch.randint(0, 2, (1024, 8), generator=torch.Generator().manual_seed(0)).float()
+    bits = torch.randint(0, 2, (1024, 4), generator=torch.Generator().manual_seed(0)).float()
     data = torch.utils.data.TensorDataset(bits, bits.sum(1).long() % 2)
     loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
 

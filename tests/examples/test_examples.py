@@ -58,10 +58,10 @@ def test_lightning_trainer_writes_quantized_file(tmp_path):
     pytest.importorskip("pytorch_lightning")
     _, model, _ = run("lightning_trainer", tmp_path / "parity.fly")
     assert all(weight.unique().numel() <= 2**3 for weight in weights_of(model))
-    bits = torch.tensor([[i >> k & 1 for k in range(8)] for i in range(256)]).float()
+    bits = torch.tensor([[i >> k & 1 for k in range(4)] for i in range(16)]).float()
     with torch.no_grad():
         found = model(bits).argmax(1)
-    assert (found == bits.sum(1).long() % 2).float().mean() > 0.95
+    assert (found == bits.sum(1).long() % 2).all()
 
 
 @pytest.mark.parametrize(
