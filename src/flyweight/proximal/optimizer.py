@@ -183,7 +183,7 @@ def attach_proximal_(
     The optimizer minimizes the loss, the proximal step the penalty: together they minimize loss
     plus penalty, and where the penalty has a corner, weights become exactly 0, as by the penalty's
     gradient in the loss they never do. Weight decay of SGD and Adam belongs to the loss; that of
-    AdamW, which is not part of any loss, shrinks the weights before the proximal step.
+    AdamW, which is not part of any loss, reduces the weights before the proximal step.
 
     Gradient scalers, schedulers of the learning rate, Accelerate and checkpoints work as before.
     The state dict of the optimizer has one more entry, the number of steps, from which the warm-up
