@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from flyweight._tables import format_pairs
 from flyweight.coding import code_lengths
 from flyweight.compressed import CompressedModel, CompressedTensor
 
@@ -76,9 +77,7 @@ class CompressionReport:
         return rows
 
     def __str__(self) -> str:
-        rows = self.rows()
-        width = max(map(len, rows))
-        return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
+        return format_pairs(self.rows())
 
 
 def course_ratio(compressed: CompressedModel) -> float | None:
