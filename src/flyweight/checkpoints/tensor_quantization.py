@@ -28,7 +28,9 @@ from flyweight.coding import UncodedTensor, entropy, prepare_shared
 
 __all__ = ["GRIDS", "QUANTIZED_DTYPES", "Grid", "quantize_tensor"]
 
+#: Grid of a tensor of a checkpoint.
 Grid = Literal["auto", "kmeans", "uniform"]
+#: The names of `Grid`.
 GRIDS: tuple[Grid, ...] = ("auto", "kmeans", "uniform")
 QUANTIZED_DTYPES = tuple(KMEANS_DTYPES)
 

@@ -37,8 +37,9 @@ __all__ = [
     "validation_indices",
 ]
 
-#: Mean and standard deviation of each channel over the 50,000 training images, pixels in 0 to 1.
+#: Mean of each channel over the 50,000 training images, pixels in 0 to 1.
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
+#: Standard deviation of each channel over the 50,000 training images, pixels in 0 to 1.
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 
 # Shape and SHA-256 of each array as uint8 in C order.

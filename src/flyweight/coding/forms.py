@@ -41,12 +41,14 @@ __all__ = [
     "defect",
 ]
 
+#: How a tensor is encoded.
 Encoding = Literal["shared", "dense", "constant", "alias"]
 
 PART_KINDS: tuple[PartKind, ...] = (
     *("tables", "codebook", "scales", "offsets", "positions", "symbols", "dense"),
 )
 OWN_PARTS: tuple[PartKind, ...] = ("codebook", "scales", "offsets")  # never those of a group
+#: Largest number of levels of a tensor.
 MAX_LEVELS = 65_535
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40

@@ -23,7 +23,8 @@ __all__ = [
     "unpack_scalars",
 ]
 
-# The place in this tuple is the number in the file: add at the end only.
+#: Data types of tensors in a file.
+#: The index in this tuple is the number in the file: add at the end only.
 DTYPES = (
     "bool",
     "uint8",

@@ -29,6 +29,7 @@ from flyweight.errors import FormatError
 
 __all__ = ["Coder", "PartKind", "pack_symbols", "unpack_symbols"]
 
+#: Kind of a part of an encoded tensor.
 PartKind = Literal["symbols", "positions", "codebook", "scales", "offsets", "tables", "dense"]
 Coder = Literal["plain", "interleaved", "rans", "context", "planes"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "too_many_elements",
 ]
 
+#: First bytes of every file.
 MAGIC = b"FLYW"
 VERSION = 1
 CRC_BYTES = 4

@@ -15,9 +15,11 @@ from flyweight.quantization.kmeans_initialization import Initialization
 
 __all__ = ["METHODS", "Method", "QuantizationConfig"]
 
+#: Method of quantization-aware training.
 Method = Literal[
     "kmeans", "uniform", "symmetric", "symmetric-no-zero", "learned-step", "ternary", "binary"
 ]
+#: The names of `Method`.
 METHODS: tuple[str, ...] = get_args(Method)
 Bits = Annotated[int, msgspec.Meta(ge=1, le=8)]
 

@@ -14,7 +14,9 @@ from flyweight.modules import nonzero_mask
 
 __all__ = ["SCHEMES", "FixedPoint", "Grid", "Scheme", "quantize_fixed_point"]
 
+#: Scheme of fixed point: the position of its levels.
 Scheme = Literal["uniform", "symmetric", "symmetric-no-zero"]
+#: The names of `Scheme`.
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 

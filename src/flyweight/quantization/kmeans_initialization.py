@@ -12,7 +12,9 @@ from flyweight.quantization.exact_kmeans import exact_kmeans_edges
 
 __all__ = ["INITIALIZATIONS", "Initialization", "initial_centroids"]
 
+#: Initialization of k-means.
 Initialization = Literal["linear", "density", "random", "k-means++", "optimal"]
+#: The names of `Initialization`.
 INITIALIZATIONS: tuple[str, ...] = get_args(Initialization)
 
 

@@ -14,7 +14,8 @@ from flyweight.modules import nonzero_mask
 
 __all__ = ["LARGEST_CODE", "check_loss_per_bit", "code_bits", "rdoq", "steps_at_loss_per_bit"]
 
-LARGEST_CODE = (1 << 15) - 1  # on either side of zero; a file holds 65,535 levels
+#: Largest integer multiple of a step, on either side of zero; a file holds 65,535 levels.
+LARGEST_CODE = (1 << 15) - 1
 _UNSEEN = 0.1  # of an occurrence: the count of a code that does not occur yet
 
 
