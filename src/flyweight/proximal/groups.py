@@ -21,8 +21,8 @@ def group_soft_threshold(
 ) -> Tensor:
     """Apply the proximal operator of the group lasso, λ·Σ √p·‖w_g‖₂ over groups g of p weights.
 
-    The norm of a group decreases by step·λ·√p; a group of a smaller norm becomes exactly 0. With the
-    root one strength serves layers whose groups differ in size.
+    The norm of a group decreases by step·λ·√p; a group of a smaller norm becomes exactly 0. With
+    the root one strength serves layers whose groups differ in size.
 
     Args:
         values: of two or more dimensions, outputs first.
