@@ -208,7 +208,7 @@ def reestimate_batch_norms_(
     Raises:
         DataError: there are no batches, or one of a single example gives no variance.
         ModelError: a batch normalization is folded, so that its weights hold the statistics; it is
-            new and cannot be told from a folded one; or the drift is of other layers.
+            new and indistinguishable from a folded one; or the drift is of other layers.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)

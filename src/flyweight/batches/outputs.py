@@ -117,7 +117,7 @@ def _field(outputs: Any, name: str) -> Any:
 
 
 def logits_of(outputs: Any) -> Tensor | None:
-    """Return the logits among the outputs of a model, None where they cannot be told.
+    """Return the logits among the outputs of a model, or None where they cannot be identified.
 
     They are the outputs themselves, the field ``logits`` of a mapping or dataclass, or the first
     part of a tuple.

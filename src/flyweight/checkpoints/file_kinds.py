@@ -1,4 +1,4 @@
-"""What kind of file a path names, by its first bytes."""
+"""Detect the kind of a file by its first bytes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Quantize a large float tensor by k-means on a histogram.
 
 The histogram is of the first 16 bits of the values. For 16-bit floats these are all values there
-are; a float32 is told from its neighbors to 0.8 %, while the centroids are exact means.
+are; a float32 is resolved to 0.8 %, while the centroids are exact means.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ __all__ = ["Effort", "SymbolCoder", "coders_to_try", "decode_stream", "encode_st
 
 SymbolCoder = Literal["interleaved", "rans", "context"]
 Effort = Literal["fast", "balanced", "smallest"]
-"""How long to search for the smallest coding; ``smallest`` also decodes slowly."""
+"""Effort of the search for the smallest coding; ``smallest`` also decodes slowly."""
 
 
 def coders_to_try(symbols: NDArray[Any], effort: Effort) -> tuple[SymbolCoder, ...]:

@@ -1,4 +1,4 @@
-"""What a compression reached, measured on the file read back."""
+"""Report of a compression, measured on the file read back."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def remove_states(folder: str | Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What the stages of a run have in common."""
+    """Settings common to the stages of a run."""
 
     data: Batches
     loss: Loss | None
@@ -327,7 +327,7 @@ def _state_folder(
     recipe: Recipe,
     seed: int,
 ) -> Path | None:
-    """Where the states of this run are kept, and of no other."""
+    """Return the folder of the states of this run and no other."""
     if folder is None:
         return None
     digest = hashlib.sha256(f"{config_digest(recipe)} {seed}".encode())

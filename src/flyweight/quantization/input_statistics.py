@@ -101,7 +101,7 @@ def input_correlations(
 
 
 def _parts(inputs: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """The inputs of a layer, in parts of few enough examples if a convolution unfolds them."""
+    """Split the inputs of a layer into parts of examples where a convolution unfolds them."""
     if weight.ndim < 3 or inputs.ndim < weight.ndim:
         return (inputs,)
     bytes_each = inputs[0].numel() * weight[0, 0].numel() * 4

@@ -28,7 +28,7 @@ MOST_INPUTS = 8192
 _LOG = logging.getLogger(__name__)
 _CORRELATION_BYTES = 1 << 30  # of all layers whose inputs are correlated at a time
 # Where weights still to come take up the error, a wider step with a narrower dead zone costs less
-# than the step and the price of each weight alone; measured on validation images.
+# than the step and the loss per bit of each weight alone; measured on validation images.
 _WIDER = 1.2
 _SWEEPS = 2  # over the columns after the first
 _STEP_BITS = 4  # of a step's mantissa after the first
@@ -155,7 +155,7 @@ def _at_loss_per_bit(
 
 
 def _short(step: float) -> float:
-    """The nearest number of so few digits that its multiples are exact in float16."""
+    """Round a step to a mantissa whose multiples are exact in float16."""
     mantissa, exponent = math.frexp(step)
     scale = 1 << (_STEP_BITS + 1)
     return math.ldexp(round(mantissa * scale) / scale, exponent)

@@ -54,7 +54,7 @@ _CHECK_EVERY = 50  # steps; reading a loss waits for an accelerator
 
 
 class Stage(Protocol):
-    """What follows the steps of a training run, such as a `Pruner` or a `Quantizer`."""
+    """Stage that follows the steps of a training run, such as a `Pruner` or a `Quantizer`."""
 
     def step(self) -> None:
         """Follow the schedule after a step of the optimizer."""
@@ -83,7 +83,7 @@ def prefixed(progress: Progress | None, phase: str) -> Progress | None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a training run gave.
+    """Result of a training run.
 
     Attributes:
         model: the moving average where the configuration asks for one, else the trained model.

@@ -34,7 +34,7 @@ _MAX_LANES = 128
 
 @dataclass(frozen=True)
 class Model:
-    """What a table says: the symbols that occur, their frequencies, and how lanes lie."""
+    """Decoded frequency table: symbols, frequencies and the arrangement of lanes."""
 
     used: NDArray[np.int64]
     frequency: NDArray[np.int64]
