@@ -101,7 +101,7 @@ def test_fold_into_convolutions_leaves_norms_after_activations(in_place):
 
 
 class Called(nn.Module):
-    """One convolution with two names, and its normalisation, called as ``forward`` says."""
+    """One convolution with two names, and its normalization, called as ``forward`` says."""
 
     def __init__(self, forward):
         super().__init__()
@@ -143,7 +143,7 @@ def test_fold_into_convolutions_works_in_inference_mode():
 
 
 class ActivatedNorm(nn.BatchNorm2d):
-    """Normalisation with its activation."""
+    """Normalization with its activation."""
 
     def forward(self, inputs):
         return super().forward(inputs).relu()
@@ -260,9 +260,9 @@ def test_int8_layer_ignores_values_of_pruned_weights():
 def sessions(path):
     """As the graph is written, and as integers; then a tie may be rounded the other way inside."""
     runtime = pytest.importorskip("onnxruntime")
-    for optimise, levels in ((False, 1.01), (True, 2.01)):
+    for optimize, levels in ((False, 1.01), (True, 2.01)):
         options = runtime.SessionOptions()
-        if not optimise:
+        if not optimize:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         yield runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"]), levels
 

@@ -160,7 +160,7 @@ def test_gptq_rounds_groups_as_each_alone(memory_format):
 def test_gptq_changes_the_output_less_in_groups(groups):
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 12, 3, padding=1, groups=groups, bias=False)
-    inputs = nn.functional.avg_pool2d(random(32, 6, 11, 11), 3, 1)  # neighbours are alike
+    inputs = nn.functional.avg_pool2d(random(32, 6, 11, 11), 3, 1)  # neighbors are alike
     correlation = input_correlations(nn.Sequential(layer), ["0.weight"], [inputs])["0.weight"]
     weight, step = layer.weight.detach().clone(), 0.1
     second = gptq(weight, correlation, step=step).dequantize()
