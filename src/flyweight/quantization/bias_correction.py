@@ -52,14 +52,14 @@ def correct_biases_(model: nn.Module, reference: nn.Module, batches: Batches) ->
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and layer.bias is not None
     ]
     try:
-        wanted = _mean_outputs(reference, names, data)
+        expected = _mean_outputs(reference, names, data)
     except AttributeError as error:
         raise ModelError(f"the reference model lacks a layer: {error}") from error
-    for name in wanted:
+    for name in expected:
         found = _mean_outputs(model, [name], data)
         if name in found:  # an expert may be sent no example any more
             bias = model.get_parameter(f"{name}.bias")
-            bias.add_((wanted[name] - found[name]).to(bias.dtype))
+            bias.add_((expected[name] - found[name]).to(bias.dtype))
 
 
 def _mean_outputs(

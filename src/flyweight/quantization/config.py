@@ -50,7 +50,8 @@ class QuantizationConfig:
             "fisher" information, measured before training.
         calibration_examples: examples that Fisher information is measured on.
         per_channel: a range, step or scale for each output channel; the file holds one number for
-            each (two for "uniform" without ``zero_level``). Not for "kmeans" and "ternary".
+            each (two for "uniform" without ``zero_level``). Transposed convolutions have one for
+            the tensor, since their first axis is inputs. Not for "kmeans" and "ternary".
         power_of_two: round the step to the next power of two; for fixed point.
         zero_level: "uniform" has zero among its levels, as `FixedPoint` says.
         threshold: "ternary" makes zeros of weights up to this fraction of the largest.

@@ -223,13 +223,13 @@ class OutputDivergence:
             )
         size = max(1, _CHUNK // max(1, rows.shape[1]))
         total = 0.0
-        for part, wanted in zip(torch.split(rows, size), torch.split(before, size), strict=True):
+        for part, reference in zip(torch.split(rows, size), torch.split(before, size), strict=True):
             if head.categorical:
-                logs, targets = part.double().log_softmax(1), wanted.double().log_softmax(1)
+                logs, targets = part.double().log_softmax(1), reference.double().log_softmax(1)
                 total += float(F.kl_div(logs, targets, log_target=True, reduction="sum"))
             else:
                 scale = self._scales[head.name]
-                total += float(((part.double() - wanted.double()) / scale).square().sum() / 2)
+                total += float(((part.double() - reference.double()) / scale).square().sum() / 2)
         return total
 
     def pseudo_loss(self, seed: int = 0) -> Loss:
