@@ -74,7 +74,6 @@ def compress(
             data=data,
             device=device,
             seed=seed,
-            trains=settings.epochs > 0,
             progress=progress,
         )
         if "data" not in arguments:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["load_task", "open_network"]
 
 _TASK_KEYS = ("data", "loss", "evaluate", "teacher")
-_CALIBRATION_BATCHES = 64  # of 64 images
 _TASK_EXAMPLE = '{"data": loader, "evaluate": accuracy}'
 
 
@@ -101,7 +99,6 @@ def load_task(
     data: Path | None = None,
     device: str = "auto",
     seed: int = 0,
-    trains: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of `flyweight.compress` that belong to a task.
@@ -115,7 +112,6 @@ def load_task(
         data: folder of CIFAR-10.
         device: for the images of CIFAR-10.
         seed: of their order and augmentation.
-        trains: False takes so many of them only as calibration needs.
         progress: shows the download.
 
     Raises:
@@ -132,10 +128,7 @@ def load_task(
             f"there is no task for {where}; give --task package.module:function, a function that "
             f"returns arguments of flyweight.compress such as {_TASK_EXAMPLE}"
         )
-    found = dict(cifar.task(data=data, device=device, seed=seed, progress=progress))
-    if not trains:
-        found["data"] = [*itertools.islice(found["data"], _CALIBRATION_BATCHES)]
-    return found
+    return dict(cifar.task(data=data, device=device, seed=seed, progress=progress))
 
 
 def _call(task: str, options: Mapping[str, Any]) -> Any:

@@ -235,7 +235,7 @@ class _Run:
         if recipe.post_training is not None:
             student, quantized = quantize_post_training(
                 student,
-                [to_device(batch, self.device) for batch in self.data],
+                self.data,
                 recipe.post_training,
                 progress=self.progress,
             )

@@ -17,13 +17,14 @@ from flyweight.batches import (
     Batch,
     Batches,
     check_batch,
+    check_batches,
     examples_in,
     slice_batch,
     take_examples,
     to_device,
 )
 from flyweight.compressed import CompressedTensor
-from flyweight.errors import DataError, ModelError
+from flyweight.errors import ModelError
 from flyweight.modules import check_model, check_plain, select_weights
 from flyweight.pruning import reached_weights
 from flyweight.quantization.bias_correction import correct_biases_
@@ -95,7 +96,8 @@ def quantize_post_training(
         parameter.requires_grad_(parameter.is_floating_point())
     weights = select_weights(student, include=config.include, exclude=config.exclude)
     check_plain(student, weights)
-    batches = _checked(data, next(iter(weights.values())).device)
+    device = next(iter(weights.values())).device
+    batches = _checked(data, config.calibration_examples, device)
     parts = _parts(batches, config.examples)
     unfold_batch_norms_(student, batches)
     drift = batch_norm_drift(student, batches)
@@ -154,16 +156,13 @@ def _quantized(
     return found
 
 
-def _checked(data: Batches, device: torch.device) -> list[Batch]:
-    if isinstance(data, Tensor | Mapping | str):
-        raise DataError(f"data is a {type(data).__name__}; give a list of batches or a loader")
-    batches = []
-    for batch in data:
+def _checked(data: Batches, examples: int, device: torch.device) -> list[Batch]:
+    """The first examples of the data, on the device; DataError for bad batches among them."""
+    check_batches(data)
+    batches = take_examples(data, examples)
+    for batch in batches:
         check_batch(batch)
-        batches.append(to_device(batch, device))
-    if not batches:
-        raise DataError("data is empty; give at least one batch")
-    return batches
+    return [to_device(batch, device) for batch in batches]
 
 
 def _parts(batches: Sequence[Batch], examples: int) -> list[Batch]:

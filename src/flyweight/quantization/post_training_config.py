@@ -18,8 +18,9 @@ class PostTrainingConfig:
             (λ); the larger, the smaller the file. Try 1e-8 to 1e-6 for 300,000 weights.
         include: globs over names of weights of two and more dimensions that are quantized.
         exclude: globs of those among them that stay floats.
-        examples: examples, from the first on, that the weights are chosen by. All examples of the
-            data re-estimate batch normalization and correct biases.
+        examples: examples, from the first on, that the weights are chosen by.
+        calibration_examples: examples, from the first on, that re-estimate batch normalization and
+            correct biases.
         gptq: let the weights still to be rounded make up for the error so far, in linear layers
             and convolutions; else each weight is rounded alone.
         measured: measure the sensitivity of each layer by the outputs of the model with that
@@ -39,6 +40,7 @@ class PostTrainingConfig:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     examples: AtLeastOne = 256
+    calibration_examples: AtLeastOne = 4096
     gptq: bool = True
     measured: bool = True
 
