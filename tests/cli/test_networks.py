@@ -77,14 +77,13 @@ def test_load_task_gives_a_function_the_options_that_it_names():
     assert networks.calls == [(7, "cpu")]
 
 
-@pytest.mark.parametrize(("trains", "batches"), [(True, 100), (False, 64)])
-def test_load_task_takes_cifar10_for_networks_by_name(monkeypatch, trains, batches):
+def test_load_task_takes_cifar10_for_networks_by_name(monkeypatch):
     asked = {}
     task = {"data": range(100), "evaluate": max}
     monkeypatch.setattr("flyweight.cifar.task", lambda **options: asked.update(options) or task)
     network = open_network("resnet20", None)
-    found = load_task(None, network, "resnet20", device="cpu", seed=3, trains=trains)
-    assert (list(found["data"]), found["evaluate"]) == ([*range(batches)], max)
+    found = load_task(None, network, "resnet20", device="cpu", seed=3)
+    assert (list(found["data"]), found["evaluate"]) == ([*range(100)], max)
     assert asked == {"data": None, "device": "cpu", "seed": 3, "progress": None}
 
 

@@ -603,3 +603,18 @@ def test_quantize_post_training_corrects_statistics_and_biases():
     torch.testing.assert_close(mean_output(student), mean_output(model), rtol=0, atol=1e-5)
     student[4].bias.data.copy_(model[4].bias)
     assert float((mean_output(student) - mean_output(model)).abs().max()) > 1e-3
+
+
+def test_quantize_post_training_takes_as_many_examples_as_it_is_given():
+    class Counting(list):
+        taken = 0
+
+        def __iter__(self):
+            for batch in super().__iter__():
+                self.taken += 1
+                yield batch
+
+    data = Counting([torch.randn(16, 8) for _ in range(20)])
+    config = PostTrainingConfig(examples=16, calibration_examples=32)
+    quantize_post_training(nn.Sequential(nn.Linear(8, 4)), data, config)
+    assert data.taken <= 4  # a look at the first, then two, and one more that is not needed
