@@ -89,7 +89,7 @@ def optimal_kmeans(key: str, **wanted: str) -> Figures:
 
 
 def memory_over_bound() -> list[float]:
-    """Most memory less six times the largest tensor, of compressing a checkpoint to 4 bits on two threads."""
+    """Most memory less six times the largest tensor, to compress to 4 bits on two threads."""
     return [
         float(row["peak_mb"]) - 6 * float(row["largest_tensor_bytes"]) / 1e6
         for row in rows("checkpoints", command="compress", threads="2")
