@@ -618,3 +618,24 @@ def test_quantize_post_training_takes_as_many_examples_as_it_is_given():
     config = PostTrainingConfig(examples=16, calibration_examples=32)
     quantize_post_training(nn.Sequential(nn.Linear(8, 4)), data, config)
     assert data.taken <= 4  # a look at the first, then two, and one more that is not needed
+
+
+def test_quantize_post_training_keeps_the_answers_of_a_model_without_doubts():
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 16)
+    targets = (inputs[:, :2].prod(1) > 0).long()
+    model = nn.Sequential(
+        nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(400):  # far beyond what the data ask for
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    assert (model(inputs).argmax(1) == targets).all()
+    student, tensors = quantize_post_training(model, list(inputs.split(128)))
+    before, after = model(inputs).log_softmax(1), student(inputs).log_softmax(1)
+    divergence = torch.nn.functional.kl_div(after, before, log_target=True, reduction="batchmean")
+    assert divergence.item() < 5e-3
+    assert (student(inputs).argmax(1) == targets).float().mean() > 0.995
+    assert sum(int((tensor.symbols != 0).sum()) for tensor in tensors.values()) > 1000

@@ -17,7 +17,6 @@ from flyweight.batches import (
     Batch,
     Batches,
     check_batch,
-    check_batches,
     examples_in,
     slice_batch,
     take_examples,
@@ -31,7 +30,11 @@ from flyweight.quantization.bias_correction import correct_biases_
 from flyweight.quantization.divergence import OutputDivergence
 from flyweight.quantization.layer_rounding import LayerRounding
 from flyweight.quantization.post_training_config import PostTrainingConfig
-from flyweight.quantization.sensitivity import fisher_sensitivities, measured_sensitivities
+from flyweight.quantization.sensitivity import (
+    fisher_sensitivities,
+    measured_sensitivities,
+    round_within_loss,
+)
 
 __all__ = ["quantize_post_training"]
 
@@ -140,7 +143,6 @@ def _quantized(
     sensitivities = fisher_sensitivities(model, weights, batches, divergence)
     rounding = LayerRounding(model, weights, batches, second_order=config.gptq)
     phase = "round weights (GPTQ)" if config.gptq else "round weights"
-    found, errors = rounding.round(sensitivities, config.loss_per_bit, done(phase))
     if config.measured:
         sensitivities = measured_sensitivities(
             model,
@@ -149,20 +151,34 @@ def _quantized(
             config.loss_per_bit,
             batches,
             divergence,
-            rounded=(found, errors),
+            rounded=rounding.round(sensitivities, config.loss_per_bit, done(phase)),
             done=done(measuring),
         )
-        found, _ = rounding.round(sensitivities, config.loss_per_bit, done(phase))
-    return found
+    return round_within_loss(
+        model,
+        rounding,
+        sensitivities,
+        config.loss_per_bit,
+        batches,
+        divergence,
+        done=done(phase),
+    )
 
 
 def _checked(data: Batches, examples: int, device: torch.device) -> list[Batch]:
     """The first examples of the data, on the device; DataError for bad batches among them."""
-    check_batches(data)
-    batches = take_examples(data, examples)
-    for batch in batches:
-        check_batch(batch)
-    return [to_device(batch, device) for batch in batches]
+    if isinstance(data, Tensor | Mapping | str):
+        raise DataError(f"data is a {type(data).__name__}; give a list of batches or a loader")
+
+    def checked() -> Iterator[Batch]:
+        for batch in data:
+            check_batch(batch)
+            yield to_device(batch, device)
+
+    batches = take_examples(checked(), examples)
+    if not batches:
+        raise DataError("data is empty; give at least one batch")
+    return batches
 
 
 def _parts(batches: Sequence[Batch], examples: int) -> list[Batch]:

@@ -17,11 +17,15 @@ from flyweight.pruning import fisher_information
 from flyweight.quantization.divergence import OutputDivergence
 from flyweight.quantization.layer_rounding import LayerRounding
 
-__all__ = ["fisher_sensitivities", "measured_sensitivities"]
+__all__ = ["fisher_sensitivities", "measured_sensitivities", "round_within_loss"]
 
 # Least sensitivity, relative to the largest: by Fisher information, and as measured.
 _LEAST, _LEAST_MEASURED = 1e-3, 1e-6
 _HALVINGS = 8  # of a step that destroys its layer
+# Of all weights together: at high rate a weight costs λ/(2 ln 2) nats, so that more than a few λ a
+# weight comes from sensitivities that are far too low, as where the model has no doubt at all.
+_LOSS_PER_WEIGHT = 4  # times loss_per_bit
+_LEAST_LOSS = 1e-3  # nats, which no metric sees
 
 
 def fisher_sensitivities(
@@ -72,11 +76,11 @@ def measured_sensitivities(
     Raises:
         ModelError: a divergence is not finite.
     """
-    loss_alone = _LossAlone(model, batches, divergence)
+    loss_alone = _QuantizedLoss(model, batches, divergence)
     found: dict[str, float] = {}
     tensors, errors = rounded
     for name, tensor in tensors.items():
-        loss = loss_alone.of(name, tensor)
+        loss = loss_alone.of({name: tensor})
         if loss <= divergence.saturation:
             found[name] = loss / errors[name] if errors[name] else estimates[name]
         else:
@@ -85,6 +89,43 @@ def measured_sensitivities(
             )
         done(len(found))
     return _floored(found, _LEAST_MEASURED)
+
+
+def round_within_loss(
+    model: nn.Module,
+    rounding: LayerRounding,
+    sensitivities: Mapping[str, float],
+    loss_per_bit: float,
+    batches: Sequence[Batch],
+    divergence: OutputDivergence,
+    *,
+    done: Callable[[int], None] = lambda number: None,
+) -> dict[str, CompressedTensor]:
+    """Round all weights, and halve their steps while their loss together is out of proportion.
+
+    Sensitivities are local, and almost zero where a model is sure of every calibration example;
+    its outputs can still be destroyed by all layers together.
+
+    Args:
+        model: before quantization; it is not changed.
+        rounding: of its weights.
+        sensitivities: by name.
+        loss_per_bit: the price of a bit.
+        batches: calibration batches.
+        divergence: of the outputs of the model on them.
+        done: called with the number of layers rounded.
+    """
+    quantized = _QuantizedLoss(model, batches, divergence)
+    weights = sum(model.get_parameter(name).numel() for name in sensitivities)
+    most = max(_LEAST_LOSS, _LOSS_PER_WEIGHT * loss_per_bit * weights)
+    sensitivities = dict(sensitivities)
+    found, _ = rounding.round(sensitivities, loss_per_bit, done)
+    for _ in range(_HALVINGS):
+        if quantized.of(found) <= most:
+            break
+        sensitivities = {name: 4 * value for name, value in sensitivities.items()}
+        found, _ = rounding.round(sensitivities, loss_per_bit, done)
+    return found
 
 
 def _floored(sensitivities: dict[str, float], share: float) -> dict[str, float]:
@@ -98,7 +139,7 @@ def _cheapest_sensitivity(
     rounding: LayerRounding,
     sensitivity: float,
     loss_per_bit: float,
-    loss_alone: _LossAlone,
+    loss_alone: _QuantizedLoss,
 ) -> float:
     """The sensitivity, 4ᵏ times the one given, of least loss and bits of one layer."""
     tensor, loss = first
@@ -107,7 +148,7 @@ def _cheapest_sensitivity(
         if halving:
             sensitivity *= 4
             tensor = rounding.round_one(name, sensitivity, loss_per_bit)
-            loss = loss_alone.of(name, tensor)
+            loss = loss_alone.of({name: tensor})
         counts = torch.bincount(tensor.symbols.flatten().long()).cpu().numpy()
         cost = loss + loss_per_bit * entropy(counts)
         if cost < least:
@@ -122,8 +163,8 @@ def _cheapest_sensitivity(
     return best
 
 
-class _LossAlone:
-    """Divergence of the outputs with one weight quantized and batch normalization re-estimated."""
+class _QuantizedLoss:
+    """Divergence of the outputs with some weights quantized, batch normalization re-estimated."""
 
     def __init__(
         self, model: nn.Module, batches: Sequence[Batch], divergence: OutputDivergence
@@ -135,16 +176,18 @@ class _LossAlone:
         self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     @torch.no_grad()
-    def of(self, name: str, tensor: CompressedTensor) -> float:
+    def of(self, tensors: Mapping[str, CompressedTensor]) -> float:
         """The divergence, 0 or more; infinite where it is not finite."""
-        weight = self._model.get_parameter(name)
-        before = weight.detach().clone()
+        weights = {name: self._model.get_parameter(name) for name in tensors}
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
-            weight.data.copy_(tensor.dequantize())
+            for name, tensor in tensors.items():
+                weights[name].data.copy_(tensor.dequantize())
             reestimate_batch_norms_(self._model, self._batches, drift=self._drift)
             loss = self.divergence.of(self._model)
         finally:
-            weight.data.copy_(before)
+            for name, weight in weights.items():
+                weight.data.copy_(before[name])
             for key, buffer in self._model.named_buffers():
                 buffer.copy_(self._buffers[key])
         return max(0.0, loss) if math.isfinite(loss) else math.inf
