@@ -150,10 +150,10 @@ def test_load_cifar10_names_a_missing_batch(small, tmp_path):
         load_cifar10(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 30, 1000, -1])
-def test_load_cifar10_names_a_truncated_batch(small, tmp_path, kept):
+@pytest.mark.parametrize("size", [0, 1, 30, 1000, -1])
+def test_load_cifar10_names_a_truncated_batch(small, tmp_path, size):
     batch = write_batches(tmp_path / "data", small) / "data_batch_2"
-    batch.write_bytes(batch.read_bytes()[:kept])
+    batch.write_bytes(batch.read_bytes()[:size])
     with pytest.raises(DataError, match="data_batch_2 is truncated"):
         load_cifar10(batch.parent)
 
@@ -317,7 +317,7 @@ def test_load_cifar10_names_a_full_temporary_folder(small, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    with pytest.raises(DataError, match="official archive: .*No space left on device"):
+    with pytest.raises(DataError, match=r"official archive: .*No space left on device"):
         load_cifar10()
 
 
@@ -397,9 +397,9 @@ def test_load_cifar10_refuses_an_archive_of_another_md5(small, official, tmp_pat
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("kept", [0, 15, 2000, -3000])
-def test_load_cifar10_refuses_a_truncated_archive(small, official, tmp_path, monkeypatch, kept):
-    serve(monkeypatch, tarball(official)[:kept])
+@pytest.mark.parametrize("size", [0, 15, 2000, -3000])
+def test_load_cifar10_refuses_a_truncated_archive(small, official, tmp_path, monkeypatch, size):
+    serve(monkeypatch, tarball(official)[:size])
     with pytest.raises(DataError, match=r"truncated or damaged|is truncated or another one"):
         load_cifar10()
     assert leftovers(tmp_path) == []
@@ -542,8 +542,8 @@ def test_validation_indices_are_balanced_and_independent_per_class():
     assert np.array_equal(np.bincount(labels[chosen]), [20] * 10)
     assert np.array_equal(chosen, np.unique(chosen))
     merged = np.where(labels == 9, 8, labels)
-    kept = validation_indices(merged, per_class=20)
-    assert np.array_equal(chosen[labels[chosen] < 8], kept[labels[kept] < 8])
+    again = validation_indices(merged, per_class=20)
+    assert np.array_equal(chosen[labels[chosen] < 8], again[labels[again] < 8])
 
 
 def test_split_of_cifar10_is_pinned(cifar10):

@@ -54,9 +54,7 @@ class Observer(nn.Module):
         if not flat.numel():
             raise DataError("there is no activation to measure the range of; give larger batches")
         if not bool(torch.isfinite(flat).all()):
-            raise ModelError(
-                "activations hold NaN or infinity, so they have no range; repair the model or the data"
-            )
+            raise ModelError("activations hold NaN or infinity and have no range; repair the model")
         below = int(self.tail * flat.numel())
         low = flat.kthvalue(below + 1).values if below else flat.min()
         high = flat.kthvalue(flat.numel() - below).values if below else flat.max()

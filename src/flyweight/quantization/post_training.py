@@ -23,7 +23,7 @@ from flyweight.batches import (
     to_device,
 )
 from flyweight.compressed import CompressedTensor
-from flyweight.errors import ModelError
+from flyweight.errors import DataError, ModelError
 from flyweight.modules import check_model, check_plain, select_weights
 from flyweight.pruning import reached_weights
 from flyweight.quantization.bias_correction import correct_biases_
