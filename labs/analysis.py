@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight.cifar import Cifar10, Split, accuracy, load_cifar10, load_pretrained, predict
+from flyweight.cifar import Cifar10, Split, accuracy, load_cifar10, predict
 from flyweight.cli.progress import display
 from flyweight.modules import apply_masks_, select_weights
 from flyweight.pruning import (
@@ -41,6 +41,7 @@ from flyweight.report import (
     sparsity_figure,
 )
 from flyweight.training import choose_device
+from labs.dense import load_pretrained
 from labs.options import lab_parser, read_options
 from labs.rows import where
 

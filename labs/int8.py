@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, normalize
+from flyweight.cifar import Cifar10, accuracy, load_cifar10, normalize
 from flyweight.int8 import export_onnx, prepare_int8
+from labs.dense import load_pretrained
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, where
 from labs.structured import milliseconds

@@ -33,14 +33,7 @@ from torch import Tensor, nn
 from benchmarks.peers import nncodec_files
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight.batch_norm import fold_batch_norms_
-from flyweight.cifar import (
-    AugmentedImages,
-    Cifar10,
-    accuracy,
-    load_cifar10,
-    load_pretrained,
-    pretrained_card,
-)
+from flyweight.cifar import AugmentedImages, Cifar10, accuracy, load_cifar10
 from flyweight.compression import compress
 from flyweight.io import load, save
 from flyweight.modules import add_network_
@@ -55,6 +48,7 @@ from flyweight.report import (
     save_figure,
 )
 from flyweight.training import choose_device
+from labs.dense import load_pretrained, pretrained_card
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, origin, wanted
 

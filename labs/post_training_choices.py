@@ -29,7 +29,7 @@ from flyweight.batch_norm import (
     fold_batch_norms_,
     reestimate_batch_norms_,
 )
-from flyweight.cifar import Cifar10, Split, load_cifar10, load_pretrained, predict
+from flyweight.cifar import Cifar10, Split, load_cifar10, predict
 from flyweight.compressed import compress_module
 from flyweight.io import load, save
 from flyweight.modules import architecture_of, select_weights
@@ -39,6 +39,7 @@ from flyweight.quantization import (
     quantize_post_training,
 )
 from flyweight.training import choose_device
+from labs.dense import load_pretrained
 from labs.options import lab_parser, read_options
 from labs.post_training import (
     calibration_batches,

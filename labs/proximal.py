@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
-from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cifar import Cifar10, accuracy, load_cifar10
 from flyweight.cli.progress import display
 from flyweight.io import load, save
 from flyweight.modules import select_weights
@@ -53,6 +53,7 @@ from flyweight.training import (
     prefixed,
     train_,
 )
+from labs.dense import load_pretrained, pretrained_card
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, is_begun, origin, states
 from labs.stages import BATCH_SIZE, quantize, training_images

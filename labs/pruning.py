@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
 from flyweight._provenance import source_commit
-from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cifar import Cifar10, accuracy, load_cifar10
 from flyweight.cli.progress import display
 from flyweight.compressed import CompressedModel
 from flyweight.format import read
@@ -33,6 +33,7 @@ from flyweight.io import save
 from flyweight.modules import add_network_, apply_masks_, select_weights
 from flyweight.pruning import PruningConfig, percentile_mask, std_mask, summarize_sparsity
 from flyweight.training import TrainingConfig, choose_device
+from labs.dense import load_pretrained, pretrained_card
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, STATES, fill, is_begun, origin, states, wanted, where
 from labs.stages import prune

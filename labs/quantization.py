@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.report import Row, markdown
-from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained, pretrained_card
+from flyweight.cifar import Cifar10, accuracy, load_cifar10
 from flyweight.cli.progress import display
 from flyweight.coding import code_lengths
 from flyweight.compressed import CompressedModel, CompressedTensor
@@ -35,6 +35,7 @@ from flyweight.modules import select_weights
 from flyweight.quantization import QuantizationConfig
 from flyweight.training import TrainingConfig, choose_device
 from labs import pruning
+from labs.dense import load_pretrained, pretrained_card
 from labs.options import lab_parser, read_options
 from labs.rows import fill, is_begun, origin, states, wanted
 from labs.stages import quantize

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.report import Row, read_rows, write_rows
-from flyweight.cifar import load_pretrained
 from flyweight.modules import select_weights
 from flyweight.pruning import global_magnitude_masks
 from flyweight.quantization import SchemeError, compare_schemes, quantize_kmeans
@@ -33,6 +32,7 @@ from flyweight.report import (
     histogram_figure,
     save_figure,
 )
+from labs.dense import load_pretrained
 from labs.options import read_options
 from labs.quantization import exercises
 from labs.rows import RESULTS, where

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Row, markdown, put_table, write_rows
-from flyweight.cifar import Cifar10, accuracy, load_cifar10, load_pretrained
+from flyweight.cifar import Cifar10, accuracy, load_cifar10
 from flyweight.cli.progress import display
 from flyweight.compressed import CompressedModel
 from flyweight.io import load_state_dict, save
@@ -43,6 +43,7 @@ from flyweight.training import (
     prefixed,
     train_,
 )
+from labs.dense import load_pretrained
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, states, where
 from labs.stages import prune, training_images

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flyweight.cifar import load_pretrained
 from flyweight.modules import add_network_
 from flyweight.training import describe_device
+from labs.dense import load_pretrained
 from labs.rows import STATES
 
 __all__ = ["Remembering", "dense_teacher"]

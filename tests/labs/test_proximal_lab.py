@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from benchmarks.report import read_rows
-from flyweight.cifar import Cifar10, Split, load_pretrained, predict
+from flyweight.cifar import Cifar10, Split, predict
 from labs import proximal as lab
+from labs.dense import load_pretrained
 
 
 class NothingHeldOut(Cifar10):

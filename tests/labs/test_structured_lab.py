@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.report import read_rows
-from flyweight.cifar import load_pretrained
 from labs import structured as lab
+from labs.dense import load_pretrained
 
 pytest.importorskip("torch_pruning")
 
