@@ -83,7 +83,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "load_pretrained", network)
         for otherwise in lab.OURS:
-            lab.write_ours(lab.Exercise("", otherwise, price=1e-4), batches, path)
+            lab.write_ours(lab.Exercise("", otherwise, price=1e-5), batches, path)
             states[otherwise] = load_state_dict(path)
     return batches, states
 
