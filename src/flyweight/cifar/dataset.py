@@ -21,12 +21,12 @@ from safetensors.numpy import load_file, save
 from flyweight._files import write_atomic
 from flyweight.cifar.sources import (
     Arrays,
-    Progress,
     fetch_npm,
     fetch_official,
     read_batches,
 )
 from flyweight.errors import CheckpointError, DataError
+from flyweight.training import Progress
 
 __all__ = [
     "CIFAR10_MEAN",

