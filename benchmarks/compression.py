@@ -41,9 +41,10 @@ def run(recipe: str, seed: int, device: str) -> Row:
     report = compress(
         model, recipe, **task(device=device), device=device, seed=seed, resume=states
     ).report
-    remove_states(states)
+    remove_states(states, report.run)
     measured = report.to_dict()
     seconds = measured.pop("seconds")
+    del measured["run"]
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": ARCHITECTURE,

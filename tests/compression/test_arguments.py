@@ -127,6 +127,13 @@ def test_compress_refuses_globs_without_a_match_before_evaluating(recipe):
         compress(model(), recipe, data=[BATCH], evaluate=lambda m: pytest.fail("evaluated"))
 
 
+def test_compress_refuses_label_smoothing_of_any_stage_with_a_loss():
+    smooth = TrainingConfig(epochs=1, label_smoothing=0.1)
+    recipe = Recipe(quantization=QuantizationConfig(), fine_tuning=smooth)
+    with pytest.raises(RecipeError, match=r"fine_tuning\.label_smoothing has no effect"):
+        compress(model(), recipe, data=[BATCH], loss=lambda m, b: m(b[0]).square().mean())
+
+
 def test_compress_refuses_what_is_no_model():
     with pytest.raises(ModelError, match=r"model is a str; give a torch\.nn\.Module"):
         compress("resnet20", data=[BATCH])

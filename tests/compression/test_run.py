@@ -149,6 +149,70 @@ def test_compress_gives_the_same_bytes_for_the_same_seed():
     assert compress(dropout, recipe(1), data=DATA, seed=5).to_bytes() != first
 
 
+def shuffled():
+    return torch.utils.data.DataLoader(
+        [*zip(IMAGES, LABELS, strict=True)], batch_size=20, shuffle=True
+    )
+
+
+SEEDED = {
+    "post-training": "post-training",
+    "taylor": pruned(recipe(1), criterion="taylor", calibration_examples=20),
+    "fisher": quantized(recipe(1), importance="fisher", calibration_examples=20),
+}
+
+
+@pytest.mark.parametrize("asked", SEEDED.values(), ids=SEEDED)
+def test_compress_gives_the_same_bytes_with_a_loader_that_shuffles(asked):
+    first = compress(build(Convolutional), asked, data=shuffled(), seed=4).to_bytes()
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = compress(build(Convolutional), asked, data=shuffled(), seed=4).to_bytes()
+    assert again == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert compress(build(Convolutional), asked, data=shuffled(), seed=5).to_bytes() != first
+
+
+def test_compress_resumes_with_a_loader_that_shuffles(tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(phase, done, total):
+        if "fine-tune" in phase:
+            raise StoppedError
+
+    asked = SEEDED["taylor"]
+    whole = compress(build(Convolutional), asked, data=shuffled())
+    with pytest.raises(StoppedError):
+        compress(build(Convolutional), asked, data=shuffled(), resume=tmp_path, progress=stop)
+    resumed = compress(build(Convolutional), asked, data=shuffled(), resume=tmp_path)
+    assert resumed.report.seconds is None
+    assert resumed.to_bytes() == whole.to_bytes()
+
+
+def test_compress_starts_again_with_another_loss_or_other_batches(tmp_path):
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
+
+    runs = {
+        compress(build(Convolutional), recipe(1), data=data, loss=own, resume=tmp_path).report.run
+        for data, own in ((DATA, None), (DATA, loss), (DATA[:2], None))
+    }
+    assert len(runs) == 3
+
+
+def test_compress_keeps_its_network_from_evaluate():
+    def evaluate(model):
+        model.requires_grad_(False)
+        with torch.no_grad():
+            model.linear.weight.zero_()
+        return 1.0
+
+    asked = recipe(1)
+    found = compress(build(Convolutional), asked, data=DATA, evaluate=evaluate)
+    assert found.to_bytes() == compress(build(Convolutional), asked, data=DATA).to_bytes()
+
+
 def test_compress_distills_from_the_model_or_a_teacher():
     alone = recipe(1)
     training = dataclasses.replace(alone.retraining, distillation=0.9)
@@ -201,7 +265,14 @@ def test_compress_resumes_and_removes_its_states_alone(tmp_path):
     assert resumed.to_bytes() == whole.to_bytes()
     assert resumed.report.seconds is None
     assert whole.report.seconds > 0
-    remove_states(tmp_path)
+    with pytest.raises(StoppedError):  # another run in the same folder
+        compress(model, asked, data=DATA, seed=5, resume=tmp_path, progress=stop_in_fine_tuning)
+    remove_states(tmp_path, resumed.report.run)
+    (other,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert (tmp_path / "notes.txt").read_text() == "stays"
+    finished = compress(model, asked, data=DATA, seed=5, resume=tmp_path)
+    assert other.name == finished.report.run != resumed.report.run
+    remove_states(tmp_path, finished.report.run)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -282,10 +353,13 @@ def test_compress_reports_outputs_that_differ(monkeypatch):
         found = real(data)
         tensors = dict(found.tensors)
         tensors["linear.bias"] = tensors["linear.bias"] + 1
+        tensors["conv1.weight"] = torch.ones(8, 3, 3, 3)  # no zeros
         return CompressedModel(tensors, found.aliases, found.metadata)
 
     monkeypatch.setattr(CompressedModel, "from_bytes", staticmethod(damaged))
-    assert not compress(build(Convolutional), recipe(), data=DATA).report.outputs_identical
+    report = compress(build(Convolutional), recipe(), data=DATA).report
+    assert not report.outputs_identical
+    assert report.sparsity < 0.5
 
 
 def test_course_ratio_by_hand():

@@ -15,6 +15,7 @@ from flyweight.batches.forms import (
     split_batch,
     take_examples,
     targets_of,
+    tensors_in,
     to_device,
 )
 from flyweight.batches.outputs import (
@@ -45,5 +46,6 @@ __all__ = [
     "split_batch",
     "take_examples",
     "targets_of",
+    "tensors_in",
     "to_device",
 ]

@@ -89,7 +89,7 @@ def compress(
         )
         if is_main_process():
             flyweight.save(compressed, output)
-            remove_states(states)
+            remove_states(states, compressed.report.run)
         wait_for_all()
     report = compressed.report
     if as_json:

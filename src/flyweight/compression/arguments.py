@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 from flyweight.batches import (
     Batch,
-    Batches,
     Loss,
-    check_batches,
     evaluating,
     output_tensors,
     run_model,
 )
-from flyweight.errors import DataError, FlyweightError, ModelError
+from flyweight.errors import DataError, FlyweightError, ModelError, RecipeError
 from flyweight.modules import overrides_by_name, select_weights
 from flyweight.recipes import Recipe
 
@@ -27,7 +25,7 @@ __all__ = [
     "check_callable",
     "check_loss",
     "check_recipe_fits",
-    "first_batch",
+    "check_training_fits",
     "outputs",
     "score",
 ]
@@ -46,12 +44,6 @@ def check_callable(function: Any, name: str, signature: str) -> None:
     """
     if function is not None and not callable(function):
         raise DataError(f"{name} is a {type(function).__name__}; give a function {signature}")
-
-
-def first_batch(data: Batches) -> Batch:
-    """Return the first batch of checked data."""
-    check_batches(data, "data")
-    return next(iter(data))
 
 
 def outputs(model: nn.Module, batch: Batch) -> Any:
@@ -133,6 +125,28 @@ def score(evaluate: Evaluate, model: nn.Module, which: str) -> float:
     if not math.isfinite(value):
         raise DataError(f"evaluate gives {value} for {which}; return a finite number")
     return value
+
+
+def check_training_fits(recipe: Recipe, batch: Batch, loss: Loss | None) -> None:
+    """Raise RecipeError where a setting of any stage of training has no effect on these data.
+
+    Example:
+        >>> from flyweight.pruning import PruningConfig
+        >>> from flyweight.training import TrainingConfig
+        >>> smooth = TrainingConfig(label_smoothing=0.1)
+        >>> recipe = Recipe(pruning=PruningConfig(), retraining=smooth)
+        >>> check_training_fits(recipe, {}, None)
+        Traceback (most recent call last):
+        flyweight.errors.RecipeError: retraining.label_smoothing has no effect on a loss that ...
+    """
+    own = loss is not None or isinstance(batch, Mapping)
+    for stage in ("retraining", "fine_tuning"):
+        training = getattr(recipe, stage)
+        if own and training in recipe.stages and training.label_smoothing:
+            raise RecipeError(
+                f"{stage}.label_smoothing has no effect on a loss that is not the default "
+                "cross-entropy; set it to 0"
+            )
 
 
 def check_recipe_fits(model: nn.Module, recipe: Recipe) -> None:

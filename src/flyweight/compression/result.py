@@ -36,6 +36,7 @@ class CompressionReport:
         device: that it ran on.
         commit: of the code, or its version.
         seconds: that the run took; None where it was resumed.
+        run: name of the folder of this run among the states of `compress`; "" without ``resume``.
     """
 
     dense_bytes: int
@@ -52,6 +53,7 @@ class CompressionReport:
     device: str
     commit: str
     seconds: float | None
+    run: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, as JSON can hold them."""

@@ -22,10 +22,13 @@ from flyweight.batches import (
     Batches,
     Loss,
     default_loss,
+    inputs_of,
     run_model,
     same_bits,
     same_outputs,
     take_examples,
+    targets_of,
+    tensors_in,
     to_device,
 )
 from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
@@ -34,7 +37,7 @@ from flyweight.compression.arguments import (
     check_callable,
     check_loss,
     check_recipe_fits,
-    first_batch,
+    check_training_fits,
     outputs,
     score,
 )
@@ -56,6 +59,7 @@ from flyweight.training import (
     describe_device,
     optimizer_steps,
     prefixed,
+    seeded_batches,
     train_,
 )
 
@@ -106,7 +110,8 @@ def compress(
         device: "auto" is CUDA where there is one; or as torch names it.
         seed: of all that is drawn at random.
         resume: folder that keeps the state of training after each epoch; a run that was stopped
-            goes on from it. `remove_states` removes what a finished run left there.
+            goes on from it, if model, recipe, seed, forms of the batches and loss are the same.
+            `remove_states` removes what a finished run left there.
         progress: called with a phase, how much of it is done, and how much there is (or None).
 
     Returns:
@@ -136,25 +141,32 @@ def compress(
     check_callable(loss, "loss", "loss(model, batch) -> scalar")
     check_callable(evaluate, "evaluate", "evaluate(model) -> float")
     check_model(model)
+    if teacher is not None:
+        check_model(teacher)
     check_recipe_fits(model, recipe)
     target = choose_device(device)
     student = copy.deepcopy(model).to(target)
-    batch = to_device(first_batch(data), target)
+    with seeded_batches(data, seed) as batches:
+        batch = to_device(next(batches), target)
     outputs(student, batch)
     if recipe.epochs:
+        check_training_fits(recipe, batch, loss)
         check_loss(student, batch, loss or default_loss)
     before = None
     if evaluate is not None:
         _tell(progress, "evaluate the model as given")
-        before = score(evaluate, student, "the model as given")
-    run = _Run(data, loss, _teacher(teacher or model, recipe), target, seed, progress)
-    run = dataclasses.replace(run, states=_state_folder(resume, model, run.teacher, recipe, seed))
+        before = score(evaluate, copy.deepcopy(student), "the model as given")
+    master = _teacher(teacher or model, recipe)
+    states = None
+    if resume is not None:
+        states = Path(resume) / _name_of_run(recipe, seed, batch, data, loss, model, master)
+    run = _Run(data, loss, master, target, seed, progress, states)
     resumed = run.states is not None and any((run.states / name).exists() for name in _STATES)
     compressed = run.compress(student, recipe)
     _tell(progress, "encode")
-    restored = CompressedModel.from_bytes(compressed.to_bytes()).state_dict()
-    read_back = _filled(model, restored, target)
-    identical = _same(_filled(model, compressed.state_dict(), target), read_back, data, target)
+    restored = CompressedModel.from_bytes(compressed.to_bytes())
+    read_back = _filled(model, restored.state_dict(), target)
+    identical = run.same(_filled(model, compressed.state_dict(), target), read_back)
     after = None
     if evaluate is not None:
         _tell(progress, "evaluate the file read back")
@@ -165,8 +177,8 @@ def compress(
         dense_bytes=dense_bytes,
         file_bytes=file_bytes,
         compression_ratio=dense_bytes / file_bytes,
-        course_ratio=course_ratio(compressed),
-        sparsity=quantized_sparsity(compressed),
+        course_ratio=course_ratio(restored),
+        sparsity=quantized_sparsity(restored),
         score_before=before,
         score_after=after,
         outputs_identical=identical,
@@ -176,30 +188,32 @@ def compress(
         device=describe_device(target),
         commit=commit,
         seconds=None if resumed else time.perf_counter() - start,
+        run="" if states is None else states.name,
     )
     return compressed.with_report(report)
 
 
-def remove_states(folder: str | Path) -> None:
-    """Remove the states of training that `compress` wrote into a folder, and nothing else.
+def remove_states(folder: str | Path, run: str) -> None:
+    """Remove the states of one run that `compress` wrote into a folder, and nothing else.
 
-    Folders that are empty then are removed as well.
+    Args:
+        folder: the ``resume`` of that run; it is removed as well if it is empty then.
+        run: name of the run, ``compressed.report.run``.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "notes.txt").write_text("stays")
-        ...     remove_states(folder)
+        ...     remove_states(folder, "0123456789abcdef")
         ...     [path.name for path in Path(folder).iterdir()]
         ['notes.txt']
     """
     folder = Path(folder)
-    for state in (path for name in _STATES for path in folder.glob(f"*/{name}")):
-        state.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # holds something else
-            state.parent.rmdir()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    for state in _STATES:
+        (folder / run / state).unlink(missing_ok=True)
+    for empty in (folder / run, folder):
+        with contextlib.suppress(OSError):  # holds something else, or was never there
+            empty.rmdir()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +238,7 @@ class _Run:
         }
         trains_batch_norm = any(training.trains_batch_norm for training in recipe.stages)
         if trains_batch_norm and folded_batch_norms(student):
-            unfold_batch_norms_(student, self._some_batches(_UNFOLDING_BATCHES))
+            unfold_batch_norms_(student, self._batches(_UNFOLDING_BATCHES))
         if recipe.pruning is not None:
             student = self._pruned(student, recipe.pruning, recipe.retraining)
         if recipe.quantization is not None:
@@ -235,7 +249,7 @@ class _Run:
         if recipe.post_training is not None:
             student, quantized = quantize_post_training(
                 student,
-                self.data,
+                self._examples(recipe.post_training.calibration_examples),
                 recipe.post_training,
                 progress=self.progress,
             )
@@ -300,12 +314,30 @@ class _Run:
             stage.model.load_state_dict(result.averaged.state_dict())
             stage.check()
 
-    def _calibration(self, config: PruningConfig | QuantizationConfig) -> list[Batch] | None:
-        return take_examples(self.data, config.calibration_examples) if config.needs_data else None
+    def same(self, first: nn.Module, second: nn.Module) -> bool:
+        """Whether two models have the same tensors and give the same outputs, bit for bit."""
+        states = first.state_dict(), second.state_dict()
+        if not all(same_bits(states[0][name], states[1][name]) for name in states[0]):
+            return False
+        for batch in self._batches(_PROOF_BATCHES):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.default_generator.manual_seed(0)
+                expected = run_model(first, batch)
+                torch.default_generator.manual_seed(0)
+                if not same_outputs(expected, run_model(second, batch)):
+                    return False
+        return True
 
-    def _some_batches(self, number: int) -> list[Batch]:
-        some = itertools.islice(iter(self.data), number)
-        return [to_device(batch, self.device) for batch in some]
+    def _calibration(self, config: PruningConfig | QuantizationConfig) -> list[Batch] | None:
+        return self._examples(config.calibration_examples) if config.needs_data else None
+
+    def _examples(self, number: int) -> list[Batch]:
+        with seeded_batches(self.data, self.seed) as batches:
+            return take_examples(batches, number)
+
+    def _batches(self, number: int) -> list[Batch]:
+        with seeded_batches(self.data, self.seed) as batches:
+            return [to_device(batch, self.device) for batch in itertools.islice(batches, number)]
 
 
 def _metadata(model: nn.Module, recipe: Recipe) -> dict[str, str]:
@@ -320,21 +352,28 @@ def _teacher(model: nn.Module, recipe: Recipe) -> nn.Module | None:
     return model if distills else None
 
 
-def _state_folder(
-    folder: str | Path | None,
-    model: nn.Module,
-    teacher: nn.Module | None,
+def _name_of_run(
     recipe: Recipe,
     seed: int,
-) -> Path | None:
-    """Return the folder of the states of this run and no other."""
-    if folder is None:
-        return None
-    digest = hashlib.sha256(f"{config_digest(recipe)} {seed}".encode())
+    batch: Batch,
+    data: Batches,
+    loss: Loss | None,
+    model: nn.Module,
+    teacher: nn.Module | None,
+) -> str:
+    """Hexadecimal digits that tell this run from others, by what its states depend on."""
+    forms = [
+        (tuple(tensor.shape), tensor.dtype)
+        for part in (inputs_of(batch), targets_of(batch))
+        for tensor in tensors_in(part)
+    ]
+    name = getattr(loss, "__qualname__", type(loss).__name__)
+    parts = (config_digest(recipe), seed, len(data), forms, name)  # type: ignore[arg-type]
+    digest = hashlib.sha256(repr(parts).encode())
     add_network_(digest, model)
     if teacher is not None:
         add_network_(digest, teacher)
-    return Path(folder) / digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
 
 
 def _filled(model: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:
@@ -342,22 +381,6 @@ def _filled(model: nn.Module, state: dict[str, Tensor], device: torch.device) ->
     filled = copy.deepcopy(model)
     fill_(filled, state, where="the compressed model")
     return filled.to(device).eval()
-
-
-def _same(first: nn.Module, second: nn.Module, data: Batches, device: torch.device) -> bool:
-    """Whether two models have the same tensors and give the same outputs, bit for bit."""
-    states = first.state_dict(), second.state_dict()
-    if not all(same_bits(states[0][name], states[1][name]) for name in states[0]):
-        return False
-    for batch in itertools.islice(iter(data), _PROOF_BATCHES):
-        moved = to_device(batch, device)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(0)
-            expected = run_model(first, moved)
-            torch.default_generator.manual_seed(0)
-            if not same_outputs(expected, run_model(second, moved)):
-                return False
-    return True
 
 
 def _tell(progress: Progress | None, phase: str) -> None:

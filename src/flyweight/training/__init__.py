@@ -2,7 +2,7 @@
 
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
-from flyweight.training.loaders import optimizer_steps
+from flyweight.training.loaders import optimizer_steps, seeded_batches
 from flyweight.training.loop import TrainingResult, prefixed, train_
 from flyweight.training.memory import keep_freed_memory
 from flyweight.training.optimizers import OptimizerFactory
@@ -38,6 +38,7 @@ __all__ = [
     "prefixed",
     "read_checkpoint",
     "read_history",
+    "seeded_batches",
     "train",
     "train_",
     "train_into_folder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,14 @@ from flyweight.batches import Batch, Batches, check_batch, check_batches
 from flyweight.errors import DataError
 from flyweight.training.config import TrainingConfig
 
-__all__ = ["batches_of_epoch", "is_sharded", "layer_randomness", "optimizer_steps", "reset_"]
+__all__ = [
+    "batches_of_epoch",
+    "is_sharded",
+    "layer_randomness",
+    "optimizer_steps",
+    "reset_",
+    "seeded_batches",
+]
 
 
 def optimizer_steps(data: Batches, config: TrainingConfig) -> int:
@@ -85,7 +92,9 @@ def is_sharded(data: Any) -> bool:
     return any(isinstance(part, DistributedSampler) for part in _parts(data))
 
 
-def batches_of_epoch(data: Any, *, seed: int, epoch: int, number: int) -> Iterator[Batch]:
+def batches_of_epoch(
+    data: Any, *, seed: int, epoch: int, number: int
+) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch, in an order that follows from the seed and the epoch.
 
     ``set_epoch(epoch)`` is called on the loader, its samplers and its data set, and
@@ -117,6 +126,29 @@ def batches_of_epoch(data: Any, *, seed: int, epoch: int, number: int) -> Iterat
             f"data gave {given} batches in epoch {epoch + 1} and has a length of {number}; give a "
             "loader that can be iterated over again, with the same number of batches each time"
         )
+
+
+@contextmanager
+def seeded_batches(data: Any, seed: int) -> Iterator[Iterator[Batch]]:
+    """Give the batches of one epoch, their order and what torch draws for them, by a seed.
+
+    The generators of torch, and those of the loader, are restored afterwards.
+
+    Example:
+        >>> loader = torch.utils.data.DataLoader(range(9), batch_size=3, shuffle=True)
+        >>> with seeded_batches(loader, 0) as first, seeded_batches(loader, 0) as second:
+        ...     torch.equal(next(first), next(second))
+        True
+    """
+    with torch.random.fork_rng(devices=[]), _own_generators(data):
+        number = check_batches(data)
+        torch.default_generator.manual_seed(random.Random(f"data {seed}").getrandbits(63))
+        batches = batches_of_epoch(data, seed=seed, epoch=0, number=number)
+        try:
+            yield batches
+        finally:
+            batches.close()
+            reset_(data)
 
 
 @contextmanager
