@@ -157,7 +157,7 @@ WRONG = [
     ("[pruning]\ninclude = 'conv*'", r"pruning.include: expected `array`, got `str`; found 'conv"),
     ("[pruning]\ninclude = [1]", "pruning.include: expected `str`, got `int`"),
     ("[pruning]\ncriterion = 'size'", "pruning.criterion.*magnitude.*found 'size'"),
-    ("[pruning]\npattern = '2:4'", "pattern '2:4' goes with a sparsity of 0.5 .*found 0.75"),
+    ("[pruning]\npattern = '2:4'", "pattern '2:4' needs a sparsity of 0.5 .*found 0.75"),
     ("[quantization]\nbits = 0", "quantization.bits: expected `int` >= 1; found 0"),
     ("[quantization]\nbits = 9", "quantization.bits: expected `int` <= 8; found 9"),
     ("[quantization]\nmethod = 'nf4'", "quantization.method: expected one of kmeans, uniform"),
