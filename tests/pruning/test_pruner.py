@@ -858,3 +858,27 @@ def test_infinite_gradient_leaves_pruned_weights_finite():
     optimizer.step()
     assert dense[~mask].isfinite().all()
     assert not pruner.model.weight[~mask].any()
+
+
+class Routed(nn.Module):
+    """Two experts, of which the sign of the first input chooses one for a whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
+
+    def forward(self, inputs):
+        return self.experts[int(inputs[0, 0] > 0)](inputs)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_pruner_scores_experts_that_the_first_batch_does_not_reach(criterion):
+    torch.manual_seed(0)
+    targets = torch.tensor([0, 1, 2, 0])
+    inputs = torch.randn(4, 4).abs()
+    config = PruningConfig(sparsity=0.5, criterion=criterion)
+    model = Routed()
+    pruner = Pruner(model, config, steps=0, data=[(-inputs, targets), (inputs, targets)])
+    assert pruner.report().reached == 0.5
+    with pytest.raises(ModelError, match=r"does not depend on 'experts\.1\.weight'; exclude it"):
+        Pruner(model, config, steps=10, data=[(-inputs, targets)] * 2)

@@ -12,7 +12,7 @@ from flyweight.batches import Batches, Loss, check_batches, take_examples
 from flyweight.errors import ModelError
 from flyweight.pruning.config import Criterion, PruningConfig
 from flyweight.pruning.ranking import check_finite
-from flyweight.pruning.saliency import saliency_scores
+from flyweight.pruning.saliency import reached_weights, saliency_scores
 
 __all__ = ["Scorer", "magnitudes"]
 
@@ -85,11 +85,16 @@ class Scorer:
     def check(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Raise ModelError or DataError if the weights cannot be scored.
 
-        With "taylor" and "fisher" the first batch is scored, by one backward pass.
+        With "taylor" and "fisher" the loss of the first batch is checked, by one backward pass.
+        Weights that it does not depend on, such as those of an expert that its examples are not
+        routed to, must have a gradient by all calibration examples.
         """
         if self._config.needs_data:
             first = [next(iter(self._data))]
-            saliency_scores(model, weights, first, loss=self._loss)
+            reached = reached_weights(model, weights, first, loss=self._loss)
+            if len(reached) < len(weights):
+                batches = take_examples(self._data, self._config.calibration_examples)
+                saliency_scores(model, weights, batches, loss=self._loss)
         elif callable(self._config.criterion):
             _scores_by(self._config.criterion, weights)
 
