@@ -223,3 +223,15 @@ def test_summary_table_fits_80_columns():
     lines = str(summarize_sparsity(model)).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1].split() == ["total", "1,000,000", "1,000,000", "0.0000"]
+
+
+@torch.no_grad()
+def test_sensitivity_scores_in_evaluation_mode():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    unpruned = float(copy.deepcopy(model).eval()(inputs).square().sum())
+    points = sensitivity(
+        model, lambda net: float(net(inputs).square().sum()), (0.0, 0.5), include=["0.weight"]
+    )
+    assert points[0].score == unpruned
+    assert model.training

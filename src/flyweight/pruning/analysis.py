@@ -251,7 +251,7 @@ def sensitivity(
     """Scan the sensitivity of layers: prune one at a time by magnitude, and score the network.
 
     Args:
-        model: is copied and not changed.
+        model: is copied and not changed; the copy is scored in evaluation mode.
         evaluate: ``evaluate(model)``, any metric as a number, higher for better; on validation
             data, since choices follow from it. The unpruned network is scored once.
         sparsities: fractions from 0 to 1.
@@ -264,7 +264,7 @@ def sensitivity(
 
     Source: Han et al. 2015, "Learning both weights and connections", figure 6.
     """
-    copied = copy.deepcopy(model)
+    copied = copy.deepcopy(model).eval()
     weights = select_weights(copied, include=include)
     shape = Pattern.of(pattern)
     points = []
