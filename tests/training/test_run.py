@@ -158,3 +158,22 @@ def test_train_into_folder_names_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be created"):
         run(tmp_path / "file" / "run")
+
+
+def test_train_into_folder_validates_in_evaluation_mode(tmp_path):
+    modes = []
+
+    def validate(model):
+        modes.append(any(module.training for module in model.modules()))
+        return 0.5
+
+    run(tmp_path, config=dataclasses.replace(CONFIG, epochs=6), validate=validate)
+    assert modes == [False, False, False]  # epoch 5, the average, the last epoch
+
+
+@pytest.mark.parametrize(("first", "second"), [(float("nan"), -2.0), (-2.0, float("nan"))])
+def test_train_into_folder_writes_no_model_that_scores_nan(tmp_path, first, second):
+    scores = iter([first, second])  # of the average and of the last epoch
+    card = run(tmp_path, validate=lambda model: next(scores))
+    assert card["validation_score"] == -2.0
+    assert card["weights"] == ("last epoch" if second == -2.0 else "moving average")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from flyweight._files import write_atomic
 from flyweight._provenance import source_commit
-from flyweight.batches import Batches, Loss
+from flyweight.batches import Batches, Loss, evaluating
 from flyweight.errors import CheckpointError, RecipeError
 from flyweight.processes import is_main_process
 from flyweight.training.config import TrainingConfig
@@ -137,8 +138,8 @@ def train_into_folder(
         loss: as for `train`.
         teacher: as for `train`.
         optimizer: as for `train`.
-        validate: metric, higher is better, on data that is held out; every fifth epoch goes into
-            the history.
+        validate: metric of a model in evaluation mode, higher is better, on data that is held out;
+            every fifth epoch goes into the history.
         evaluate: metric for the card, which decides nothing.
         metric: name of both metrics in card and history, as in ``test_score``.
         details: further entries of the card: plain values.
@@ -179,7 +180,8 @@ def train_into_folder(
     def after_epoch(epoch: int, mean_loss: float) -> None:
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": mean_loss, "commit": commit}
         if validate is not None and (epoch + 1) % _VALIDATE_EVERY == 0:
-            row[f"validation_{metric}"] = validate(student)
+            with evaluating(student):
+                row[f"validation_{metric}"] = validate(student)
         _append_history(output / _HISTORY, row)
 
     result = train_(
@@ -200,8 +202,10 @@ def train_into_folder(
         candidates = {"moving average": result.averaged, **candidates}  # which wins a draw
     scores: dict[str, float | None] = dict.fromkeys(candidates)
     if validate is not None:
-        scores = {name: validate(candidate) for name, candidate in candidates.items()}
-    chosen = max(candidates, key=lambda name: scores[name] or 0.0)
+        for name, candidate in candidates.items():
+            with evaluating(candidate):
+                scores[name] = validate(candidate)
+    chosen = max(candidates, key=lambda name: _rank(scores[name]))
     winner = candidates[chosen].eval()
     main = is_main_process()
     if main:  # the weights first: nothing that comes after can lose them
@@ -225,6 +229,11 @@ def train_into_folder(
         write_atomic(output / _CARD, (json.dumps(card, indent=2) + "\n").encode())
         checkpoint.unlink(missing_ok=True)
     return card
+
+
+def _rank(score: float | None) -> float:
+    """The score, or minus infinity for NaN and for none."""
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def check_training_folder(output: Path, *, resume: bool) -> Path:
