@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flyweight import io
-from flyweight.compressed import compress_module, rounded, to_mantissa_bits
+from flyweight.compressed import compress_lossless, compress_module, rounded, to_mantissa_bits
 from flyweight.errors import ModelError
 from flyweight.quantization import quantize_kmeans
 
@@ -58,8 +58,41 @@ def test_rounded_returns_what_cannot_be_rounded():
     assert torch.equal(rounded(large, torch.float16, mantissa_bits=2), large)
     largest = torch.tensor([1.3, 3.4028234e38])
     assert torch.equal(rounded(largest, torch.bfloat16, mantissa_bits=2), largest)
-    # Of float16 two bits are left where it is subnormal.
-    assert rounded(torch.tensor([1.3 * 2**-22]), torch.float16, mantissa_bits=5) == 2**-22 * 1.25
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "bits", "expected"),
+    [
+        # float16 makes 0 of the first, and has 3 bits left for the second, 2**-22 * 1.3.
+        ([1e-8, -2e-8, 0.0], torch.float16, 0, [1e-8, -2e-8, 0.0]),
+        ([1.3 * 2**-22], torch.float16, 5, [1.3 * 2**-22]),
+        ([1.3 * 2**-22], torch.float16, 4, [1.25 * 2**-22]),
+        # Beside values that float16 has, the loss of a small one is below its precision.
+        ([1e-9, 0.1], torch.float16, 0, [0.0, 0.0999755859375]),
+        ([1e-8, 0.0], torch.bfloat16, 1, [1.5 * 2**-27, 0.0]),
+        ([0.0, -0.0], torch.float16, 0, [0.0, 0.0]),
+        ([], torch.float16, 0, []),
+    ],
+)
+def test_rounded_keeps_tensors_whose_largest_values_would_lose_precision(
+    values, dtype, bits, expected
+):
+    found = rounded(torch.tensor(values), dtype, mantissa_bits=bits)
+    assert torch.equal(found, torch.tensor(expected))
+
+
+def test_compress_module_copies_the_memory_of_the_model():
+    model = nn.Linear(4, 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = [
+        compress_module(model, float_dtype="float32"),
+        compress_lossless(model.state_dict()),
+    ]
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    for compressed in found:
+        state = compressed.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in before.items())
 
 
 def network():

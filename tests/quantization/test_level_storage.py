@@ -40,3 +40,10 @@ def test_round_tables_keeps_offsets_that_would_move_by_half_a_step():
     )
     found = round_tables(tensor, torch.float16)
     assert torch.equal(found.offsets, tensor.offsets)
+
+
+def test_round_tables_keeps_scales_below_the_range_of_float16():
+    tensor = CompressedTensor(
+        torch.tensor([[1], [1]]), torch.tensor([1.0]), torch.tensor([0.3, 1.3e-6])
+    )
+    assert torch.equal(round_tables(tensor, torch.float16).scales, tensor.scales)

@@ -37,7 +37,7 @@ def compress_lossless(
     Tensors that are the same elements in memory are stored once.
 
     Args:
-        state: tensors by name; they are not changed.
+        state: tensors by name; they are copied and not changed.
         metadata: strings for the file.
 
     Raises:
@@ -66,7 +66,7 @@ def compress_lossless(
             aliases[name] = owner
             continue
         compressed = _smaller(name, array, value.dtype)
-        tensors[name] = value.detach() if compressed is None else compressed
+        tensors[name] = value.detach().clone() if compressed is None else compressed
     return CompressedModel(tensors, aliases, metadata or {})
 
 

@@ -86,7 +86,10 @@ def _checked(name: str, tensor: CompressedTensor, weight: Tensor) -> CompressedT
 def rounded(value: Tensor, storage: torch.dtype, *, mantissa_bits: int = 0) -> Tensor:
     """Round float32 values to those of a narrower dtype; they stay float32.
 
-    Tensors of other dtypes, and those in which a value would overflow, are returned as a copy.
+    The result is a tensor of its own. It has the values unchanged where the dtype is not float32,
+    and where one would move by more than the precision rounded to, relative to the largest
+    magnitude of the tensor: where it overflows, or where all are so small that the narrower dtype
+    has few bits left for them or makes them 0, as float16 does to weights of 1e-8.
 
     Args:
         value: a tensor of any shape.
@@ -95,9 +98,14 @@ def rounded(value: Tensor, storage: torch.dtype, *, mantissa_bits: int = 0) -> T
     """
     if value.dtype != torch.float32:
         return value.clone()
-    narrow = to_mantissa_bits(value, mantissa_bits) if mantissa_bits else value
+    narrow = to_mantissa_bits(value, mantissa_bits) if mantissa_bits else value.clone()
     narrow = narrow.to(storage).float()
-    return narrow if bool(torch.isfinite(narrow).all()) else value.clone()
+    precision = torch.finfo(storage).eps
+    if mantissa_bits:
+        precision = max(precision, 2.0**-mantissa_bits)
+    largest = value.abs().amax() if value.numel() else 0.0
+    near = (narrow - value).abs() <= precision * largest  # False for NaN
+    return narrow if bool(near.all()) else value.clone()
 
 
 def to_mantissa_bits(value: Tensor, bits: int) -> Tensor:

@@ -15,8 +15,10 @@ __all__ = ["round_tables"]
 def round_tables(tensor: CompressedTensor, dtype: torch.dtype) -> CompressedTensor:
     """Round the tables of a compressed tensor to ``dtype`` where that loses nothing essential.
 
-    A table keeps its values if rounding would make one of them 0, move one by more than the
-    resolution of ``dtype``, make two levels equal, or shift an offset by more than half a step.
+    Tables are rounded by `flyweight.compressed.rounded`, which returns a table unchanged if a value
+    would move by more than the precision of ``dtype``, relative to the largest magnitude. A table
+    also keeps its values if rounding would make a level 0 or equal to another, move a scale by more
+    than that precision, relative to itself, or shift an offset by more than half a step.
     Channels whose symbols are all 0 get a scale and an offset of 0, which every type holds.
 
     Example:
@@ -34,26 +36,19 @@ def round_tables(tensor: CompressedTensor, dtype: torch.dtype) -> CompressedTens
             scales=tensor.scales * used,
             offsets=None if tensor.offsets is None else tensor.offsets * used,
         )
-    largest = tensor.levels.abs().max() if tensor.levels.numel() else tensor.levels
-    levels = _rounded_if_close(tensor.levels, largest, dtype)
-    if torch.unique(levels).numel() < torch.unique(tensor.levels).numel():
+    levels = rounded(tensor.levels, dtype)
+    fewer = torch.unique(levels).numel() < torch.unique(tensor.levels).numel()
+    if fewer or bool(((levels == 0) & (tensor.levels != 0)).any()):
         levels = tensor.levels.clone()
     found = dataclasses.replace(tensor, levels=levels)
     if tensor.scales is None:
         return found
-    scales = _rounded_if_close(tensor.scales, tensor.scales, dtype)
-    found = dataclasses.replace(found, scales=scales)
+    scales = rounded(tensor.scales, dtype)
+    far = (scales - tensor.scales).abs() > torch.finfo(dtype).eps * tensor.scales
+    found = dataclasses.replace(found, scales=tensor.scales.clone() if bool(far.any()) else scales)
     if tensor.offsets is not None:
         offsets = rounded(tensor.offsets, dtype)
         far = (offsets - tensor.offsets).abs() > tensor.scales / 2
         moved = bool((far & (tensor.scales > 0)).any())
         found = dataclasses.replace(found, offsets=tensor.offsets.clone() if moved else offsets)
     return found
-
-
-def _rounded_if_close(table: Tensor, magnitudes: Tensor, dtype: torch.dtype) -> Tensor:
-    """The table rounded, unless an entry moves by more than the resolution at its magnitude."""
-    found = rounded(table, dtype)
-    tolerance = torch.finfo(dtype).eps * magnitudes
-    lost = ((found == 0) & (table != 0)) | ((found - table).abs() > tolerance)
-    return table.clone() if bool(lost.any()) else found
