@@ -185,12 +185,20 @@ def test_check_output_without_force_refuses_files_that_exist(tmp_path):
     path = tmp_path / "a.bin"
     check_output(path, force=False)
     path.write_bytes(b"old")
-    with pytest.raises(CheckpointError, match="exists already; delete it first"):
+    with pytest.raises(CheckpointError, match="exists already; pass force=True"):
         check_output(path, force=False)
     with pytest.raises(CheckpointError, match="exists already"):
         write_atomic(path, b"new", force=False)
     assert path.read_bytes() == b"old"
     check_output("/dev/null", force=False)
+
+
+def test_replacing_without_force_keeps_a_file_that_appears_meanwhile(tmp_path):
+    path = tmp_path / "a.bin"
+    with pytest.raises(CheckpointError, match="exists already"), replacing(path, force=False):
+        path.write_bytes(b"of another")
+    assert path.read_bytes() == b"of another"
+    assert names(tmp_path) == ["a.bin"]
 
 
 def temporary(folder, process, name="a.bin"):

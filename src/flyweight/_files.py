@@ -94,7 +94,8 @@ def _check_existing(
                 )
     if not force:
         raise CheckpointError(
-            f"{os.fspath(path)} exists already; delete it first, or name another output"
+            f"{os.fspath(path)} exists already; pass force=True to replace it, or name another "
+            "output"
         )
 
 
@@ -144,6 +145,8 @@ def replacing(
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(temporary, flags, mode), "w+b") as file:
             yield cast(BinaryIO, file)
+        if not force:  # a file may have appeared meanwhile
+            check_output(path, inputs=inputs, force=False)
         if status is not None:
             _copy_permissions(status, temporary)
         temporary.replace(target)

@@ -87,9 +87,25 @@ def test_an_output_that_exists_needs_force(folder, cli, refused, command):
         "decompress": ("decompress", "tiny.fly", "-o", output),
     }[command]
     (folder / output).write_bytes(b"last week's")
-    assert f"{output} exists already; replace it with --force" in refused(*arguments)
+    assert f"{output} exists already; pass --force to replace it" in refused(*arguments)
     assert cli(*arguments, "--force").code == 0
     assert (folder / output).read_bytes() != b"last week's"
+
+
+@pytest.mark.parametrize("command", ["compress-checkpoint", "decompress"])
+def test_a_file_that_appears_during_the_run_stays(folder, cli, monkeypatch, command):
+    name = "out.fly" if command == "compress-checkpoint" else "out.safetensors"
+    source = "tiny.safetensors" if command == "compress-checkpoint" else "tiny.fly"
+    lossless = ("--lossless",) if command == "compress-checkpoint" else ()
+
+    def show(*_):
+        (folder / name).write_bytes(b"of another")
+
+    monkeypatch.setattr("flyweight.cli.progress._Lines.__call__", show)
+    result = cli(command, source, "-o", name, *lossless)
+    assert result.code == 2
+    assert f"{name} exists already; pass --force" in result.err
+    assert (folder / name).read_bytes() == b"of another"
 
 
 @pytest.mark.parametrize("output", ["-", "/dev/stdout", "missing/out.safetensors", "x.pt", "."])

@@ -28,7 +28,7 @@ def test_sentence_for_memory_says_what_to_do():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a exists; pass force=True", "a exists; pass --force"),
+        ("a exists already; pass force=True", "a exists already; pass --force"),
         ("give architecture=, a name", "give --architecture, a name"),
         ("give model= or architecture= to fill", "give --architecture to fill"),
         ("give architecture= or model=; else", "give --architecture; else"),

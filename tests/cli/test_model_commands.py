@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flyweight
-from flyweight.training import loop
+from flyweight.training import trainer
 
 TINY = ("--architecture", "networks:tiny")
 TASK = ("--task", "networks:task", "--device", "cpu")
@@ -124,9 +124,52 @@ def test_compress_reports_a_task_that_fails(folder, refused):
 
 def test_compress_refuses_an_output_that_exists(folder, cli, refused):
     (folder / "out.fly").write_bytes(b"last week's")
-    assert "replace it with --force" in refused(*COMPRESS, "--recipe", "tiny.toml")
+    assert "out.fly exists already; pass --force to replace it" in refused(
+        *COMPRESS, "--recipe", "tiny.toml"
+    )
     assert cli(*COMPRESS, "--recipe", "tiny.toml", "--force").code == 0
     assert (folder / "out.fly").read_bytes() != b"last week's"
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "trained"])
+def test_compress_keeps_a_file_that_appears_during_the_run(folder, cli, monkeypatch, recipe):
+    (folder / "trained.toml").write_text(TRAINED)
+    command = [*COMPRESS, "--recipe", f"{recipe}.toml", "--quiet"]
+    real = flyweight.compress
+
+    def compress(*arguments, **options):
+        compressed = real(*arguments, **options)
+        (folder / "out.fly").write_bytes(b"of another")
+        return compressed
+
+    monkeypatch.setattr(flyweight, "compress", compress)
+    result = cli(*command)
+    assert (result.code, result.out) == (2, "")
+    assert (folder / "out.fly").read_bytes() == b"of another"
+    if recipe == "tiny":
+        assert result.err.startswith("flyweight: out.fly exists already; pass --force")
+        return
+    assert result.err == (
+        "flyweight: out.fly exists already; repeat the command with --force: it resumes from the "
+        "states in out.fly.partial\n"
+    )
+    monkeypatch.setattr(trainer, "write_checkpoint", lambda *_: pytest.fail("an epoch ran twice"))
+    assert cli(*command, "--force").code == 0
+    assert (folder / "out.fly").read_bytes() != b"of another"
+    assert not (folder / "out.fly.partial").exists()
+
+
+def test_compress_says_how_to_resume_where_the_disk_is_full(folder, cli, monkeypatch):
+    (folder / "trained.toml").write_text(TRAINED)
+
+    def save(*arguments, **options):
+        raise OSError(28, "No space left on device", "out.fly")
+
+    monkeypatch.setattr(flyweight, "save", save)
+    assert cli(*COMPRESS, "--recipe", "trained.toml", "--quiet").err == (
+        "flyweight: out.fly: No space left on device; repeat the command: it resumes from the "
+        "states in out.fly.partial\n"
+    )
 
 
 @pytest.mark.parametrize("output", ["tiny.safetensors", "tiny.toml", "-", "/dev/stdout", "x.pt"])
@@ -158,7 +201,7 @@ def test_compress_refuses_a_seed_out_of_range(folder, cli, seed):
 def test_compress_stopped_says_what_state_there_is_and_resumes(folder, cli, monkeypatch, states):
     (folder / "trained.toml").write_text(TRAINED)
     command = [*COMPRESS, "--recipe", "trained.toml", "--quiet"]
-    real, done = loop.write_checkpoint, []
+    real, done = trainer.write_checkpoint, []
 
     def write(state, path):
         if len(done) < states:
@@ -167,7 +210,7 @@ def test_compress_stopped_says_what_state_there_is_and_resumes(folder, cli, monk
         if len(done) == states:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(trainer, "write_checkpoint", write)
     stopped = cli(*command)
     assert (stopped.code, stopped.out) == (130, "")
     if states == 0:
@@ -181,7 +224,7 @@ def test_compress_stopped_says_what_state_there_is_and_resumes(folder, cli, monk
         real(state, path)
         done.append(path.name)
 
-    monkeypatch.setattr(loop, "write_checkpoint", count)
+    monkeypatch.setattr(trainer, "write_checkpoint", count)
     assert cli(*command).code == 0
     assert done == ["prune.pt", "prune.pt", "quantize.pt", "quantize.pt"]  # no epoch ran twice
     assert not (folder / "out.fly.partial").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flyweight.training import loop
+from flyweight.training import trainer
 
 TRAIN = ("train", "networks:tiny", "-o", "run", "--task", "networks:task", "--device", "cpu")
 SHORT = ("--epochs", "2", "--learning-rate", "0.01")
@@ -61,7 +61,7 @@ def test_train_needs_a_task_for_other_networks(folder, refused):
 
 @pytest.mark.parametrize("states", [0, 1])
 def test_train_stopped_says_what_state_there_is_and_resumes(folder, cli, monkeypatch, states):
-    real, done = loop.write_checkpoint, []
+    real, done = trainer.write_checkpoint, []
 
     def write(state, path):
         if len(done) < states:
@@ -70,9 +70,9 @@ def test_train_stopped_says_what_state_there_is_and_resumes(folder, cli, monkeyp
         if len(done) == states:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(trainer, "write_checkpoint", write)
     stopped = cli(*TRAIN, *SHORT, "--quiet")
-    monkeypatch.setattr(loop, "write_checkpoint", real)
+    monkeypatch.setattr(trainer, "write_checkpoint", real)
     assert (stopped.code, stopped.out) == (130, "")
     if states == 0:
         assert "before the end of the first epoch; no weights were written" in stopped.err

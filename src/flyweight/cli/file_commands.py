@@ -17,7 +17,7 @@ from flyweight.cli.options import (
     OutputFile,
     Quiet,
 )
-from flyweight.cli.outputs import check_fly_output, check_input, check_safetensors_output
+from flyweight.cli.outputs import check_fly_output, check_input, check_no_stream
 from flyweight.cli.progress import display
 from flyweight.cli.tables import print_json, print_rows
 from flyweight.errors import RecipeError
@@ -71,7 +71,13 @@ def compress_checkpoint(
         display(quiet=quiet) as progress,
     ):
         report = flyweight.compress_checkpoint(
-            source, output, bits=bits, grid=grid, effort=effort, progress=progress
+            source,
+            output,
+            bits=bits,
+            grid=grid,
+            effort=effort,
+            force=force,
+            progress=progress,
         )
     if as_json:
         print_json(report.to_dict())
@@ -103,14 +109,16 @@ def decompress(
 ) -> None:
     """Decompress a file to .safetensors."""
     check_input(file)
-    check_safetensors_output(output, inputs=[file], force=force)
+    check_no_stream(output)
     import flyweight
 
     with (
         describing_stop(lambda: f"stopped; {output} was not written"),
         display(quiet=quiet) as progress,
     ):
-        result = flyweight.decompress(file, output, architecture=architecture, progress=progress)
+        result = flyweight.decompress(
+            file, output, architecture=architecture, force=force, progress=progress
+        )
     if as_json:
         print_json(result)
         return

@@ -41,8 +41,8 @@ def with_option_names(text: str, options: Mapping[str, str]) -> str:
             that are no options are left out.
 
     Example:
-        >>> with_option_names("b.fly exists; pass force=True", {"force": "--force"})
-        'b.fly exists; pass --force'
+        >>> with_option_names("a.fly exists already; pass force=True", {"force": "--force"})
+        'a.fly exists already; pass --force'
         >>> with_option_names("give model= or architecture=", {"architecture": "--architecture"})
         'give --architecture'
     """

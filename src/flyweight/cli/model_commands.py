@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flyweight.cli.command import describing_stop, states_in
+from flyweight.cli.messages import sentence
 from flyweight.cli.networks import load_task, open_network
 from flyweight.cli.options import (
     ArchitectureName,
@@ -27,7 +28,10 @@ from flyweight.cli.options import (
 from flyweight.cli.outputs import check_fly_output
 from flyweight.cli.progress import display
 from flyweight.cli.tables import print_json, print_rows
-from flyweight.errors import DataError
+from flyweight.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from flyweight import CompressedModel
 
 __all__ = ["compress", "evaluate"]
 
@@ -36,7 +40,7 @@ def compress(
     model: ModelName,
     output: OutputFile,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="post-training, quick, full, or a TOML file.")
+        str, typer.Option(metavar="NAME|FILE", help="post-training, quick, full or a TOML file.")
     ] = "post-training",
     task: TaskName = None,
     architecture: ArchitectureName = None,
@@ -50,6 +54,7 @@ def compress(
 ) -> None:
     """Compress a network and measure the file.
 
+    Without --recipe the network is quantized after training (post-training): no epoch is trained.
     A run that was stopped resumes from the last whole epoch when the same command is repeated.
     Compress a checkpoint without its network and without data by compress-checkpoint.
     """
@@ -88,7 +93,7 @@ def compress(
             progress=progress,
         )
         if is_main_process():
-            flyweight.save(compressed, output)
+            _save(compressed, output, states, force=force)
             remove_states(states, compressed.report.run)
         wait_for_all()
     report = compressed.report
@@ -96,6 +101,22 @@ def compress(
         print_json(report.to_dict())
         return
     print_rows({"file": output, **report.rows()})
+
+
+def _save(compressed: CompressedModel, output: Path, states: Path, *, force: bool) -> None:
+    """Write the file; where that fails, say that no training is lost."""
+    import flyweight
+
+    try:
+        flyweight.save(compressed, output, force=force)
+    except (CheckpointError, OSError) as error:
+        if not states_in(states):
+            raise
+        problem = sentence(error).partition(";")[0]
+        again = " with --force" if output.is_file() and not force else ""
+        raise CheckpointError(
+            f"{problem}; repeat the command{again}: it resumes from the states in {states}"
+        ) from error
 
 
 def _stop_of_compress(output: Path, states: Path) -> Callable[[], str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flyweight._files import check_output
 from flyweight.errors import CheckpointError
 
-__all__ = ["check_fly_output", "check_input", "check_safetensors_output"]
+__all__ = ["check_fly_output", "check_input", "check_no_stream"]
 
 _STREAMS = ("-", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1")
 _OTHER_FORMATS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".toml", ".json")
@@ -40,32 +40,18 @@ def check_fly_output(path: Path, *, inputs: Iterable[str | Path], force: bool) -
         raise CheckpointError(
             f"{path} is named like a {path.suffix} file; name a .fly file with --output"
         )
-    _check(path, inputs, force)
+    check_no_stream(path)
+    check_output(path, inputs=_files(inputs), force=force)
 
 
-def check_safetensors_output(path: Path, *, inputs: Iterable[str | Path], force: bool) -> None:
-    """Check that a ``.safetensors`` file can be written; the rest is as in `check_fly_output`."""
-    _check_stream(path)
-    if path.suffix.lower() != ".safetensors" and not path.is_dir():
-        raise CheckpointError(
-            f"{path} is not named .safetensors, which is what decompress writes; name "
-            f"{path.with_suffix('.safetensors')}"
-        )
-    _check(path, inputs, force)
+def check_no_stream(path: Path) -> None:
+    """Refuse stdout and stderr as the file to write.
 
-
-def _check_stream(path: Path) -> None:
+    Raises:
+        CheckpointError: the path is ``-``, or the name of one of them.
+    """
     if str(path) in _STREAMS:
         raise CheckpointError(f"{path} is not a file, and stdout has the report; name a file")
-
-
-def _check(path: Path, inputs: Iterable[str | Path], force: bool) -> None:
-    _check_stream(path)
-    check_output(path, inputs=_files(inputs))
-    if path.is_file() and not force:
-        raise CheckpointError(
-            f"{path} exists already; replace it with --force, or name another with --output"
-        )
 
 
 def _files(inputs: Iterable[str | Path]) -> Iterator[Path]:
