@@ -47,7 +47,7 @@ Data = Annotated[
     typer.Option(metavar="DIR", help="Folder that holds cifar-10-batches-py. Default: download."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 FlyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .fly file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 ModelName = Annotated[
