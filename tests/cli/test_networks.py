@@ -1,12 +1,13 @@
 """What MODEL, --architecture and --task name; each refusal names the way out."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flyweight.cli.networks import load_task, open_network
+from flyweight.cli.networks import load_task, named_network, open_network
 from flyweight.errors import FlyweightError
 
 TINY = "networks:tiny"
@@ -30,8 +31,10 @@ def test_open_network_builds_a_factory():
     assert not open_network(TINY, None).training
 
 
-def test_open_network_takes_a_fly_file_where_it_may():
-    assert not open_network("tiny.fly", TINY, may_be_fly=True).training
+def test_named_network_leaves_files_to_their_reader():
+    assert named_network("tiny.fly", TINY) == Path("tiny.fly")
+    assert named_network("tiny.safetensors", None) == Path("tiny.safetensors")
+    assert isinstance(named_network(TINY, None), torch.nn.Module)
 
 
 def test_open_network_knows_pretrained_names():
@@ -91,10 +94,10 @@ def test_load_task_takes_cifar10_for_networks_by_name(monkeypatch):
     ("task", "expected"),
     [
         (None, r'no task for tiny.*--task package\.module:function.*\{"data": loader'),
-        ("networks", "has not the form package.module:function"),
-        ("nosuch:task", "--task nosuch:task cannot be imported: No module named 'nosuch'"),
-        ("networks:nosuch", "--task networks:nosuch cannot be imported"),
-        ("ending:task", "--task ending:task cannot be imported: the module calls sys.exit"),
+        ("networks", "--task 'networks' has not the form package.module:function"),
+        ("nosuch:task", "--task 'nosuch:task' cannot be imported .*No module named 'nosuch'"),
+        ("networks:nosuch", "--task 'networks:nosuch' cannot be imported"),
+        ("ending:task", "--task 'ending:task' cannot be imported .the module calls sys.exit"),
         ("networks:calls", "is a list; name a function"),
         ("networks:list_task", 'returns a list; return a dict such as {"data": loader'),
         ("networks:odd_task", "unknown key 'metric'; known are data, loss, evaluate, teacher"),
