@@ -9,8 +9,9 @@ ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 demo: $(STAMP)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force
 
+# One process a core, each with one thread: tests are small, and threads would wait for each other.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check
