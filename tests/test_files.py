@@ -193,16 +193,50 @@ def test_check_output_without_force_refuses_files_that_exist(tmp_path):
     check_output("/dev/null", force=False)
 
 
-def test_replacing_without_force_keeps_a_file_that_appears_meanwhile(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_replacing_without_force_refuses_a_file_that_appears_meanwhile(
+    tmp_path, monkeypatch, links
+):
+    def unsupported(*_args, **_kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", unsupported)
     path = tmp_path / "a.bin"
-    with pytest.raises(CheckpointError, match="exists already"), replacing(path, force=False):
-        path.write_bytes(b"of another")
-    assert path.read_bytes() == b"of another"
-    assert names(tmp_path) == ["a.bin"]
+
+    def race():
+        with replacing(path, force=False) as file:
+            file.write(b"second")
+            path.write_bytes(b"first")
+
+    with pytest.raises(CheckpointError, match=r"a\.bin exists already; pass force=True"):
+        race()
+    assert path.read_bytes() == b"first"
+    write_atomic(tmp_path / "b.bin", b"new", force=False)
+    assert (tmp_path / "b.bin").read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin", "b.bin"]
+
+
+def test_replacing_writes_to_the_disk_before_it_replaces(tmp_path, monkeypatch):
+    seen = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor):
+        seen.append(("sync", os.fstat(descriptor).st_size))
+        sync(descriptor)
+
+    def replaced(path, target):
+        seen.append(("replace", path.stat().st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_atomic(tmp_path / "a.bin", b"new")
+    assert seen == [("sync", 3), ("replace", 3)]
 
 
 def temporary(folder, process, name="a.bin"):
-    path = folder / f".{name}.{_files._HOST}-{process}-{'0' * 16}.flytmp"
+    path = folder / f".{name}.{_files._SPACE}-{process}-{'0' * 16}.flytmp"
     path.write_bytes(b"half")
     return path
 
@@ -224,6 +258,16 @@ def test_remove_stale_deletes_temporary_files_of_dead_processes(tmp_path):
     assert not stale.exists()
     assert all(path.exists() for path in (*living, other, unlike))
     remove_stale(tmp_path / "missing" / "a.bin")
+
+
+def test_remove_stale_leaves_files_of_other_process_namespaces(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
+    assert _files._process_space() != _files._SPACE
+    stale = temporary(tmp_path, dead_process())
+    other = stale.with_name(stale.name.replace(_files._SPACE, _files._process_space()))
+    other.touch()
+    remove_stale(tmp_path / "a.bin")
+    assert names(tmp_path) == [other.name]
 
 
 def test_write_atomic_deletes_what_a_killed_process_left(tmp_path):

@@ -1,8 +1,9 @@
 """Atomic writing of files: the one place that creates or replaces any.
 
 A new content goes to a temporary file beside its target and takes the target's place at the end,
-so that a file is written whole or not at all. The name of a temporary file carries the process
-that writes it: what a killed process left is deleted by the next write into the same folder.
+so that a file is written whole or not at all, also if the power fails. The name of a temporary file
+carries the process that writes it: what a killed process left is deleted by the next write into the
+same folder.
 """
 
 from __future__ import annotations
@@ -27,8 +28,22 @@ __all__ = ["FilePath", "check_output", "remove_stale", "replacing", "spool_for",
 FilePath = str | os.PathLike[str]
 
 _LONGEST_NAME = 100  # bytes of the target's name in that of a temporary file
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # folders may be shared by hosts
-_TEMPORARY = re.compile(rf"\..*\.{_HOST}-(\d+)-[0-9a-f]{{16}}\.flytmp", re.DOTALL)
+
+
+def _process_space() -> str:
+    """Name the host and, on Linux, the namespace in which a process has its number.
+
+    Hosts and containers may share a folder, and each numbers its processes from 1.
+    """
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+_SPACE = _process_space()
+_TEMPORARY = re.compile(rf"\..*\.{_SPACE}-(\d+)-[0-9a-f]{{16}}\.flytmp", re.DOTALL)
 
 
 def check_output(path: FilePath, *, inputs: Iterable[FilePath] = (), force: bool = True) -> None:
@@ -93,10 +108,13 @@ def _check_existing(
                     "name another output"
                 )
     if not force:
-        raise CheckpointError(
-            f"{os.fspath(path)} exists already; pass force=True to replace it, or name another "
-            "output"
-        )
+        raise CheckpointError(_exists_already(path))
+
+
+def _exists_already(path: FilePath) -> str:
+    return (
+        f"{os.fspath(path)} exists already; pass force=True to replace it, or name another output"
+    )
 
 
 def _target(path: FilePath) -> Path:
@@ -116,7 +134,7 @@ def replacing(
     Args:
         path: the file to write.
         inputs: as in `check_output`.
-        force: as in `check_output`.
+        force: as in `check_output`; False also refuses a file that appears before the end.
 
     Raises:
         CheckpointError: as in `check_output`, or a FIFO has no reader.
@@ -145,11 +163,14 @@ def replacing(
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(temporary, flags, mode), "w+b") as file:
             yield cast(BinaryIO, file)
-        if not force:  # a file may have appeared meanwhile
-            check_output(path, inputs=inputs, force=False)
+            file.flush()
+            os.fsync(file.fileno())
         if status is not None:
             _copy_permissions(status, temporary)
-        temporary.replace(target)
+        if force:
+            temporary.replace(target)
+        else:
+            _move_to_new(temporary, target, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -158,9 +179,22 @@ def replacing(
         raise
 
 
+def _move_to_new(temporary: Path, target: Path, path: FilePath) -> None:
+    """Rename a file; CheckpointError if the target exists, however late it was made."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError as error:
+        raise CheckpointError(_exists_already(path)) from error
+    except OSError:  # the file system has no hard links
+        check_output(path, force=False)
+        temporary.replace(target)
+    else:
+        temporary.unlink()
+
+
 def _temporary_beside(target: Path) -> Path:
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
-    return target.with_name(f".{name}.{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.flytmp")
+    return target.with_name(f".{name}.{_SPACE}-{os.getpid()}-{secrets.token_hex(8)}.flytmp")
 
 
 def _copy_permissions(status: os.stat_result, path: Path) -> None:
@@ -223,7 +257,8 @@ def spool_for(path: FilePath) -> IO[bytes]:
 def remove_stale(path: FilePath) -> None:
     """Delete the temporary files of dead processes of this host in the folder of ``path``.
 
-    Files that cannot be deleted are left. `replacing` calls it before each write.
+    Those of processes in other containers are left, since nothing tells whether they live. Files
+    that cannot be deleted are left. `replacing` calls it before each write.
     """
     if os.name == "nt":  # there os.kill(pid, 0) is no test
         return
