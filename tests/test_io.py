@@ -171,14 +171,14 @@ def test_load_fills_a_wrapped_model_from_a_file_without_names(path, registered, 
 @pytest.mark.parametrize("name", ["os:system", "kws:Net", "small"])
 def test_load_never_imports_what_a_file_names(path, name):
     save(CompressedModel(nn.Linear(3, 2).state_dict(), metadata={"architecture": name}), path)
-    with pytest.raises(ModelError, match=f"names the network '{name}', not registered; pass a"):
+    with pytest.raises(ModelError, match=f"names the network '{name}', not registered; give"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "names no network; pass a module to fill as `model`, or its `architecture`"),
+        ({}, "names no network; give model= or architecture=, the network that it was"),
         ({"model": nn.Linear}, "model is the class Linear; pass an instance of it"),
         ({"model": "resnet20"}, "model is a str; pass a module to fill, or a name or function"),
         ({"architecture": nn.Linear(3, 2)}, "is a Linear module; pass it as `model`"),

@@ -26,6 +26,7 @@ from flyweight.modules import (
     architectures,
     build,
     check_detached,
+    check_fillable,
     fill_,
     names_and_shapes,
     without_wrappers,
@@ -124,7 +125,7 @@ def load(
         >>> bool((loaded.weight == layer.weight).all()), loaded.training
         (True, False)
     """
-    _check_model(model, architecture)
+    check_fillable(model, architecture)
     with Reader(path) as reader:
         if model is None:
             model = build(_architecture_of(reader, architecture, path))
@@ -133,20 +134,6 @@ def load(
         reader.verify()
     fill_(model, state, where=os.fspath(path), strict=strict)
     return model.eval()
-
-
-def _check_model(model: object, architecture: Architecture | None) -> None:
-    if model is None:
-        return
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise ModelError(f"model is the class {model.__name__}; pass an instance of it")
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"model is a {type(model).__name__}; pass a module to fill, or a name or function as "
-            "`architecture`"
-        )
-    if architecture is not None:
-        raise ModelError("both a model and an architecture are given; pass one of them")
 
 
 def _architecture_of(
@@ -159,7 +146,8 @@ def _architecture_of(
         return name
     named = "names no network" if name is None else f"names the network {name!r}, not registered"
     raise ModelError(
-        f"{os.fspath(path)} {named}; pass a module to fill as `model`, or its `architecture`"
+        f"{os.fspath(path)} {named}; give model= or architecture=, the network that it was saved "
+        "from"
     )
 
 

@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_no_file(folder, refused, monkeypatch, command):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("os.fsync", full)
     before = contents()
     assert "No space left on device" in refused(*command)
     assert contents() == before

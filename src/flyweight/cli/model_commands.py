@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from flyweight.cli.command import describing_stop, states_in
 from flyweight.cli.messages import sentence
-from flyweight.cli.networks import load_task, open_network
+from flyweight.cli.networks import load_task, named_network, open_network
 from flyweight.cli.options import (
     ArchitectureName,
     AsJson,
@@ -31,6 +30,8 @@ from flyweight.cli.tables import print_json, print_rows
 from flyweight.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from flyweight import CompressedModel
 
 __all__ = ["compress", "evaluate"]
@@ -151,19 +152,25 @@ def evaluate(
     from flyweight.training import choose_device
 
     with describing_stop(lambda: "stopped"), display(quiet=quiet) as progress:
-        network = open_network(model, architecture, may_be_fly=True)
-        arguments = load_task(task, network, model, data=data, device=device, progress=progress)
-        if arguments.get("evaluate") is None:
-            raise DataError(f'--task {task} returns no "evaluate"; return a metric under that key')
+
+        def metric(network: nn.Module) -> float:
+            found = load_task(task, network, model, data=data, device=device, progress=progress)
+            if found.get("evaluate") is None:
+                raise DataError(
+                    f'--task {task} returns no "evaluate"; return a metric under that key'
+                )
+            return cast(float, found["evaluate"](network))
+
+        source = named_network(model, architecture)
+        if not isinstance(source, Path):
+            source = source.to(choose_device(device))
         result = flyweight.evaluate(
-            network.to(choose_device(device)), evaluate=arguments["evaluate"], device=device
+            source, evaluate=metric, architecture=architecture, device=device
         )
-    size = Path(model).stat().st_size if Path(model).is_file() else None
-    result = dataclasses.replace(result, file_bytes=size)
     if as_json:
         print_json(result.to_dict())
         return
     rows = {"model": model, "score": f"{result.score:.4f}"}
-    if size is not None:
-        rows["file bytes"] = f"{size:,}"
+    if result.file_bytes is not None:
+        rows["file bytes"] = f"{result.file_bytes:,}"
     print_rows(rows | {"device": result.device})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,46 +15,51 @@ from flyweight.errors import CheckpointError, DataError, ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_task", "open_network"]
+__all__ = ["load_task", "named_network", "open_network"]
 
 _TASK_KEYS = ("data", "loss", "evaluate", "teacher")
 _TASK_EXAMPLE = '{"data": loader, "evaluate": accuracy}'
 
 
-def open_network(model: str, architecture: str | None, *, may_be_fly: bool = False) -> nn.Module:
-    """Return the network that MODEL names: pretrained, built, or filled from a file.
+def named_network(model: str, architecture: str | None) -> nn.Module | Path:
+    """Return the network that MODEL names, pretrained or built, or the path of its file.
 
     Args:
         model: a pretrained network's name, ``package.module:factory``, or a file.
         architecture: what the weights of a file belong to.
-        may_be_fly: whether the file may be a ``.fly`` file.
 
     Raises:
-        ModelError: there is no such network, or a file comes without its architecture.
-        CheckpointError: the file is none, or does not fit the architecture.
+        ModelError: the network cannot be built, or it is none of a file and has an architecture.
+        CheckpointError: there is no such network or file.
     """
-    from flyweight import load
-    from flyweight.checkpoints import read_state_dict
     from flyweight.cifar import architectures, load_pretrained
-    from flyweight.format import is_fly_file
-    from flyweight.modules import build, fill_
+    from flyweight.modules import build
 
     check_input(model)
     path = Path(model)
-    is_name = model in architectures() or (":" in model and not path.exists())
-    if is_name and architecture is not None:
+    if model not in architectures() and (":" not in model or path.exists()):
+        if not path.exists():
+            raise CheckpointError(_nothing_named(model, architectures()))
+        return path
+    if architecture is not None:
         raise ModelError(f"--architecture has no effect with the network {model}; leave it out")
-    if is_name:
-        return load_pretrained(model) if ":" not in model else build(model).eval()
-    if not path.exists():
-        raise CheckpointError(_nothing_named(model, architectures()))
-    if is_fly_file(path):
-        if not may_be_fly:
-            raise CheckpointError(
-                f"{model} is a .fly file already; decompress it first to compress it again"
-            )
-        return load(path, architecture=architecture or _architecture_in(path))
-    state = read_state_dict(path)
+    return build(model).eval() if ":" in model else load_pretrained(model)
+
+
+def open_network(model: str, architecture: str | None) -> nn.Module:
+    """Return the network that MODEL names: pretrained, built, or filled from a checkpoint.
+
+    Raises:
+        ModelError: as in `named_network`, or a file comes without its architecture.
+        CheckpointError: as in `named_network`, or the file is no checkpoint that fits.
+    """
+    from flyweight.checkpoints import read_state_dict
+    from flyweight.modules import build, fill_
+
+    named = named_network(model, architecture)
+    if not isinstance(named, Path):
+        return named
+    state = read_state_dict(named)
     if architecture is None:
         raise ModelError(
             f"{model} holds weights without their network; give --architecture with a name or "
@@ -65,21 +69,6 @@ def open_network(model: str, architecture: str | None, *, may_be_fly: bool = Fal
     network = build(architecture)
     fill_(network, state, where=model)
     return network.eval()
-
-
-def _architecture_in(path: Path) -> str:
-    """Return the architecture that a ``.fly`` file names, if flyweight knows it."""
-    from flyweight.format import Reader
-    from flyweight.modules import architectures
-
-    with Reader(path) as reader:
-        name = reader.metadata.get("architecture")
-    if name not in architectures():
-        raise ModelError(
-            f"{path} does not name a network of flyweight; give --architecture "
-            "package.module:factory"
-        )
-    return str(name)
 
 
 def _nothing_named(model: str, names: tuple[str, ...]) -> str:
@@ -115,7 +104,8 @@ def load_task(
         progress: shows the download.
 
     Raises:
-        DataError: there is no such function, or it returns something else.
+        ModelError: there is no such function.
+        DataError: there is no task for the network, or the function returns something else.
     """
     from flyweight import cifar
     from flyweight.modules import architecture_of
@@ -132,31 +122,14 @@ def load_task(
 
 
 def _call(task: str, options: Mapping[str, Any]) -> Any:
-    function = _import(task)
+    from flyweight.modules import import_path
+
+    function = import_path(task, "--task")
     try:
         wanted = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a function that is not written in Python
         return function()
     return function(**{name: value for name, value in options.items() if name in wanted})
-
-
-def _import(task: str) -> Callable[..., Any]:
-    module, _, name = task.partition(":")
-    try:
-        if not module or not name:
-            raise ValueError("it has not the form package.module:function")
-        function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
-        reason = str(error) or type(error).__name__
-        if isinstance(error, SystemExit):
-            reason = "the module calls sys.exit"
-        raise DataError(
-            f"--task {task} cannot be imported: {reason}; give package.module:function"
-        ) from error
-    if not callable(function):
-        raise DataError(f"--task {task} is a {type(function).__name__}; name a function")
-    checked: Callable[..., Any] = function
-    return checked
 
 
 def _checked(found: Any, task: str) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from flyweight._files import FilePath
 from flyweight.checkpoints import read_state_dict
 from flyweight.compression.arguments import Evaluate, check_callable, score
 from flyweight.errors import DataError, ModelError
 from flyweight.format import is_fly_file
 from flyweight.io import load
-from flyweight.modules import Architecture, build, fill_
+from flyweight.modules import Architecture, build, check_fillable, fill_
 from flyweight.training import choose_device, describe_device
 
 __all__ = ["Evaluation", "evaluate"]
@@ -25,7 +27,7 @@ class Evaluation:
 
     Attributes:
         score: what ``evaluate`` returned.
-        file_bytes: size of the file; None for a module.
+        file_bytes: size of the file; None for a module or a folder of shards.
         device: that it ran on.
     """
 
@@ -39,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: nn.Module | str | Path,
+    source: nn.Module | FilePath,
     *,
     evaluate: Evaluate,
     model: nn.Module | None = None,
@@ -49,22 +51,22 @@ def evaluate(
     """Evaluate a module, a ``.fly`` file or a checkpoint by a metric.
 
     Args:
-        source: a module, or the path of a ``.fly`` file, a ``.safetensors`` file or a torch state
-            dict.
+        source: a module, which stays on its device and in its mode, or the path of a ``.fly``
+            file, a ``.safetensors`` file or a torch state dict.
         evaluate: metric, ``evaluate(model) -> float``; it gets the model on the device, in
             evaluation mode.
-        model: an instance to be filled from the file.
+        model: an instance to be filled from the file; it is moved to the device.
         architecture: a registered name, ``package.module:factory`` or a factory, in its place;
             a ``.fly`` file of a registered architecture needs neither.
-        device: "auto", or as torch names it.
+        device: that a file is evaluated on: "auto", or as torch names it.
 
     Raises:
         DataError: ``evaluate`` is no function, or gives no finite number.
-        ModelError: a file needs a model or an architecture.
-        CheckpointError: the file does not fit them.
+        ModelError: a file needs a model or an architecture, or a module comes with one.
+        CheckpointError: the file is no checkpoint, or does not fit them.
+        RecipeError: the device is not available.
 
     Example:
-        >>> import torch
         >>> layer = nn.Linear(2, 1)
         >>> evaluate(layer, evaluate=lambda m: float(m.weight.numel()), device="cpu").score
         2.0
@@ -73,23 +75,37 @@ def evaluate(
     if evaluate is None:
         raise DataError("evaluate is None; give a function evaluate(model) -> float")
     target = choose_device(device)
-    size = None
     if isinstance(source, nn.Module):
-        network = source
-    else:
-        path = Path(source)
-        if is_fly_file(path):
-            network = load(path, model, architecture=architecture)
-        else:
-            state = read_state_dict(path)
-            if model is None and architecture is None:
-                raise ModelError(f"{path} is a checkpoint; give model= or architecture= to fill")
-            network = model if model is not None else build(architecture)  # type: ignore[arg-type]
-            fill_(network, state, where=str(path))
-        size = path.stat().st_size
-    devices = {parameter.device for parameter in network.parameters()}
-    if not isinstance(source, nn.Module):
-        network = network.to(target)
-    elif len(devices) == 1:
-        target = devices.pop()  # a module of the caller's stays where it is
-    return Evaluation(score(evaluate, network, str(source)[:80]), size, describe_device(target))
+        if model is not None or architecture is not None:
+            raise ModelError(
+                "model= and architecture= have no effect with a module as source; leave them out"
+            )
+        devices = {tensor.device for tensor in (*source.parameters(), *source.buffers())}
+        target = devices.pop() if len(devices) == 1 else target
+        value = score(evaluate, source, type(source).__name__)
+        return Evaluation(value, None, describe_device(target))
+    if not isinstance(source, str | os.PathLike):
+        raise ModelError(
+            f"source is a {type(source).__name__}; give a module, or the path of a file"
+        )
+    path = Path(source)
+    network = _filled(path, model, architecture).to(target)
+    size = path.stat().st_size if path.is_file() else None
+    return Evaluation(score(evaluate, network, str(path)), size, describe_device(target))
+
+
+def _filled(path: Path, model: nn.Module | None, architecture: Architecture | None) -> nn.Module:
+    """Return the model with the weights of a file."""
+    if is_fly_file(path):
+        return load(path, model, architecture=architecture)
+    check_fillable(model, architecture)
+    state = read_state_dict(path)
+    if model is None:
+        if architecture is None:
+            raise ModelError(
+                f"{path} holds weights without their network; give model= or architecture=, the "
+                "network that they belong to"
+            )
+        model = build(architecture)
+    fill_(model, state, where=str(path))
+    return model.eval()

@@ -10,8 +10,9 @@ from flyweight.modules.architecture import (
     register_architecture,
     without_wrappers,
 )
-from flyweight.modules.checks import IntegerLayer, check_float, check_model
+from flyweight.modules.checks import IntegerLayer, check_fillable, check_float, check_model
 from flyweight.modules.digest import add_network_
+from flyweight.modules.import_paths import import_path
 from flyweight.modules.layout import OUTPUTS_FIRST, WeightLayout
 from flyweight.modules.optimizer_check import OptimizerCheck
 from flyweight.modules.parametrize import (
@@ -52,6 +53,7 @@ __all__ = [
     "attached",
     "build",
     "check_detached",
+    "check_fillable",
     "check_float",
     "check_model",
     "check_plain",
@@ -60,6 +62,7 @@ __all__ = [
     "embeddings_of",
     "fill_",
     "first_revived",
+    "import_path",
     "is_plain",
     "matching",
     "matching_parameters",

@@ -7,7 +7,6 @@ An architecture is a registered name, an import path or a function. Names are re
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from flyweight.errors import CheckpointError, ModelError
+from flyweight.modules.import_paths import import_path
 
 __all__ = [
     "Architecture",
@@ -131,10 +131,17 @@ def _factory_of(architecture: Architecture) -> Callable[[], nn.Module]:
             )
         return architecture
     if ":" in architecture:
-        return _import(architecture)
+        return _imported(architecture)
     if architecture in _FACTORIES:
         return _FACTORIES[architecture]
     raise ModelError(f"architecture {architecture!r} is unknown; {_suggestion(architecture)}")
+
+
+def _imported(path: str) -> Callable[[], nn.Module]:
+    factory = import_path(path, "architecture")
+    if isinstance(factory, nn.Module):
+        raise ModelError(f"architecture {path!r} is a module; name a function that builds one")
+    return factory
 
 
 def _suggestion(name: str) -> str:
@@ -145,24 +152,6 @@ def _suggestion(name: str) -> str:
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return "give a registered name, or 'package.module:factory' to import one"
-
-
-def _import(path: str) -> Callable[[], nn.Module]:
-    module_name, _, attribute = path.partition(":")
-    try:
-        factory: Callable[[], nn.Module] = importlib.import_module(module_name)  # type: ignore[assignment]
-        for part in attribute.split("."):
-            factory = getattr(factory, part)
-    except (Exception, SystemExit) as error:  # importing runs the module, which may do anything
-        raise ModelError(
-            f"architecture {path!r} cannot be imported ({error!r}); give 'package.module:factory' "
-            "of a module on the Python path"
-        ) from error
-    if isinstance(factory, nn.Module):
-        raise ModelError(f"architecture {path!r} is a module; name a function that builds one")
-    if not callable(factory):
-        raise ModelError(f"architecture {path!r} is a {type(factory).__name__}, not a function")
-    return factory
 
 
 def names_and_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -15,11 +15,32 @@ from torch.nn.utils.weight_norm import WeightNorm
 from flyweight.errors import ModelError
 from flyweight.modules.parametrize import check_detached
 
-__all__ = ["IntegerLayer", "check_float", "check_model"]
+__all__ = ["IntegerLayer", "check_fillable", "check_float", "check_model"]
 
 
 class IntegerLayer(nn.Module):
     """Base of the layers that compute in integers; such a model is not compressed further."""
+
+
+def check_fillable(model: object, architecture: object) -> None:
+    """Raise ModelError unless a file has one module to fill, or one architecture to build, or none.
+
+    Example:
+        >>> check_fillable(nn.Linear, None)
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: model is the class Linear; pass an instance of it
+    """
+    if model is None:
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModelError(f"model is the class {model.__name__}; pass an instance of it")
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model is a {type(model).__name__}; pass a module to fill, or a name or function as "
+            "`architecture`"
+        )
+    if architecture is not None:
+        raise ModelError("both a model and an architecture are given; pass one of them")
 
 
 def check_float(model: nn.Module) -> None:
