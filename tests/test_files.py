@@ -261,7 +261,7 @@ def test_remove_stale_deletes_temporary_files_of_dead_processes(tmp_path):
 
 
 def test_remove_stale_leaves_files_of_other_process_namespaces(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(Path, "readlink", lambda path: "pid:[1]")
     assert _files._process_space() != _files._SPACE
     stale = temporary(tmp_path, dead_process())
     other = stale.with_name(stale.name.replace(_files._SPACE, _files._process_space()))

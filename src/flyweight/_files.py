@@ -36,7 +36,7 @@ def _process_space() -> str:
     Hosts and containers may share a folder, and each numbers its processes from 1.
     """
     try:
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
