@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import hashlib
@@ -77,8 +78,14 @@ def check_fields(config: Any, table: str) -> None:
         if kind := _dataclass_in(hint):
             if not isinstance(found, kind) and not (found is None and hint is not kind):
                 raise RecipeError(f"{key}: expected a {kind.__name__}; found {found!r}")
-        elif not callable(found):
+        elif not (callable(found) and _takes_functions(hint)):
             object.__setattr__(config, name, _converted(found, hint, key))
+
+
+def _takes_functions(hint: Any) -> bool:
+    """Whether a hint is a ``Callable``, or a union with one."""
+    parts = (hint, *typing.get_args(hint))
+    return any(typing.get_origin(part) is collections.abc.Callable for part in parts)
 
 
 def _without_functions(hint: Any) -> Any:

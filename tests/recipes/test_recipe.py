@@ -1,6 +1,7 @@
 """Recipes: TOML to frozen dataclasses and back, and every way in which one can be wrong."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,9 @@ def test_from_toml_names_what_is_wrong(toml, message):
         (lambda: QuantizationConfig(bits=2.0), "quantization.bits: expected `int`, got `float`"),
         (lambda: Recipe(pruning=3), "pruning: expected a PruningConfig; found 3"),
         (lambda: Recipe(retraining=None), "retraining: expected a TrainingConfig; found None"),
+        (lambda: TrainingConfig(epochs=print), "training.epochs: expected `int`, got `builtin"),
+        (lambda: TrainingConfig(optimizer=print), "training.optimizer: expected"),
+        (lambda: PruningConfig(pattern=str), "pruning.pattern: expected `str`, got `type`"),
         (lambda: Recipe(float_mantissa_bits=11), "is from 1 to 10 for float16"),
     ],
 )
@@ -218,6 +222,15 @@ def test_configurations_take_lists_and_numbers_of_numpy():
     assert found == plain
     assert repr(found) == repr(plain)
     assert Recipe.from_toml(Recipe(pruning=found).to_toml()).pruning == plain
+
+
+def test_load_recipe_reads_the_file_that_a_path_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="there is no recipe 'quick'; give a TOML file"):
+        load_recipe(Path("quick"))
+    Path("quick").write_text('name = "mine"\n[post_training]\n')
+    assert load_recipe(Path("quick")).name == "mine"
+    assert load_recipe("quick").name == "quick"
 
 
 def test_to_toml_refuses_a_criterion_that_is_a_function():

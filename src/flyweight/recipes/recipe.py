@@ -132,8 +132,8 @@ def load_recipe(
     """Return a shipped recipe by its name, one from a TOML file, or one with a single stage.
 
     Args:
-        name: of a shipped recipe, or a path; a `Recipe` stays what it is, and the configuration
-            of one stage becomes a recipe of it alone.
+        name: of a shipped recipe, as a string, or the path of a TOML file; a `Recipe` stays what
+            it is, and the configuration of one stage becomes a recipe of it alone.
 
     Raises:
         RecipeError: there is no such recipe or file, or the file is no recipe.
@@ -150,7 +150,7 @@ def load_recipe(
         return Recipe(quantization=name)
     if isinstance(name, PostTrainingConfig):
         return Recipe(post_training=name)
-    if str(name) in recipe_names():
+    if isinstance(name, str) and name in recipe_names():
         file = resources.files("flyweight.recipes") / f"{name}.toml"
         return Recipe.from_toml(file.read_text(), where=f"recipe {name}")
     try:
