@@ -47,3 +47,16 @@ def test_add_network_differs_between_networks(change):
 def test_add_network_ignores_the_memory_format():
     network = small().to(memory_format=torch.channels_last)
     assert digest_of(network) == digest_of(small())
+
+
+def test_add_network_leaves_out_states_that_are_no_tensors():
+    class Versioned(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 2}
+
+        def set_extra_state(self, state):
+            pass
+
+    versioned, plain = Versioned(2, 2), nn.Linear(2, 2)
+    plain.load_state_dict({"weight": versioned.weight, "bias": versioned.bias})
+    assert digest_of(versioned) == digest_of(plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -16,6 +16,9 @@ __all__ = ["add_network_"]
 def add_network_(digest: _Hash, network: nn.Module) -> None:
     """Update a `hashlib` digest with the names and bytes of all tensors in a network's state.
 
+    What `torch.nn.Module.get_extra_state` returns is left out where it is no tensor, since other
+    objects have no bytes that are the same in every process.
+
     Example:
         >>> import hashlib
         >>> digest = hashlib.sha256()
@@ -24,5 +27,7 @@ def add_network_(digest: _Hash, network: nn.Module) -> None:
         True
     """
     for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
