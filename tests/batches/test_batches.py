@@ -92,6 +92,14 @@ def test_take_examples_cuts_the_last_batch():
     assert take_examples([(X, Y)], 99) == [(X, Y)]
 
 
+@pytest.mark.parametrize(("examples", "batches"), [(0, 0), (1, 1), (6, 1), (7, 2), (12, 2)])
+def test_take_examples_takes_no_batch_more(examples, batches):
+    left = iter([(X, Y)] * 4)
+    found = take_examples(left, examples)
+    assert sum(map(examples_in, found)) == examples
+    assert len([*left]) == 4 - batches
+
+
 @dataclasses.dataclass
 class Output:
     logits: torch.Tensor

@@ -170,16 +170,20 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
 def take_examples(batches: Batches, examples: int) -> list[Batch]:
     """Return the first ``examples`` examples as a list of batches; the last may be cut.
 
+    No batch beyond them is taken.
+
     Example:
         >>> found = take_examples([torch.ones(4, 2), torch.ones(4, 2)], 6)
         >>> [examples_in(batch) for batch in found]
         [4, 2]
     """
     found: list[Batch] = []
+    if examples <= 0:
+        return found
     for batch in batches:
-        if examples <= 0:
-            break
         count = examples_in(batch)
         found.append(batch if count <= examples else slice_batch(batch, slice(examples)))
         examples -= count
+        if examples <= 0:
+            break
     return found
