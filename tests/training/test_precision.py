@@ -23,6 +23,12 @@ def test_choose_device_refuses_what_is_not_available(name):
         choose_device(name)
 
 
+@pytest.mark.parametrize("name", ["mps", "mps:0"])
+def test_choose_device_refuses_devices_without_float64(name):
+    with pytest.raises(RecipeError, match=f"device '{name}' lacks float64, .* use 'cpu'"):
+        choose_device(name)
+
+
 def test_describe_device_counts_threads():
     assert describe_device(torch.device("cpu")).endswith(("thread", "threads"))
 

@@ -26,7 +26,7 @@ def choose_device(name: str = "auto") -> torch.device:
             device of this process; any other name as torch knows it.
 
     Raises:
-        RecipeError: torch does not know the device, or it is not available.
+        RecipeError: torch does not know the device, or it is not available or lacks float64.
 
     Example:
         >>> choose_device("cpu")
@@ -34,16 +34,24 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if (launched := launched_device()) is not None:
-            return launched
+            return _with_float64(launched)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of old names that it then refuses
-            device = torch.device(name)
+            device = _with_float64(torch.device(name))
             torch.empty(1, device=device).cpu()  # "meta" has no values to give
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise RecipeError(f"device {name!r} cannot be used here ({reason}); try 'cpu'") from error
+    return device
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    if device.type == "mps":
+        raise RecipeError(
+            f"device {str(device)!r} lacks float64, which compression computes with; use 'cpu'"
+        )
     return device
 
 
