@@ -74,7 +74,7 @@ def test_compress_checkpoint_is_lossless_without_bits(tmp_path, checkpoint):
     report = compress_checkpoint(checkpoint, tmp_path / "a.fly")
     assert report.file_bytes == (tmp_path / "a.fly").stat().st_size
     assert report.tensor_bytes == sum(len(bits_of(t)) for t in state().values())
-    assert report.compression_ratio == report.tensor_bytes / report.file_bytes
+    assert report.tensor_ratio == report.tensor_bytes / report.file_bytes
     assert (report.tensors, report.quantized) == (len(state()), 0)
     assert same(load_state_dict(tmp_path / "a.fly"), state())
     decompress(tmp_path / "a.fly", tmp_path / "b.safetensors")
@@ -211,6 +211,8 @@ def test_compress_checkpoint_gives_the_same_bytes_without_numba(
         ({"bits": 4, "grid": "round"}, "grid 'round' is unknown; choose 'auto', 'kmeans'"),
         ({"bits": 4, "effort": "most"}, "effort 'most' is unknown"),
         ({"grid": "uniform"}, "grid 'uniform' has no effect on a lossless checkpoint"),
+        ({"threads": 0}, "encoded on 1 thread or more, not on 0"),
+        ({"threads": -1, "bits": 4}, "encoded on 1 thread or more, not on -1"),
         ({"effort": "smallest"}, "effort 'smallest' has no effect on a lossless checkpoint"),
     ],
 )
@@ -319,7 +321,7 @@ def test_compress_checkpoint_reports_progress_in_bytes(tmp_path, checkpoint):
     assert set(report.to_dict()) == {
         "tensor_bytes",
         "file_bytes",
-        "compression_ratio",
+        "tensor_ratio",
         "tensors",
         "quantized",
         "seconds",

@@ -68,7 +68,7 @@ class CheckpointReport:
     Attributes:
         tensor_bytes: of all tensors of the checkpoint.
         file_bytes: of the file, whole.
-        compression_ratio: ``tensor_bytes`` over ``file_bytes``.
+        tensor_ratio: ``tensor_bytes`` over ``file_bytes``.
         tensors: number of tensors.
         quantized: number of those that are not kept bit for bit.
         seconds: that the compression took.
@@ -76,7 +76,7 @@ class CheckpointReport:
 
     tensor_bytes: int
     file_bytes: int
-    compression_ratio: float
+    tensor_ratio: float
     tensors: int
     quantized: int
     seconds: float
@@ -117,7 +117,7 @@ def compress_checkpoint(
             scaled for each row where that is smaller; "auto", which None stands for, takes for
             each tensor what is smallest at the same error. Only with ``bits``.
         effort: "fast", "balanced", which None stands for, or "smallest". Only with ``bits``.
-        threads: that encode at the same time; None for one a core, at most four.
+        threads: that encode at the same time, 1 or more; None for one a core, at most four.
         force: False refuses to replace a file that exists.
         progress: called with a phase, and the bytes done and in all.
 
@@ -125,11 +125,11 @@ def compress_checkpoint(
         The sizes before and after.
 
     Raises:
-        ModelError: ``bits``, ``grid`` or ``effort`` is impossible, or has no effect.
+        ModelError: ``bits``, ``grid``, ``effort`` or ``threads`` is impossible, or has no effect.
         CheckpointError: the checkpoint cannot be read, or the output is one of its files or cannot
             be written.
     """
-    _check_settings(bits, grid, effort)
+    _check_settings(bits, grid, effort, threads)
     check_output(output, force=force)
     start = time.perf_counter()
     checkpoint = open_checkpoint(source)
@@ -163,14 +163,18 @@ def compress_checkpoint(
     return CheckpointReport(
         tensor_bytes=checkpoint.tensor_bytes,
         file_bytes=writer.length,
-        compression_ratio=checkpoint.tensor_bytes / writer.length,
+        tensor_ratio=checkpoint.tensor_bytes / writer.length,
         tensors=len(checkpoint.entries),
         quantized=quantized,
         seconds=time.perf_counter() - start,
     )
 
 
-def _check_settings(bits: int | None, grid: str | None, effort: str | None) -> None:
+def _check_settings(
+    bits: int | None, grid: str | None, effort: str | None, threads: int | None
+) -> None:
+    if threads is not None and threads < 1:
+        raise ModelError(f"tensors are encoded on 1 thread or more, not on {threads}; raise threads")
     if bits is None:
         for what, value in (("grid", grid), ("effort", effort)):
             if value is not None:

@@ -88,7 +88,7 @@ def compress_checkpoint(
             "file": output,
             "tensor bytes": f"{report.tensor_bytes:,}",
             "file bytes": f"{report.file_bytes:,}",
-            "compression ratio": f"{report.compression_ratio:.2f}x (tensors over the whole file)",
+            "compression ratio": f"{report.tensor_ratio:.2f}x (tensors over the whole file)",
             "tensors": f"{report.tensors}, {report.quantized} quantized, the others lossless",
             "run": f"{report.seconds:.1f} s, {rate:.0f} MB/s",
         }
