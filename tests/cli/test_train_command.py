@@ -29,9 +29,10 @@ def test_train_prints_a_table_and_its_epochs(folder, cli):
     ]
 
 
-def test_train_refuses_a_finished_run(folder, cli, refused):
+def test_train_refuses_a_finished_run_before_it_loads_the_task(folder, cli, refused):
     assert cli(*TRAIN, *SHORT).code == 0
-    assert "of a finished run; choose another folder" in refused(*TRAIN, *SHORT)
+    command = ["networks:failing_task" if part == "networks:task" else part for part in TRAIN]
+    assert "of a finished run; choose another folder" in refused(*command, *SHORT)
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1"])

@@ -23,7 +23,7 @@ from flyweight.cli.options import (
 )
 from flyweight.cli.progress import display
 from flyweight.cli.tables import print_json, print_rows
-from flyweight.errors import CheckpointError, DataError, RecipeError
+from flyweight.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from flyweight import TrainingConfig
@@ -86,7 +86,6 @@ def train(
         "--all-images": all_images,
     }
     _check_options(images, task)
-    _check_folder(output, resume=resume)
     from flyweight.training import keep_freed_memory
 
     keep_freed_memory()
@@ -113,14 +112,6 @@ def _check_options(images: Mapping[str, bool], task: str | None) -> None:
         raise RecipeError("--progressive and --alternating exclude each other; leave one out")
     if task is not None and given:
         raise RecipeError(f"{given[0]} has no effect with --task; leave it out")
-
-
-def _check_folder(folder: Path, *, resume: bool) -> None:
-    if (folder / "checkpoint.pt").exists() and not resume:
-        raise CheckpointError(
-            f"{folder} has the state of a run that was stopped; resume it with --resume, or name "
-            "another folder with --output"
-        )
 
 
 def _describe_stop(folder: Path) -> Callable[[], str]:
@@ -176,9 +167,10 @@ def _train_on_task(
 ) -> dict[str, Any]:
     from flyweight import TrainingConfig
     from flyweight.modules import build
-    from flyweight.training import train_into_folder
+    from flyweight.training import check_training_folder, train_into_folder
 
     network = build(architecture)
+    check_training_folder(output, resume=run["resume"])  # before a download
     found = load_task(
         task, network, architecture, data=data, device=run["device"], seed=run["seed"]
     )

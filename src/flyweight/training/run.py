@@ -245,8 +245,8 @@ def check_training_folder(output: Path, *, resume: bool) -> Path:
     checkpoint = output / _STATE
     if checkpoint.exists() and not resume:
         raise CheckpointError(
-            f"{output} holds {_STATE} of a run that was stopped; resume it, or choose another "
-            "folder"
+            f"{output} holds {_STATE} of a run that was stopped; resume it with resume=True, or "
+            "choose another folder"
         )
     if (output / _WEIGHTS).exists() and not checkpoint.exists():
         raise CheckpointError(f"{output} holds {_WEIGHTS} of a finished run; choose another folder")
