@@ -62,7 +62,9 @@ def quantize_post_training(
     Time: one backward run for each example that weights are chosen by, one run of all of these for
     each layer (two with batch normalization), and about 25·rows·columns² operations of GPTQ for
     each layer; altogether some 10 seconds on one core for a million weights of a transformer, less
-    with ``gptq=False`` or ``measured=False``. Memory: up to 4 GiB beside the model, its outputs and
+    with ``gptq=False`` or ``measured=False``. Where the loss of all layers together is out of
+    proportion to the loss per bit, all weights are rounded again at half the steps, up to eight
+    times; a warning tells if it still is. Memory: up to 4 GiB beside the model, its outputs and
     activations. Layers of more than 8,192 inputs are rounded without GPTQ.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -104,7 +105,8 @@ def round_within_loss(
     """Round all weights, and halve their steps while their loss together is out of proportion.
 
     Sensitivities are local, and almost zero where a model is sure of every calibration example;
-    its outputs can still be destroyed by all layers together.
+    its outputs can still be destroyed by all layers together. Warns if that is so even after
+    eight halvings.
 
     Args:
         model: before quantization; it is not changed.
@@ -120,11 +122,19 @@ def round_within_loss(
     most = max(_LEAST_LOSS, _LOSS_PER_WEIGHT * loss_per_bit * weights)
     sensitivities = dict(sensitivities)
     found, _ = rounding.round(sensitivities, loss_per_bit, done)
+    loss = quantized.of(found)
     for _ in range(_HALVINGS):
-        if quantized.of(found) <= most:
+        if loss <= most:
             break
         sensitivities = {name: 4 * value for name, value in sensitivities.items()}
         found, _ = rounding.round(sensitivities, loss_per_bit, done)
+        loss = quantized.of(found)
+    if loss > most:
+        warnings.warn(
+            f"quantization moves the outputs by {loss:.3g} nats, more than the {most:.3g} that "
+            "fit the loss per bit; lower loss_per_bit, or exclude sensitive layers",
+            stacklevel=4,
+        )
     return found
 
 
