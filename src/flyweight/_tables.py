@@ -61,7 +61,9 @@ def format_table(
     for row in rows:
         table.add_row(*(rich.text.Text(printable(cell)) for cell in row))
     file = io.StringIO()
-    rich.console.Console(file=file, width=width, color_system=None, legacy_windows=False).print(table)
+    rich.console.Console(file=file, width=width, color_system=None, legacy_windows=False).print(
+        table
+    )
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 

@@ -174,7 +174,7 @@ def _check_settings(
     bits: int | None, grid: str | None, effort: str | None, threads: int | None
 ) -> None:
     if threads is not None and threads < 1:
-        raise ModelError(f"tensors are encoded on 1 thread or more, not on {threads}; raise threads")
+        raise ModelError(f"tensors are encoded on 1 thread or more, not {threads}; raise threads")
     if bits is None:
         for what, value in (("grid", grid), ("effort", effort)):
             if value is not None:
