@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from flyweight import _architectures
 from flyweight.compressed import (
     CompressedModel,
     CompressedTensor,
@@ -13,7 +14,6 @@ from flyweight.compressed import (
     gradual_underflow,
 )
 from flyweight.errors import ModelError
-from flyweight.modules import architecture as registry
 from flyweight.modules import register_architecture
 from flyweight.quantization import quantize_fixed_point
 
@@ -192,7 +192,8 @@ def test_to_bytes_is_computed_once(monkeypatch):
 
 
 def test_to_bytes_leaves_names_to_a_registered_architecture(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_SOURCES", [])
     layer = nn.Linear(3, 2)
     tensors = {"bias": layer.bias.detach(), "weight": layer.weight.detach()}
 
@@ -205,7 +206,8 @@ def test_to_bytes_leaves_names_to_a_registered_architecture(monkeypatch):
     assert len(bare) < len(named)
     for data in (named, bare):
         assert torch.equal(CompressedModel.from_bytes(data)["weight"], layer.weight)
-    monkeypatch.setattr(registry, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_SOURCES", [])
     with pytest.raises(ModelError, match="'a layer', which is not registered; pass the model"):
         CompressedModel.from_bytes(bare)
     found = CompressedModel.from_bytes(bare, architecture=lambda: nn.Linear(3, 2))

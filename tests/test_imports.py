@@ -19,6 +19,7 @@ ROOMS = [
     "_provenance",
     "_config",
     "_tables",
+    "_architectures",
     "coding",
     "format",
     "batches",
@@ -140,3 +141,39 @@ def test_importing_flyweight_leaves_the_heavy_and_the_optional_out():
     loaded = {name.split(".")[0] for name in json.loads(run.stdout)}
     assert "flyweight" in loaded
     assert not loaded & {"PIL", "matplotlib", "rich", "torchvision", "typer"}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from flyweight.modules import build; build('resnet20')",
+        "from flyweight.modules import architectures; assert 'resnet20' in architectures()",
+        "from flyweight.io import load; load({path!r})",
+        "from flyweight.size_report import inspect; inspect({path!r})",
+        "import flyweight; flyweight.load({path!r})",
+        "import flyweight; flyweight.cifar.load_pretrained('resnet20')",
+        "from flyweight.cifar import create_model; create_model('resnet20')",
+        "import flyweight; flyweight.training.TrainingConfig",
+        "import flyweight; assert not set(flyweight.__all__) - set(dir(flyweight))",
+        "from flyweight import *; load({path!r})",
+    ],
+)
+def test_networks_are_known_by_name_whatever_is_imported_first(tmp_path, program):
+    path = tmp_path / "a.fly"
+    state = flyweight.cifar.create_model("resnet20").state_dict()
+    named = flyweight.CompressedModel(state, metadata={"architecture": "resnet20"})
+    flyweight.save(named, path)
+    program = program.format(path=str(path))
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_importing_flyweight_takes_no_torch():
+    program = "import flyweight, sys; assert not {'torch', 'numpy'} & set(sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_flyweight_has_no_other_attributes():
+    with pytest.raises(AttributeError, match="module 'flyweight' has no attribute 'nothing'"):
+        flyweight.nothing  # noqa: B018

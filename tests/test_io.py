@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from flyweight import _architectures
 from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.io import decompress, load, load_state_dict, save
-from flyweight.modules import architecture as registry
 from flyweight.modules import register_architecture
 
 
@@ -33,7 +33,8 @@ def path(tmp_path):
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_SOURCES", [])
     register_architecture("small", lambda: nn.Linear(3, 2))
     return "small"
 
@@ -162,7 +163,8 @@ def test_load_fills_a_wrapped_model_from_a_file_without_names(path, registered, 
     save(CompressedModel(layer.state_dict(), metadata={"architecture": registered}), path)
     for known in (True, False):
         if not known:
-            monkeypatch.setattr(registry, "_FACTORIES", {})
+            monkeypatch.setattr(_architectures, "_FACTORIES", {})
+            monkeypatch.setattr(_architectures, "_SOURCES", [])
         for wrap in (lambda m: m, nn.DataParallel):
             loaded = load(path, wrap(nn.Linear(3, 2)))
             assert torch.equal(next(iter(loaded.parameters())), layer.weight)

@@ -14,8 +14,6 @@ import pytest
 import flyweight
 from flyweight.errors import FormatError
 
-EAGER = pytest.mark.xfail(reason="flyweight/__init__.py imports torch before main() starts")
-
 
 def failing_with(error):
     def inspect(*arguments, **options):
@@ -205,15 +203,17 @@ def test_the_module_runs_the_program(tmp_path):
     assert found.stderr.count("\n") == 1
 
 
-@EAGER
 def test_version_and_help_do_not_import_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ValueError('imported')")
     environment = with_modules_in(tmp_path)
     assert program("--version", env=environment).stdout.startswith("flyweight ")
     assert "Usage" in program("compress", "-h", env=environment).stdout
+    environment |= {"_FLYWEIGHT_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    words = {"COMP_WORDS": "flyweight dec"}
+    assert program(env=environment | words).stdout.split() == ["decompress"]
 
 
-@pytest.mark.parametrize("module", [pytest.param("torch", marks=EAGER), "typer", "rich"])
+@pytest.mark.parametrize("module", ["torch", "typer", "rich"])
 def test_ctrl_c_during_imports_gives_no_traceback(tmp_path, module):
     (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
     environment = with_modules_in(tmp_path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from flyweight import _architectures
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.modules import (
-    architecture,
     architectures,
     build,
     fill_,
@@ -45,7 +45,8 @@ def kws(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(architecture, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_FACTORIES", {})
+    monkeypatch.setattr(_architectures, "_SOURCES", [])
 
 
 def test_register_architecture_gives_a_factory_a_name(registry):

@@ -1,13 +1,12 @@
 """Any `nn.Module`: build it, check it, select its weights, parametrize them."""
 
+from flyweight._architectures import architectures, register_architecture
 from flyweight.modules.architecture import (
     Architecture,
     architecture_of,
-    architectures,
     build,
     fill_,
     names_and_shapes,
-    register_architecture,
     without_wrappers,
 )
 from flyweight.modules.checks import IntegerLayer, check_fillable, check_float, check_model
@@ -37,6 +36,7 @@ from flyweight.modules.selection import (
     select_weights,
     weights_named,
 )
+from flyweight.modules.zeros import masks_of_zeros
 
 __all__ = [
     "OUTPUTS_FIRST",
@@ -64,6 +64,7 @@ __all__ = [
     "first_revived",
     "import_path",
     "is_plain",
+    "masks_of_zeros",
     "matching",
     "matching_parameters",
     "names_and_shapes",

@@ -1,7 +1,7 @@
 """Build a module from an architecture, and fill a module from a state dict.
 
 An architecture is a registered name, an import path or a function. Names are registered with
-`register_architecture`; the networks of `flyweight.cifar` register theirs when it is imported.
+`register_architecture`; those of the networks of `flyweight.cifar` are known from the start.
 """
 
 from __future__ import annotations
@@ -13,52 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from flyweight._architectures import architectures, factory_named
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.modules.import_paths import import_path
 
 __all__ = [
     "Architecture",
     "architecture_of",
-    "architectures",
     "build",
     "fill_",
     "names_and_shapes",
-    "register_architecture",
     "without_wrappers",
 ]
 
 Architecture = str | Callable[[], nn.Module]
-"""A name of `architectures()`, ``package.module:factory``, or a function that builds a module."""
+"""A name of `architectures`, ``package.module:factory``, or a function that builds a module."""
 
-_FACTORIES: dict[str, Callable[[], nn.Module]] = {}
 _NAMES_SHOWN = 3
-
-
-def register_architecture(name: str, factory: Callable[[], nn.Module]) -> None:
-    """Register a factory under a name, which files may hold instead of names and shapes.
-
-    Args:
-        name: without a colon, which stands in import paths.
-        factory: builds the module; called with no arguments.
-
-    Raises:
-        ModelError: the name is empty, holds a colon, or belongs to another factory.
-
-    Example:
-        >>> register_architecture("docs-linear", lambda: nn.Linear(3, 2))
-        >>> build("docs-linear")
-        Linear(in_features=3, out_features=2, bias=True)
-    """
-    if not name or ":" in name:
-        raise ModelError(f"{name!r} cannot name an architecture; use a word without a colon")
-    if _FACTORIES.get(name, factory) is not factory:
-        raise ModelError(f"architecture {name!r} is registered already; choose another name")
-    _FACTORIES[name] = factory
-
-
-def architectures() -> tuple[str, ...]:
-    """List the registered names, in the order of registration."""
-    return tuple(_FACTORIES)
 
 
 def architecture_of(model: nn.Module) -> str | None:
@@ -72,7 +43,7 @@ def architecture_of(model: nn.Module) -> str | None:
         True
     """
     name = getattr(model, "architecture", None)
-    if not isinstance(name, str) or name not in _FACTORIES:
+    if not isinstance(name, str) or name not in architectures():
         return None
     return name if names_and_shapes(model) == names_and_shapes(build(name)) else None
 
@@ -132,8 +103,8 @@ def _factory_of(architecture: Architecture) -> Callable[[], nn.Module]:
         return architecture
     if ":" in architecture:
         return _imported(architecture)
-    if architecture in _FACTORIES:
-        return _FACTORIES[architecture]
+    if (factory := factory_named(architecture)) is not None:
+        return factory
     raise ModelError(f"architecture {architecture!r} is unknown; {_suggestion(architecture)}")
 
 
@@ -148,7 +119,7 @@ def _suggestion(name: str) -> str:
     if "." in name:
         module, _, attribute = name.rpartition(".")
         return f"write '{module}:{attribute}' to import it from a module"
-    close = difflib.get_close_matches(name, _FACTORIES, n=_NAMES_SHOWN)
+    close = difflib.get_close_matches(name, architectures(), n=_NAMES_SHOWN)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return "give a registered name, or 'package.module:factory' to import one"
