@@ -8,6 +8,7 @@ from torch import nn
 
 from flyweight.batch_norm import (
     batch_norm_drift,
+    check_not_training_folded,
     check_unfolded,
     fold_batch_norms_,
     folded_batch_norms,
@@ -316,3 +317,16 @@ def test_folded_batch_norms_leaves_out_new_layers_with_a_bias():
     reestimate_batch_norms_(norm, [2 + random(20, 4)])
     assert norm.running_mean.all()
     check_unfolded(norm)
+
+
+def test_check_not_training_folded_looks_at_the_mode_of_each_layer():
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.fill_(3)
+    fold_batch_norms_(norm)
+    folded = folded_batch_norms(norm)
+    norm.eval()
+    check_not_training_folded(folded)
+    norm.train()
+    norm(torch.randn(4, 2))  # it is no longer recognized as folded by its statistics
+    with pytest.raises(ModelError, match=r"'' is folded .*unfold_batch_norms_"):
+        check_not_training_folded(folded)

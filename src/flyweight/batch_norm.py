@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from flyweight.errors import DataError, ModelError
 __all__ = [
     "BatchNormDrift",
     "batch_norm_drift",
+    "check_not_training_folded",
     "check_unfolded",
     "fold_batch_norms_",
     "folded_batch_norms",
@@ -178,12 +180,34 @@ def check_unfolded(model: nn.Module) -> None:
         >>> check_unfolded(nn.BatchNorm1d(2))
     """
     for name in folded_batch_norms(model):
-        raise ModelError(
-            f"batch normalization {name!r} is folded to one scale and one bias per channel, as in "
-            "a model read from a .fly file, and would train as another function; give it "
-            "statistics first, by flyweight.batch_norm.unfold_batch_norms_(model, batches), or run "
-            "a batch in training mode if it is a new one"
-        )
+        raise ModelError(_trains_as_another(name))
+
+
+def check_not_training_folded(folded: Mapping[str, nn.Module]) -> None:
+    """Raise ModelError if a folded batch normalization layer is in training mode.
+
+    Args:
+        folded: what `folded_batch_norms` returned before training, which changes the statistics
+            by which it finds folded layers.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2).eval()
+        >>> _ = norm.running_mean.fill_(3)
+        >>> fold_batch_norms_(norm)
+        >>> check_not_training_folded(folded_batch_norms(norm))
+    """
+    for name, layer in folded.items():
+        if layer.training:
+            raise ModelError(_trains_as_another(name))
+
+
+def _trains_as_another(name: str) -> str:
+    return (
+        f"batch normalization {name!r} is folded to one scale and one bias per channel, as in a "
+        "model read from a .fly file, and trains as another function; call flyweight.batch_norm."
+        "unfold_batch_norms_(model, batches) first, keep the layer in evaluation mode, or run a "
+        "batch in training mode before if it is a new one"
+    )
 
 
 @torch.no_grad()

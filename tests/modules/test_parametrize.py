@@ -264,6 +264,18 @@ def test_pruner_warns_of_excluded_zeros_behind_a_foreign_parametrization(norm):
     assert (pruner.finalize()[2].weight == 0).sum() == 18
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_quantizer_warns_of_excluded_zeros_behind_a_foreign_parametrization(norm):
+    model = network()
+    model[0].weight.data[:, 0] = 0
+    norm(model[0])
+    config = QuantizationConfig(exclude=("0.*",))
+    with pytest.warns(UserWarning, match=r"holds zeros that training may revive") as caught:
+        quantizer = Quantizer(model, config, steps=0)
+    assert caught[0].filename == __file__
+    assert "2.weight" in quantizer.finalize().tensors
+
+
 def test_attach_and_detach_are_linear_in_the_number_of_layers(monkeypatch):
     visits = []
     walk = nn.Module.named_modules

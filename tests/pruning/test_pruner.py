@@ -843,7 +843,7 @@ def test_step_refuses_to_train_folded_batch_normalization():
     frozen = Pruner(model.eval(), AT_ONCE, steps=5)
     train_linear(frozen, torch.optim.SGD(frozen.model.parameters(), 0.1), 2, inputs=4)
     pruner = Pruner(model.train(), AT_ONCE, steps=5)
-    with pytest.raises(ModelError, match=r"'1' was folded .*unfold_batch_norms_"):
+    with pytest.raises(ModelError, match=r"'1' is folded .*unfold_batch_norms_"):
         pruner.step()
 
 

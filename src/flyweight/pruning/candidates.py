@@ -1,17 +1,14 @@
-"""Select the weights that a pruner prunes, and the zeros of the others."""
+"""Select the weights that a pruner prunes."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
-
-from torch import Tensor, nn
+from torch import nn
 
 from flyweight.errors import ModelError
-from flyweight.modules import embeddings_of, is_plain, matching_parameters, select_weights
+from flyweight.modules import embeddings_of, matching_parameters, select_weights
 from flyweight.pruning.config import PruningConfig
 
-__all__ = ["masks_of_zeros", "selected_weights"]
+__all__ = ["selected_weights"]
 
 
 def selected_weights(model: nn.Module, config: PruningConfig) -> dict[str, nn.Parameter]:
@@ -32,22 +29,3 @@ def selected_weights(model: nn.Module, config: PruningConfig) -> dict[str, nn.Pa
             "pruned only if they are named; name them in include, or their type in layer_types"
         )
     return found
-
-
-def masks_of_zeros(model: nn.Module, *, without: Iterable[str]) -> dict[str, Tensor]:
-    """Return masks that hold the zeros of weights which are not pruned.
-
-    A weight of nothing but zeros has none: these are initial values, which train.
-    """
-    others = {name: w for name, w in select_weights(model).items() if name not in {*without}}
-    masks = {name: weight.detach() != 0 for name, weight in others.items()}
-    found = {n: mask for n, mask in masks.items() if bool(mask.any()) and not bool(mask.all())}
-    plain = is_plain(model, found)
-    if foreign := [name for name in found if not plain[name]]:
-        warnings.warn(
-            f"tensor {foreign[0]!r} holds zeros that training may revive, since a parametrization "
-            "that is not flyweight's is on it; remove it with torch.nn.utils.parametrize if the "
-            "zeros are to stay",
-            stacklevel=3,
-        )
-    return {name: mask for name, mask in found.items() if plain[name]}

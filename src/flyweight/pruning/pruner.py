@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight._config import config_digest
-from flyweight.batch_norm import folded_batch_norms
+from flyweight.batch_norm import check_not_training_folded, folded_batch_norms
 from flyweight.batches import Batches, Loss, default_loss
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.modules import (
@@ -25,12 +25,13 @@ from flyweight.modules import (
     dense_weight,
     detach_,
     first_revived,
+    masks_of_zeros,
     matching,
     overrides_by_name,
 )
 from flyweight.processes import of_first_process
 from flyweight.pruning.analysis import layer_type
-from flyweight.pruning.candidates import masks_of_zeros, selected_weights
+from flyweight.pruning.candidates import selected_weights
 from flyweight.pruning.choice import Pattern, choose_masks
 from flyweight.pruning.config import PruningConfig
 from flyweight.pruning.masked_weight import MaskedWeight
@@ -169,9 +170,12 @@ class Pruner:
 
         Warns if no parameter has changed since the step before, as of an optimizer over the
         parameters of the original model.
+
+        Raises:
+            ModelError: batch normalization that is folded, as in a model read from a file, trains.
         """
         self._check_open()
-        self._check_batch_norm()
+        check_not_training_folded(self._folded)
         self._optimizer_check.compare()
         self.number += 1
         self._prune()
@@ -271,18 +275,6 @@ class Pruner:
     def _check_open(self) -> None:
         if self._finalized is not None:
             raise ModelError("this pruner was finalized; make a new one of the model")
-
-    def _check_batch_norm(self) -> None:
-        """Refuse to train batch normalization without statistics, at the first step."""
-        for name, module in self._folded.items():
-            if module.training:
-                raise ModelError(
-                    f"batch normalization {name!r} was folded to one scale and one bias per "
-                    "channel, as in a network read from a .fly file, and trains as another "
-                    "function; restore its statistics with "
-                    "flyweight.batch_norm.unfold_batch_norms_(model, batches) before the pruner"
-                )
-        self._folded = {}
 
     def _check_end(self) -> None:
         """Refuse before training what would leave nothing, or cannot be scored."""

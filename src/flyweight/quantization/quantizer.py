@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from flyweight._config import config_digest
-from flyweight.batch_norm import fold_batch_norms_, folded_batch_norms
+from flyweight.batch_norm import (
+    check_not_training_folded,
+    fold_batch_norms_,
+    folded_batch_norms,
+)
 from flyweight.batches import Batches, Loss, default_loss, take_examples, to_device
 from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
@@ -24,6 +28,7 @@ from flyweight.modules import (
     dense_weight,
     detach_,
     first_revived,
+    masks_of_zeros,
     matching,
     overrides_by_name,
     select_weights,
@@ -127,7 +132,7 @@ class Quantizer:
             _warn_of_zeros(self._masks)
         importance = {} if config.importance == "equal" else self._importance(data, loss)
         self._quantized = {name: self._parametrized(name, importance.get(name)) for name in weights}
-        held = _held_masks(self.model, weights)
+        held = masks_of_zeros(self.model, without=weights)
         self._masks |= held
         masked = {name: MaskedWeight(mask.clone()) for name, mask in held.items()}
         self._attached: dict[str, QuantizedWeight | MaskedWeight] = {**self._quantized, **masked}
@@ -190,17 +195,10 @@ class Quantizer:
             ModelError: batch normalization that is folded, as in a model read from a file, trains.
         """
         self._check_open()
-        for name, layer in self._folded.items():
-            if layer.training:
-                raise ModelError(
-                    f"batch normalization {name!r} is folded to one scale and one bias per channel "
-                    "and trains as another function; call flyweight.batch_norm."
-                    "unfold_batch_norms_(model, batches) first, or keep the layer in evaluation "
-                    "mode"
-                )
+        check_not_training_folded(self._folded)
         self._optimizer_check.compare()
         self.number += 1
-        self._resume(self.number)
+        self._set_bits_(self.number)
         self._follow_clusters_(self.number)
         self._optimizer_check.remember()
 
@@ -225,7 +223,7 @@ class Quantizer:
         )
         quantized.symbols.copy_(found.symbols)
 
-    def _resume(self, step: int) -> None:
+    def _set_bits_(self, step: int) -> None:
         """Set the bits of a step."""
         self._extra = self.config.extra_bits(step, self.steps)
         for name, quantized in self._quantized.items():
@@ -269,7 +267,7 @@ class Quantizer:
                 "that model"
             )
         self.number = step
-        self._resume(step)
+        self._set_bits_(step)
 
     def _check_finite(self, name: str) -> None:
         seen = operator.attrgetter(name)(self.model)
@@ -351,7 +349,7 @@ class Quantizer:
                 f"so the final levels are untrained; make all {self.steps} steps",
                 stacklevel=3,
             )
-            self._resume(self.steps)
+            self._set_bits_(self.steps)
             for name, weight in self.weights.items():
                 quantized = self._quantized[name]
                 if isinstance(quantized, KMeansWeight):
@@ -376,12 +374,3 @@ def _warn_of_zeros(masks: Mapping[str, Tensor]) -> None:
                 "exclude it if it is to be trained",
                 stacklevel=3,
             )
-
-
-def _held_masks(model: nn.Module, quantized: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks of the zeros in other weights; those of nothing but zeros are initial and train."""
-    others = {n: w.detach() for n, w in select_weights(model).items() if n not in quantized}
-    masks = {name: weight != 0 for name, weight in others.items()}
-    held = {n: mask for n, mask in masks.items() if bool(mask.any()) and not bool(mask.all())}
-    check_plain(model, held, advice="since nothing preserves its zeros")
-    return held
