@@ -233,11 +233,16 @@ class OutputDivergence:
         return total
 
     def pseudo_loss(self, seed: int = 0) -> Loss:
-        """Return a loss whose squared gradient, in the mean, is the curvature of the divergence.
+        """Return a loss whose squared gradient, in the mean, estimates the curvature.
 
         Of logits it is the cross-entropy with the most likely class as the label; of other
         outputs f their projection Σ ε·f/σ on random normal ε. It is computed of one example, or of
         a batch of them, and needs no targets.
+
+        For logits it is thus the empirical Fisher information at the most likely label, not the
+        expectation over all labels of the model's distribution. The two are close where the model
+        is in doubt; where it is confident the former is too small, almost 0, so that sensitivities
+        by it are measured afterwards, and rounding is checked on the outputs.
 
         Sources: Martens 2020, "New insights and perspectives on the natural gradient method", §5
         (Fisher information of a Gaussian); Hutchinson 1990 (random projections).
