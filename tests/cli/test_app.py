@@ -40,6 +40,13 @@ def test_run_prints_help(cli, arguments):
     assert max(map(len, result.out.splitlines())) <= 80
 
 
+def test_help_names_what_there_is(cli):
+    out = " ".join(cli("compress", "--help").out.split())
+    assert "auto, cpu, cuda or cuda:1." in out
+    assert "mps" not in out
+    assert "Without --recipe the network is quantized after training (post-training)" in out
+
+
 def test_run_lists_the_verbs(cli):
     out = cli("--help").out
     verbs = ["compress", "compress-checkpoint", "decompress", "inspect", "evaluate", "train"]

@@ -111,7 +111,7 @@ def _save(compressed: CompressedModel, output: Path, states: Path, *, force: boo
     try:
         flyweight.save(compressed, output, force=force)
     except (CheckpointError, OSError) as error:
-        if not states_in(states):
+        if not states_in(states / compressed.report.run):
             raise
         problem = sentence(error).partition(";")[0]
         again = " with --force" if output.is_file() and not force else ""
