@@ -19,6 +19,7 @@ ROOMS = [
     "_provenance",
     "_config",
     "_tables",
+    "_progress",
     "_architectures",
     "coding",
     "format",
@@ -46,7 +47,16 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-WITHOUT_TORCH = ["errors", "_files", "_provenance", "_config", "_tables", "coding", "format"]
+WITHOUT_TORCH = [
+    "errors",
+    "_files",
+    "_provenance",
+    "_config",
+    "_tables",
+    "_progress",
+    "coding",
+    "format",
+]
 FOLDER = Path(flyweight.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
 

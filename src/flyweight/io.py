@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from flyweight._files import FilePath, check_output, replacing, write_atomic
+from flyweight._progress import Progress
 from flyweight.checkpoints import METADATA_PREFIX, SafetensorsWriter, with_bit_types
 from flyweight.coding import decode_tensor
 from flyweight.compressed import (
@@ -33,8 +34,6 @@ from flyweight.modules import (
 )
 
 __all__ = ["decompress", "load", "load_state_dict", "save"]
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def save(

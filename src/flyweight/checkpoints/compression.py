@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from flyweight._files import check_output
+from flyweight._progress import Progress
 from flyweight.checkpoints.opening import open_checkpoint
 from flyweight.checkpoints.tensor_entries import Checkpoint, TensorEntry, bits_metadata
 from flyweight.checkpoints.tensor_quantization import (
@@ -46,8 +47,6 @@ from flyweight.errors import ModelError
 from flyweight.format import open_writer
 
 __all__ = ["METADATA_PREFIX", "CheckpointReport", "compress_checkpoint"]
-
-Progress = Callable[[str, int, int | None], None]
 
 METADATA_PREFIX = "checkpoint."
 """Begins the keys of the checkpoint's own metadata in the file."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from flyweight._progress import Progress
 from flyweight._tables import format_table
 from flyweight.batches import evaluating
 from flyweight.errors import ModelError
@@ -246,7 +247,7 @@ def sensitivity(
     *,
     include: Sequence[str] = ("*",),
     pattern: str = "weights",
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[SensitivityPoint]:
     """Scan the sensitivity of layers: prune one at a time by magnitude, and score the network.
 

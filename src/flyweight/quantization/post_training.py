@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flyweight._progress import Progress
 from flyweight.batch_norm import batch_norm_drift, reestimate_batch_norms_, unfold_batch_norms_
 from flyweight.batches import (
     Batch,
@@ -37,8 +38,6 @@ from flyweight.quantization.sensitivity import (
 )
 
 __all__ = ["quantize_post_training"]
-
-Progress = Callable[[str, int, int | None], None]
 
 _PART = 64  # examples that the model runs on at a time
 

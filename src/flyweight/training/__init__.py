@@ -1,5 +1,6 @@
 """Train any module on any loader with any loss; resume, distill, run on several devices."""
 
+from flyweight._progress import Progress
 from flyweight.training.checkpoints import read_checkpoint, write_checkpoint
 from flyweight.training.config import TrainingConfig
 from flyweight.training.loaders import optimizer_steps, seeded_batches
@@ -19,7 +20,7 @@ from flyweight.training.run import (
     train,
     train_into_folder,
 )
-from flyweight.training.trainer import Progress, Stage
+from flyweight.training.trainer import Stage
 
 __all__ = [
     "OptimizerFactory",

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flyweight._progress import Progress
 from flyweight.batches import Batches, Loss
 from flyweight.processes import share_buffers_
 from flyweight.training.config import TrainingConfig
 from flyweight.training.loaders import reset_
 from flyweight.training.optimizers import OptimizerFactory
-from flyweight.training.trainer import Progress, Stage, Trainer
+from flyweight.training.trainer import Stage, Trainer
 
 __all__ = ["TrainingResult", "prefixed", "train_"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from flyweight._files import write_atomic
+from flyweight._progress import Progress
 from flyweight._provenance import source_commit
 from flyweight.batches import Batches, Loss, evaluating
 from flyweight.errors import CheckpointError, RecipeError
@@ -23,7 +24,6 @@ from flyweight.training.config import TrainingConfig
 from flyweight.training.loop import train_
 from flyweight.training.optimizers import OptimizerFactory
 from flyweight.training.precision import choose_device, describe_device
-from flyweight.training.trainer import Progress
 
 __all__ = ["check_training_folder", "read_history", "train", "train_into_folder"]
 

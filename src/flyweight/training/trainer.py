@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from flyweight._progress import Progress
 from flyweight.batch_norm import check_unfolded
 from flyweight.batches import (
     Batch,
@@ -44,10 +45,7 @@ from flyweight.training.optimizers import (
 from flyweight.training.precision import autocast, choose_device, compiled, memory_format_for
 from flyweight.training.total_loss import TotalLoss
 
-__all__ = ["Progress", "Stage", "Trainer"]
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with the phase, how much of it is done, and how much there is, None if unknown."""
+__all__ = ["Stage", "Trainer"]
 
 
 class Stage(Protocol):
