@@ -129,7 +129,13 @@ def round_within_loss(
         sensitivities = {name: 4 * value for name, value in sensitivities.items()}
         found, _ = rounding.round(sensitivities, loss_per_bit, done)
         loss = quantized.of(found)
-    if loss > most:
+    if not math.isfinite(loss):
+        warnings.warn(
+            "outputs of the quantized model are not finite, so that its loss cannot be measured; "
+            "let the model give finite outputs, -1e4 in place of -inf say",
+            stacklevel=4,
+        )
+    elif loss > most:
         warnings.warn(
             f"quantization moves the outputs by {loss:.3g} nats, more than the {most:.3g} that "
             "fit the loss per bit; lower loss_per_bit, or exclude sensitive layers",
