@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import functools
 import hashlib
 import types
 import typing
@@ -37,9 +36,13 @@ NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 _Config = TypeVar("_Config")
 
 
-@functools.cache
+_known_hints: dict[type, dict[str, Any]] = {}
+
+
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
+    if kind not in _known_hints:
+        _known_hints[kind] = typing.get_type_hints(kind, include_extras=True)
+    return _known_hints[kind]
 
 
 def _dataclass_in(hint: Any) -> Any:

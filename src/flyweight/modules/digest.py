@@ -26,8 +26,8 @@ def add_network_(digest: _Hash, network: nn.Module) -> None:
         >>> digest.digest() == hashlib.sha256().digest()
         True
     """
-    for name, tensor in network.state_dict().items():
-        if not isinstance(tensor, Tensor):
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, value in network.state_dict().items():
+        if isinstance(value, Tensor):
+            data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(name.encode())
+            digest.update(data.numpy().data)
