@@ -167,10 +167,32 @@ def from_table(
 
 
 def config_digest(config: Any) -> str:
-    """Return 16 hexadecimal digits that tell a configuration from others.
+    """Return 16 hexadecimal digits that tell a configuration from others, in any process.
+
+    A function in it counts by its name and its code, and not by where it lies in memory.
 
     Example:
         >>> config_digest((1, 2)) == config_digest((1, 3))
         False
+        >>> config_digest(lambda x: x + 1) == config_digest(lambda x: x - 1)
+        False
     """
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(_without_addresses(config)).encode()).hexdigest()[:16]
+
+
+def _without_addresses(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return (type(value).__name__, [(name, _without_addresses(part)) for name, part in fields])
+    if isinstance(value, Mapping):
+        return {key: _without_addresses(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_addresses(part) for part in value]
+    if not callable(value):
+        return value
+    code = getattr(value, "__code__", None)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    if code is None:
+        return name
+    constants = [part for part in code.co_consts if not isinstance(part, types.CodeType)]
+    return (name, code.co_code.hex(), code.co_names, constants)

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -194,11 +196,37 @@ def test_compress_starts_again_with_another_loss_or_other_batches(tmp_path):
     def loss(model, batch):
         return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
 
+    def repaired():
+        def loss(model, batch):  # of the same name
+            return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+        return loss
+
     runs = {
         compress(build(Convolutional), recipe(1), data=data, loss=own, resume=tmp_path).report.run
-        for data, own in ((DATA, None), (DATA, loss), (DATA[:2], None))
+        for data, own in ((DATA, None), (DATA, loss), (DATA, repaired()), (DATA[:2], None))
     }
-    assert len(runs) == 3
+    assert len(runs) == 4
+
+
+def test_compress_finds_its_states_in_another_process(tmp_path):
+    program = """if True:
+        import sys, torch, flyweight as fw
+        def criterion(weight):
+            return weight.abs()
+        torch.manual_seed(0)
+        recipe = fw.Recipe(pruning=fw.PruningConfig(criterion=criterion))
+        data = [(torch.ones(4, 3), torch.zeros(4, dtype=torch.long))]
+        model = torch.nn.Linear(3, 2)
+        print(fw.compress(model, recipe, data=data, device="cpu", resume=sys.argv[1]).report.run)
+    """
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1] != ""
 
 
 def test_compress_keeps_its_network_from_evaluate():

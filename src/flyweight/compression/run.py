@@ -367,9 +367,8 @@ def _name_of_run(
         for part in (inputs_of(batch), targets_of(batch))
         for tensor in tensors_in(part)
     ]
-    name = getattr(loss, "__qualname__", type(loss).__name__)
-    parts = (config_digest(recipe), seed, len(data), forms, name)  # type: ignore[arg-type]
-    digest = hashlib.sha256(repr(parts).encode())
+    parts = (recipe, seed, len(data), repr(forms), loss)  # type: ignore[arg-type]
+    digest = hashlib.sha256(config_digest(parts).encode())
     add_network_(digest, model)
     if teacher is not None:
         add_network_(digest, teacher)
