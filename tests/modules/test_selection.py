@@ -141,3 +141,26 @@ def test_weight_layout_of_other_layers_is_unchanged():
 def test_weight_layout_knows_conv1d_of_transformers():
     kind = type("Conv1D", (nn.Module,), {"__module__": "transformers.pytorch_utils"})
     assert WeightLayout.of(kind()) == WeightLayout(transposed=True)
+
+
+@pytest.mark.parametrize("pattern", ["0.weight", "0.parametrizations.weight.*"])
+def test_select_weights_matches_a_parametrized_tensor_by_its_plain_name(pattern):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    assert [*select_weights(model, exclude=[pattern])] == ["1.weight"]
+    behind = {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"}
+    assert {*select_weights(model, include=[pattern])} == behind
+    assert {*overrides_by_name(model, select_weights(model), {pattern: 0.5})} == behind
+
+
+def test_select_weights_matches_a_parametrized_model_by_its_plain_name():
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    assert [*select_weights(model, include=["weight"])] == ["parametrizations.weight.original"]
+
+
+def test_excluding_the_tensor_that_the_pruner_names_is_enough():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4))
+    with pytest.raises(ModelError, match=r"tensor '0\.weight' has a parametrization"):
+        Pruner(model, PruningConfig(0.5), steps=0)
+    pruned = Pruner(model, PruningConfig(0.5, exclude=("0.weight",)), steps=0).finalize()
+    assert int((pruned[1].weight == 0).sum()) == 8
+    assert torch.equal(pruned[0].weight, model[0].weight)

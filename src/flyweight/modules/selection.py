@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from flyweight.errors import ModelError
 
@@ -103,6 +104,9 @@ def embeddings_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
 def matching_parameters(model: nn.Module, globs: Sequence[str]) -> set[nn.Parameter]:
     """Return the parameters of which a glob matches one of the names.
 
+    A tensor behind a parametrization has the name that its layer has for it, such as "0.weight",
+    besides "0.parametrizations.weight.original".
+
     Raises:
         ModelError: a glob matches nothing.
 
@@ -121,7 +125,11 @@ def matching_parameters(model: nn.Module, globs: Sequence[str]) -> set[nn.Parame
 
 
 def _matched(model: nn.Module, pattern: str) -> set[nn.Parameter]:
-    return {p for name, _, p in _parameters(model) if fnmatch.fnmatchcase(name, pattern)}
+    return {
+        parameter
+        for name, _, parameter in _parameters(model, with_plain_names=True)
+        if fnmatch.fnmatchcase(name, pattern)
+    }
 
 
 def weights_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -145,11 +153,20 @@ def weights_named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parame
     return {name: parameter for parameter, name in found.items()}
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """Yield each parameter under each of its names, with the type of the layer that holds it."""
+def _parameters(
+    model: nn.Module, *, with_plain_names: bool = False
+) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Yield each parameter under each of its names, with the type of the layer that holds it.
+
+    With plain names, a tensor behind a parametrization also comes under the name that its layer
+    has for it.
+    """
     for path, module in model.named_modules(remove_duplicate=False):
         for leaf, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             yield f"{path}.{leaf}".removeprefix("."), type(module).__name__, parameter
+            if with_plain_names and isinstance(module, ParametrizationList):
+                layer, _, seen = path.rpartition("parametrizations.")
+                yield f"{layer}{seen}", type(module).__name__, parameter
 
 
 def matching(name: str, values: Mapping[str, float], default: float) -> float:
