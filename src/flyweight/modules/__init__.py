@@ -9,7 +9,15 @@ from flyweight.modules.architecture import (
     names_and_shapes,
     without_wrappers,
 )
-from flyweight.modules.checks import IntegerLayer, check_fillable, check_float, check_model
+from flyweight.modules.checks import (
+    IntegerLayer,
+    check_config,
+    check_copyable,
+    check_fillable,
+    check_float,
+    check_model,
+    check_steps,
+)
 from flyweight.modules.digest import add_network_
 from flyweight.modules.import_paths import import_path
 from flyweight.modules.layout import OUTPUTS_FIRST, WeightLayout
@@ -52,11 +60,14 @@ __all__ = [
     "attach_",
     "attached",
     "build",
+    "check_config",
+    "check_copyable",
     "check_detached",
     "check_fillable",
     "check_float",
     "check_model",
     "check_plain",
+    "check_steps",
     "dense_weight",
     "detach_",
     "embeddings_of",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
+import types
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +15,18 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from flyweight.errors import ModelError
+from flyweight.errors import ModelError, RecipeError
 from flyweight.modules.parametrize import check_detached
 
-__all__ = ["IntegerLayer", "check_fillable", "check_float", "check_model"]
+__all__ = [
+    "IntegerLayer",
+    "check_config",
+    "check_copyable",
+    "check_fillable",
+    "check_float",
+    "check_model",
+    "check_steps",
+]
 
 
 class IntegerLayer(nn.Module):
@@ -58,12 +69,70 @@ def check_float(model: nn.Module) -> None:
             )
 
 
+def check_copyable(model: object) -> None:
+    """Raise ModelError if an object is no module, or its copy would compute with its weights.
+
+    A plain function that is set on an instance as ``forward`` is not copied with it: in the copy it
+    still reads the weights of the original. Bound methods and partial functions are copied.
+
+    Example:
+        >>> check_copyable({"weight": 1})
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: model is a dict; give a torch.nn.Module
+    """
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModelError(f"model is the class {model.__name__}; give an instance of it")
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    for path, module in model.named_modules():
+        if not isinstance(vars(module).get("forward"), types.FunctionType):
+            continue
+        state: Any = module.__getstate__()  # that of a compiled module leaves forward out
+        if isinstance(state, dict) and "forward" not in state:
+            continue
+        subject = f"layer {path!r}" if path else "the model"
+        raise ModelError(
+            f"{subject} has a forward that was set on the instance, which a copy runs with the "
+            "original's weights; define it in the class"
+        )
+
+
+def check_config(config: object, kind: type) -> None:
+    """Raise RecipeError if a configuration is of another type.
+
+    Example:
+        >>> check_config({"sparsity": 0.5}, nn.Module)
+        Traceback (most recent call last):
+        flyweight.errors.RecipeError: config is a dict; give a Module
+    """
+    if not isinstance(config, kind):
+        raise RecipeError(f"config is a {type(config).__name__}; give a {kind.__name__}")
+
+
+def check_steps(steps: object) -> int:
+    """Return a number of steps as an integer; raise ModelError if it is none, or below 0.
+
+    Example:
+        >>> check_steps("10")
+        Traceback (most recent call last):
+        flyweight.errors.ModelError: steps is a str; give an integer, 0 or more
+    """
+    try:
+        number = operator.index(steps)  # type: ignore[arg-type]  # which is what it checks
+    except TypeError:
+        raise ModelError(f"steps is a {type(steps).__name__}; give an integer, 0 or more") from None
+    if number < 0:
+        raise ModelError(f"the number of steps is {number}; give 0 or more")
+    return number
+
+
 def check_model(model: nn.Module) -> None:
     """Raise ModelError if a model cannot be compressed.
 
     A model needs parameters. All tensors of its state are dense, initialized, finite and on a
     device that holds values; none is computed from others by a hook. No layer is compiled by
-    torch.jit, computes in integers, or has a mask or quantized weights that are not finalized.
+    torch.jit, computes in integers, has a mask or quantized weights that are not finalized, or a
+    ``forward`` that a copy would run with the weights of the original.
 
     Example:
         >>> check_model(nn.Linear(2, 2))
@@ -71,6 +140,7 @@ def check_model(model: nn.Module) -> None:
         Traceback (most recent call last):
         flyweight.errors.ModelError: the model has no parameters, so there is nothing to compress
     """
+    check_copyable(model)
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             subject = f"layer {path!r}" if path else "the model"

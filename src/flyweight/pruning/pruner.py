@@ -20,8 +20,10 @@ from flyweight.modules import (
     OptimizerCheck,
     WeightLayout,
     attach_,
+    check_config,
     check_model,
     check_plain,
+    check_steps,
     dense_weight,
     detach_,
     first_revived,
@@ -99,10 +101,11 @@ class Pruner:
         loss: Loss = default_loss,
         seed: int = 0,
     ) -> None:
-        if steps < 0:
-            raise ModelError(f"the number of steps is {steps}; give 0 or more")
+        steps = check_steps(steps)
+        config = PruningConfig() if config is None else config
+        check_config(config, PruningConfig)
         check_model(model)
-        self.config = config = config or PruningConfig()
+        self.config = config
         self.model = copy.deepcopy(model)
         self.number = 0
         self._finalized: PruningReport | None = None

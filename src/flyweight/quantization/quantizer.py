@@ -23,8 +23,10 @@ from flyweight.errors import CheckpointError, FlyweightError, ModelError
 from flyweight.modules import (
     WeightLayout,
     attach_,
+    check_config,
     check_model,
     check_plain,
+    check_steps,
     dense_weight,
     detach_,
     first_revived,
@@ -102,14 +104,15 @@ class Quantizer:
         loss: Loss = default_loss,
         seed: int = 0,
     ) -> None:
-        if steps < 0:
-            raise ModelError(f"the number of steps is 0 or more; found {steps}")
+        steps = check_steps(steps)
+        config = QuantizationConfig() if config is None else config
+        check_config(config, QuantizationConfig)
         check_model(model)
-        self.config = config = config or QuantizationConfig()
+        self.config = config
         self.steps = steps
         self.number = 0
         self.model = copy.deepcopy(model)
-        self._finalized = False
+        self._finalized: QuantizationReport | None = None
         self._folded = folded_batch_norms(self.model)
         weights = select_weights(self.model, include=config.include, exclude=config.exclude)
         check_plain(self.model, weights)
@@ -183,7 +186,7 @@ class Quantizer:
         return found
 
     def _check_open(self) -> None:
-        if self._finalized:
+        if self._finalized is not None:
             raise ModelError("this quantizer is finalized; make a new one of the model")
 
     def step(self) -> None:
@@ -287,15 +290,21 @@ class Quantizer:
             )
 
     def report(self) -> QuantizationReport:
-        """Return bits, levels and error of each quantized tensor as it is now."""
-        self._check_open()
-        return QuantizationReport(
-            self.config.method,
-            tuple(
-                quantization_row(name, weight.detach(), self._quantized[name].compressed(weight))
-                for name, weight in self.weights.items()
-            ),
+        """Return bits, levels and error of each quantized tensor as it is now.
+
+        After `finalize`, as it is in the compressed model.
+        """
+        if self._finalized is not None:
+            return self._finalized
+        weights = self.weights
+        return self._report_of(
+            {name: self._quantized[name].compressed(weight) for name, weight in weights.items()}
         )
+
+    def _report_of(self, tensors: Mapping[str, CompressedTensor]) -> QuantizationReport:
+        weights = self.weights
+        rows = [quantization_row(name, weights[name], tensors[name]) for name in weights]
+        return QuantizationReport(self.config.method, tuple(rows))
 
     def finalize(
         self,
@@ -310,6 +319,9 @@ class Quantizer:
         Levels, scales and offsets are rounded to ``level_dtype``, except where that would lose
         more than its precision (`round_tables`). If the bits have not fallen to their final number
         yet, they do so now, with a warning.
+
+        Batch normalization is folded in the compressed model, so that its outputs equal those of
+        `model` up to rounding, and are bit for bit those of the module that is loaded from it.
 
         Args:
             fold_batch_norm: store the effective scale and bias of a batch normalization instead of
@@ -359,8 +371,9 @@ class Quantizer:
             name: round_tables(self._quantized[name].compressed(weight), dtype)
             for name, weight in self.weights.items()
         }
+        report = self._report_of(found)
         detach_(self.model, self._attached)
-        self._finalized = True
+        self._finalized = report
         for name, tensor in found.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())
         return found

@@ -19,6 +19,7 @@ from flyweight._progress import Progress
 from flyweight._provenance import source_commit
 from flyweight.batches import Batches, Loss, evaluating
 from flyweight.errors import CheckpointError, RecipeError
+from flyweight.modules import check_copyable
 from flyweight.processes import is_main_process
 from flyweight.training.config import TrainingConfig
 from flyweight.training.loop import train_
@@ -83,6 +84,7 @@ def train(
         >>> torch.equal(trained.weight, model.weight)
         False
     """
+    check_copyable(model)
     config = config or TrainingConfig()
     _check_epochs(config)
     result = train_(
@@ -170,6 +172,7 @@ def train_into_folder(
     from flyweight.checkpoints import write_state_dict  # imports the coders, which training lacks
 
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
+    check_copyable(model)
     config = config or TrainingConfig()
     _check_epochs(config)
     output = Path(output)
