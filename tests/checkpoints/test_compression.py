@@ -208,6 +208,10 @@ def test_compress_checkpoint_gives_the_same_bytes_without_numba(
     [
         ({"bits": 0}, "1 to 8 bits, not to 0"),
         ({"bits": 9}, "1 to 8 bits, not to 9"),
+        ({"bits": 4.5}, "1 to 8 bits, not to 4.5"),
+        ({"bits": 4.0}, "1 to 8 bits, not to 4.0"),
+        ({"bits": True}, "1 to 8 bits, not to True"),
+        ({"bits": "4"}, "1 to 8 bits, not to '4'"),
         ({"bits": 4, "grid": "round"}, "grid 'round' is unknown; choose 'auto', 'kmeans'"),
         ({"bits": 4, "effort": "most"}, "effort 'most' is unknown"),
         ({"grid": "uniform"}, "grid 'uniform' has no effect on a lossless checkpoint"),
@@ -220,6 +224,15 @@ def test_compress_checkpoint_refuses_impossible_settings(tmp_path, checkpoint, s
     with pytest.raises(ModelError, match=said):
         compress_checkpoint(checkpoint, tmp_path / "a.fly", **settings)
     assert not (tmp_path / "a.fly").exists()
+
+
+def test_compress_checkpoint_warns_if_no_tensor_is_quantized(tmp_path):
+    made = {"vector": torch.randn(5000), "small": torch.randn(63, 65)}
+    save_file(made, tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match="2 or more dimensions and at least 4,096 elements"):
+        report = compress_checkpoint(tmp_path / "a.safetensors", tmp_path / "a.fly", bits=4)
+    assert report.quantized == 0
+    compress_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.fly")  # no warning
 
 
 def test_compress_checkpoint_leaves_the_old_file_on_a_full_disk(tmp_path, checkpoint, monkeypatch):

@@ -27,6 +27,27 @@ def test_compress_checkpoint_prints_a_table(folder, cli):
     assert max(map(len, result.out.splitlines())) <= 80
 
 
+@pytest.mark.filterwarnings("always")
+def test_compress_checkpoint_warns_if_nothing_was_quantized(folder, cli):
+    result = cli("compress-checkpoint", "tiny.safetensors", "-o", "out.fly", "--bits", "4", "-q")
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert "flyweight: no tensor was quantized, and out.fly is lossless; only" in result.err
+    assert "2 or more dimensions and at least 4,096 elements" in result.err
+
+
+def test_compress_checkpoint_names_the_rule_of_its_bits(folder, cli):
+    save_file({"weight": torch.randn(64, 64), "bias": torch.randn(64)}, "big.safetensors")
+    result = cli("compress-checkpoint", "big.safetensors", "-o", "out.fly", "--bits", "4", "-q")
+    assert (result.code, result.err) == (0, "")
+    assert "2, 1 quantized, the others lossless" in result.out
+    assert "float tensors of 2+ dimensions and 4,096+ elements" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "4,096" not in cli(*LOSSLESS, "-q").out
+    text = " ".join(cli("compress-checkpoint", "--help").out.split())
+    assert "4,096" in text
+
+
 def test_compress_checkpoint_names_its_phases_off_a_terminal(folder, cli):
     lines = cli(*LOSSLESS).err.splitlines()
     assert 1 <= len(lines) <= 3

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -111,7 +112,7 @@ def compress_checkpoint(
         output: the file to write; not one of those that are read.
         bits: 1 to 8 quantizes the float16, bfloat16 and float32 tensors of two and more dimensions
             and at least 4,096 finite values with the precision of 2^bits levels; None loses
-            nothing.
+            nothing. Warns if there is no such tensor.
         grid: "kmeans" gives each tensor 2^bits levels; "uniform" gives it multiples of a step,
             scaled for each row where that is smaller; "auto", which None stands for, takes for
             each tensor what is smallest at the same error. Only with ``bits``.
@@ -159,6 +160,13 @@ def compress_checkpoint(
             done += entry.length
             if progress is not None:
                 progress("compress tensors", done, checkpoint.tensor_bytes)
+    if bits is not None and not quantized:
+        warnings.warn(
+            f"no tensor was quantized, and {os.fspath(output)} is lossless; only float16, bfloat16 "
+            f"and float32 tensors of 2 or more dimensions and at least {_LEAST:,} elements are "
+            "quantized",
+            stacklevel=2,
+        )
     return CheckpointReport(
         tensor_bytes=checkpoint.tensor_bytes,
         file_bytes=writer.length,
@@ -182,8 +190,8 @@ def _check_settings(
                     "leave it out or choose the bits"
                 )
         return
-    if not 1 <= bits <= _MOST_BITS:
-        raise ModelError(f"a checkpoint is quantized to 1 to {_MOST_BITS} bits, not to {bits}")
+    if isinstance(bits, bool) or not hasattr(bits, "__index__") or not 1 <= bits <= _MOST_BITS:
+        raise ModelError(f"a checkpoint is quantized to 1 to {_MOST_BITS} bits, not to {bits!r}")
     for what, value, known in (("grid", grid, GRIDS), ("effort", effort, _EFFORTS)):
         if value is not None and value not in known:
             raise ModelError(f"{what} {value!r} is unknown; choose {', '.join(map(repr, known))}")

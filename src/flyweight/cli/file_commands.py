@@ -29,7 +29,11 @@ def compress_checkpoint(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The checkpoint.")],
     output: OutputFile,
     bits: Annotated[
-        int | None, typer.Option(help="Quantize with the precision of 2^bits levels, 1 to 8.")
+        int | None,
+        typer.Option(
+            help="Quantize with the precision of 2^bits levels, 1 to 8: float tensors of 2 or more "
+            "dimensions and at least 4,096 elements. The others are stored bit for bit."
+        ),
     ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Store every tensor bit for bit.")
@@ -83,6 +87,7 @@ def compress_checkpoint(
         print_json(report.to_dict())
         return
     rate = report.tensor_bytes / 1e6 / max(report.seconds, 1e-9)
+    rule = {"quantized": "float tensors of 2+ dimensions and 4,096+ elements"} if bits else {}
     print_rows(
         {
             "file": output,
@@ -90,6 +95,7 @@ def compress_checkpoint(
             "file bytes": f"{report.file_bytes:,}",
             "compression ratio": f"{report.tensor_ratio:.2f}x (tensors over the whole file)",
             "tensors": f"{report.tensors}, {report.quantized} quantized, the others lossless",
+            **rule,
             "run": f"{report.seconds:.1f} s, {rate:.0f} MB/s",
         }
     )
