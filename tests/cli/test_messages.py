@@ -35,6 +35,10 @@ def test_sentence_for_memory_says_what_to_do():
         ("pass its `architecture`", "pass its --architecture"),
         ("give loss=, a function", "give loss=, a function"),
         ("give data= or loss=", "give data= or loss="),
+        ("use its model, or strict=False to ignore this", "use its model"),
+        ("resume it, or pass force=True", "resume it, or pass --force"),
+        ("replace it, or force=True to go on", "replace it, or --force to go on"),
+        ("give batches, or drop_last=True", "give batches"),
         ("the value my_force=True", "the value my_force=True"),
     ],
 )

@@ -38,15 +38,18 @@ def with_option_names(text: str, options: Mapping[str, str]) -> str:
     Args:
         text: such as "give model= or architecture=" or "pass its `architecture`".
         options: from the names of arguments to those of options. Of alternatives, arguments
-            that are no options are left out.
+            that are no options are left out, also at the end of a sentence: ", or name=value …".
 
     Example:
         >>> with_option_names("a.fly exists already; pass force=True", {"force": "--force"})
         'a.fly exists already; pass --force'
         >>> with_option_names("give model= or architecture=", {"architecture": "--architecture"})
         'give --architecture'
+        >>> with_option_names("use its model, or strict=False to ignore this", {})
+        'use its model'
     """
     for name, option in options.items():
         text = re.sub(rf"(?<![\w-])(`{name}`|{name}=(True|(?!\w)))", option, text)
     text = re.sub(r"\b\w+= or (?=--)", "", text)
+    text = re.sub(r", or \w+=\w+( to [^;]*)?$", "", text)
     return re.sub(r"(--[\w-]+) or \w+=(?!\w)", r"\1", text)
