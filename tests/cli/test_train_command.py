@@ -29,6 +29,17 @@ def test_train_prints_a_table_and_its_epochs(folder, cli):
     ]
 
 
+@pytest.mark.filterwarnings("always:run has no state")
+def test_train_resume_without_a_state_starts_and_says_so(folder, cli, refused):
+    result = cli(*TRAIN, *SHORT, "--resume", "--quiet")
+    assert result.code == 0
+    assert result.err == (
+        "flyweight: run has no state to resume; the run starts from the beginning\n"
+    )
+    assert (folder / "run" / "model.safetensors").exists()
+    assert "of a finished run; choose another folder" in refused(*TRAIN, *SHORT, "--resume")
+
+
 def test_train_refuses_a_finished_run_before_it_loads_the_task(folder, cli, refused):
     assert cli(*TRAIN, *SHORT).code == 0
     command = ["networks:failing_task" if part == "networks:task" else part for part in TRAIN]

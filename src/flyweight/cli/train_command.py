@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from flyweight import TrainingConfig
 
 __all__ = ["train"]
+
+_WEIGHTS = "model.safetensors"  # of a finished run
 
 
 def train(
@@ -103,7 +106,7 @@ def train(
     if as_json:
         print_json(card)
         return
-    print_rows({"file": output / "model.safetensors", **_scores(card)})
+    print_rows({"file": output / _WEIGHTS, **_scores(card)})
 
 
 def _check_options(images: Mapping[str, bool], task: str | None) -> None:
@@ -126,6 +129,13 @@ def _describe_stop(folder: Path) -> Callable[[], str]:
     return describe
 
 
+def _warn_without_state(folder: Path, *, resume: bool) -> None:
+    if resume and not any((folder / name).exists() for name in ("checkpoint.pt", _WEIGHTS)):
+        warnings.warn(
+            f"{folder} has no state to resume; the run starts from the beginning", stacklevel=2
+        )
+
+
 def _changed(config: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:
     return dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
 
@@ -144,6 +154,7 @@ def _train_on_cifar(
             f"there is no task for {architecture!r}; give --task package.module:function, or train "
             "a network that comes with flyweight, such as resnet20"
         )
+    _warn_without_state(output, resume=run["resume"])
     alternating = images["--alternating"]
     return cifar.train_resnet(
         architecture,
@@ -171,6 +182,7 @@ def _train_on_task(
 
     network = build(architecture)
     check_training_folder(output, resume=run["resume"])  # before a download
+    _warn_without_state(output, resume=run["resume"])
     found = load_task(
         task, network, architecture, data=data, device=run["device"], seed=run["seed"]
     )
