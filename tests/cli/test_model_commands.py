@@ -56,6 +56,29 @@ def test_compress_names_phases_and_epochs_off_a_terminal(folder, cli):
     assert len(lines) == len(set(lines))
 
 
+@pytest.mark.filterwarnings("always:the file is larger")
+def test_compress_warns_of_a_file_larger_than_the_network(folder, cli):
+    (folder / "small.py").write_text(
+        "import torch\n"
+        "def net():\n    return torch.nn.Linear(2, 2)\n"
+        "def task():\n    return {'data': [(torch.randn(8, 2), torch.arange(8) % 2)]}\n"
+    )
+    command = ("compress", "small:net", "--task", "small:task", "-o", "out.fly", "--quiet")
+    result = cli(*command, "--recipe", "tiny.toml", "--device", "cpu")
+    assert result.code == 0
+    assert result.err.startswith("flyweight: the file is larger than the dense network, ")
+    assert "against 24 bytes; raise loss_per_bit" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("compress", "-o", "out.fly")])
+def test_a_network_that_does_not_fit_advises_no_argument_in_python(folder, refused, command):
+    (folder / "other.py").write_text("import torch\ndef net():\n    return torch.nn.Linear(8, 2)\n")
+    verb, *rest = command
+    found = refused(verb, "tiny.safetensors", "--architecture", "other:net", *TASK, *rest)
+    assert found.endswith("use the model it was saved from\n")
+
+
 def test_compress_needs_no_evaluate(folder, cli):
     command = ["networks:unlabeled" if part == "networks:task" else part for part in COMPRESS]
     report = cli(*command, "--json").json()

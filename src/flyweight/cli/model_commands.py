@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from flyweight import CompressedModel
+    from flyweight.compression import CompressionReport
 
 __all__ = ["compress", "evaluate"]
 
@@ -98,10 +100,21 @@ def compress(
             remove_states(states, compressed.report.run)
         wait_for_all()
     report = compressed.report
+    _warn_if_larger(report)
     if as_json:
         print_json(report.to_dict())
         return
     print_rows({"file": output, **report.rows()})
+
+
+def _warn_if_larger(report: CompressionReport) -> None:
+    if report.file_bytes > report.dense_bytes:
+        warnings.warn(
+            f"the file is larger than the dense network, {report.file_bytes:,} against "
+            f"{report.dense_bytes:,} bytes; raise loss_per_bit in a recipe, or train with --recipe "
+            "quick or full",
+            stacklevel=2,
+        )
 
 
 def _save(compressed: CompressedModel, output: Path, states: Path, *, force: bool) -> None:
