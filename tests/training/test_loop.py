@@ -136,6 +136,35 @@ def test_train_freezes_statistics_of_batch_norm_and_trains_its_scale():
     assert not torch.equal(after["0.weight"], before["0.weight"])
 
 
+def test_train_leaves_batch_norm_frozen_that_is_in_evaluation_mode():
+    config = dataclasses.replace(TINY, ema_decay=0)
+    ours, frozen, loaded, usual = network(), network(), network().eval(), network()
+    ours[1].eval()
+    train(ours, batches(), config)
+    train(frozen, batches(), dataclasses.replace(config, freeze_batch_norm=True))
+    assert same(ours, frozen)
+    assert (ours[1].training, frozen[1].training) == (False, True)
+    for model in (loaded, usual):  # a model in evaluation mode as a whole trains as before
+        train(model, batches(), config)
+    assert same(loaded, usual)
+    assert not torch.equal(usual[1].running_mean, frozen[1].running_mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_train_uses_the_type_of_a_model_that_is_not_float32(dtype, monkeypatch):
+    monkeypatch.setattr("flyweight.training.precision._fast_bfloat16", lambda device: True)
+    seen = []
+
+    def loss(model, batch):
+        outputs = model(batch[0].to(dtype))
+        seen.append(outputs.dtype)
+        return F.cross_entropy(outputs, batch[1])
+
+    config = dataclasses.replace(TINY, epochs=1, learning_rate=1e-3, precision="auto")
+    train(network().to(dtype), batches(), config, loss=loss)
+    assert set(seen) == {dtype}
+
+
 def test_train_takes_an_optimizer_and_scales_its_rates():
     seen = []
 

@@ -44,10 +44,12 @@ class TrainingConfig:
         accumulation_steps: batches whose gradients are averaged for one step of the optimizer.
         distillation: share of the teacher's outputs in the loss, from 0 to 1.
         temperature: of distillation.
-        precision: "auto" is bf16 autocast where the hardware has it, "fp32" or "bf16".
+        precision: "auto" is bf16 autocast where the hardware has it and parameters are float32,
+            "fp32" or "bf16".
         compile: fuse the operations of the model that trains by `torch.compile`: about a minute
             at the start, then faster epochs.
         freeze_batch_norm: normalize by the running statistics, which stay; scale and bias train.
+            Batch normalization in evaluation mode, in a model in training mode, does so anyway.
 
     Raises:
         RecipeError: a value is of another type or out of its bounds, or has no effect.

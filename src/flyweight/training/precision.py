@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,16 @@ from torch import nn
 from flyweight.errors import RecipeError
 from flyweight.processes import launched_device
 
-__all__ = ["autocast", "choose_device", "compiled", "describe_device", "memory_format_for"]
+__all__ = [
+    "autocast",
+    "choose_device",
+    "compiled",
+    "describe_device",
+    "memory_format_for",
+    "precision_for",
+]
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -109,8 +118,21 @@ def _fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def precision_for(model: nn.Module, precision: Precision) -> Precision:
+    """Choose "fp32", no autocast, for "auto" and a model without float32 parameters.
+
+    A model in bfloat16, float16 or float64 trains in its own type.
+
+    Example:
+        >>> precision_for(nn.Linear(1, 1), "auto"), precision_for(nn.Linear(1, 1).half(), "auto")
+        ('auto', 'fp32')
+    """
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return "fp32" if precision == "auto" and torch.float32 not in types else precision
+
+
 def autocast(
-    device: torch.device, precision: Literal["auto", "fp32", "bf16"]
+    device: torch.device, precision: Precision
 ) -> contextlib.AbstractContextManager[object]:
     """Return a context of bf16 autocast: for "bf16", and "auto" where the hardware has bf16.
 

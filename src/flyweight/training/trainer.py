@@ -42,7 +42,13 @@ from flyweight.training.optimizers import (
     restore_,
     set_rates_,
 )
-from flyweight.training.precision import autocast, choose_device, compiled, memory_format_for
+from flyweight.training.precision import (
+    autocast,
+    choose_device,
+    compiled,
+    memory_format_for,
+    precision_for,
+)
 from flyweight.training.total_loss import TotalLoss
 
 __all__ = ["Stage", "Trainer"]
@@ -92,6 +98,8 @@ class Trainer:
             check_unfolded(model)
         self.model, self.data, self.config, self.seed = model, data, config, seed
         self.device = choose_device(device) if isinstance(device, str) else device
+        self.frozen = _frozen_batch_norms(model)
+        self.precision = precision_for(model, config.precision)
         form = memory_format_for(model)
         model.to(device=self.device, memory_format=form)  # type: ignore[call-overload]
         self.teacher = None
@@ -140,8 +148,10 @@ class Trainer:
         """Train on all batches once."""
         config, accumulated = self.config, self.config.accumulation_steps
         self.model.train()
-        if config.freeze_batch_norm:
-            _freeze_batch_norms_(self.model)
+        normalizations = _batch_norms(self.model)
+        for module in normalizations:
+            if config.freeze_batch_norm or module in self.frozen:
+                module.eval()
         total = TotalLoss(self.device, self.steps)
         per_epoch = self.steps // config.epochs
         process = self.accelerator.process_index
@@ -164,6 +174,8 @@ class Trainer:
                     self.optimizer_step_(step)
                     if progress is not None:
                         progress(f"epoch {epoch + 1} of {config.epochs}", step + 1, self.steps)
+        for module in normalizations:  # a later run sees those that the user froze, and no others
+            module.train(module not in self.frozen)
         total.check()
         mean = self.accelerator.reduce(total.sum, "mean")
         self.losses.append(float(mean) / self.batches)
@@ -199,7 +211,7 @@ class Trainer:
                 "the model computes; set it to 0"
             )
         try:
-            with autocast(self.device, self.config.precision):
+            with autocast(self.device, self.precision):
                 value: Any = self._loss_of(batch)
         except (FlyweightError, torch.OutOfMemoryError):
             raise
@@ -296,10 +308,14 @@ class Trainer:
         return f"{text}; the state after epoch {len(self.losses)} is in {checkpoint}"
 
 
-def _freeze_batch_norms_(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    kind = nn.modules.batchnorm._BatchNorm
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def _frozen_batch_norms(model: nn.Module) -> set[nn.Module]:
+    """Batch normalization that is in evaluation mode in a model that is not."""
+    return {module for module in _batch_norms(model) if model.training and not module.training}
 
 
 def _are_losses(found: Any, epochs: int) -> bool:
