@@ -334,3 +334,11 @@ def test_reading_takes_little_memory_beside_the_values(path, tmp_path, read, sca
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2.5 * (2 * size + path.stat().st_size)
+
+
+def test_load_state_dict_takes_a_string_as_one_name(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2))
+    save(model, tmp_path / "a.fly")
+    state = load_state_dict(tmp_path / "a.fly", names="0.weight")
+    assert list(state) == ["0.weight"]
+    assert torch.equal(state["0.weight"], model[0].weight)

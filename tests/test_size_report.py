@@ -22,7 +22,7 @@ from flyweight.coding import (
     prepare_shared,
 )
 from flyweight.compressed import CompressedModel
-from flyweight.errors import FormatError
+from flyweight.errors import FormatError, ModelError
 from flyweight.format import Container, dumps, write
 from flyweight.size_report import inspect
 
@@ -206,3 +206,8 @@ def test_str_is_a_table_of_eighty_columns():
     assert f"{report.total_bytes:,}" in lines[-1]
     assert "\\x1b[31mb\\n\\xfc" in text
     assert len(repr(report)) < 80
+
+
+def test_inspect_refuses_what_is_not_saved():
+    with pytest.raises(ModelError, match="source is a dict; save it first, and give the path"):
+        inspect({})

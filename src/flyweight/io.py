@@ -191,7 +191,8 @@ def load_state_dict(
 
     Args:
         path: the file.
-        names: of the tensors to read; only what they need is read and checked. None reads all.
+        names: of the tensors to read; only what they need is read and checked. A string is one
+            name; None reads all.
         architecture: as in `load`; needed only where the file leaves names and shapes to an
             architecture that is not registered.
 
@@ -210,6 +211,8 @@ def load_state_dict(
         ...     load_state_dict(f"{folder}/a.fly")
         {'bias': tensor([0.5000, 1.0000])}
     """
+    if isinstance(names, str):
+        names = [names]
     with Reader(path) as reader:
         _use_shapes(reader, architecture, path)
         state = dict(_values(reader, names))

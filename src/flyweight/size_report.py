@@ -41,6 +41,7 @@ from flyweight.coding import (
 from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.scalars import nonzero_count
 from flyweight.compressed import give_shapes_, gradual_underflow
+from flyweight.errors import ModelError
 from flyweight.format import Reader
 from flyweight.modules import Architecture
 
@@ -233,9 +234,14 @@ def inspect(
 
     Raises:
         FormatError: the file is damaged, or no ``.fly`` file.
-        ModelError: the file leaves names and shapes to an architecture that is not known.
+        ModelError: the file leaves names and shapes to an architecture that is not known, or the
+            source is no file.
         OSError: the file cannot be read.
     """
+    if not isinstance(source, str | os.PathLike | bytes):
+        raise ModelError(
+            f"source is a {type(source).__name__}; save it first, and give the path of the file"
+        )
     coders = _peer_coders() if peers else {}
     raw: list[bytes] = []
     with Reader(source) as reader:

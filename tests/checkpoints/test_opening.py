@@ -138,3 +138,8 @@ def test_open_checkpoint_refuses_json_that_is_no_index(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"is not an index of shards|is neither"):
         open_checkpoint(tmp_path / "a.json")
+
+
+def test_open_checkpoint_refuses_what_is_not_saved():
+    with pytest.raises(CheckpointError, match="source is a dict; save it first, and give the path"):
+        open_checkpoint({})

@@ -150,3 +150,9 @@ def test_compress_refuses_recipe_and_device():
         compress(model(), "tiny", data=[BATCH])
     with pytest.raises(FlyweightError, match="'abacus'"):
         compress(model(), TRAINED, data=[BATCH], device="abacus")
+
+
+def test_compress_refuses_a_model_that_is_frozen():
+    frozen = model().requires_grad_(False)
+    with pytest.raises(ModelError, match="no parameter of the model requires a gradient; unfreeze"):
+        compress(frozen, TRAINED, data=[BATCH])

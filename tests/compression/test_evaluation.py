@@ -9,6 +9,7 @@ import flyweight
 from flyweight.checkpoints import compress_checkpoint
 from flyweight.compression import evaluate
 from flyweight.errors import CheckpointError, DataError, FlyweightError, ModelError, RecipeError
+from flyweight.quantization import Quantizer
 
 
 def network():
@@ -107,7 +108,7 @@ def test_evaluate_says_what_a_file_needs(file, kind, arguments, message):
         ({"evaluate": lambda m: float("nan")}, DataError, "gives nan for Sequential; return a"),
         ({"model": network()}, ModelError, "no effect with a module as source; leave them out"),
         ({"architecture": network}, ModelError, "no effect with a module as source"),
-        ({"source": 7}, ModelError, "source is a int; give a module, or the path of a file"),
+        ({"source": 7}, ModelError, "source is a int; give a module, or save it first"),
         ({"source": "no/such.fly", "model": network()}, CheckpointError, "no file no/such.fly"),
         ({"device": "nosuch"}, RecipeError, "device 'nosuch' cannot be used here"),
     ],
@@ -122,3 +123,9 @@ def test_evaluate_refuses_in_one_sentence(trained, arguments, error, message):
 def test_evaluate_takes_a_compressed_checkpoint(file, tmp_path):
     compress_checkpoint(file("safetensors"), tmp_path / "b.fly")
     assert evaluate(tmp_path / "b.fly", evaluate=total, model=network(), device="cpu").score == 1.5
+
+
+def test_evaluate_refuses_a_compressed_model_that_is_not_saved():
+    compressed = Quantizer(nn.Linear(8, 4), steps=0).finalize()
+    with pytest.raises(ModelError, match=r"source is a CompressedModel; .* save it first"):
+        evaluate(compressed, evaluate=lambda model: 1.0, device="cpu")

@@ -269,3 +269,9 @@ def test_load_recipe_takes_recipes_and_stages_as_they_are():
     assert load_recipe(whole.quantization) == Recipe(quantization=whole.quantization)
     config = PostTrainingConfig(loss_per_bit=1e-6)
     assert load_recipe(config) == Recipe(post_training=config)
+
+
+@pytest.mark.parametrize(("value", "found"), [(None, "NoneType"), ({"bits": 4}, "dict")])
+def test_load_recipe_refuses_values_of_another_type(value, found):
+    with pytest.raises(RecipeError, match=f"the recipe is a {found}; give a name"):
+        load_recipe(value)

@@ -53,6 +53,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: a file is damaged or is something else, a shard is missing, or a folder
             holds no checkpoint or several.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(
+            f"source is a {type(path).__name__}; save it first, and give the path of the file"
+        )
     path = Path(path)
     if str(path) != "-" and path.is_dir():
         return _open_folder(path)

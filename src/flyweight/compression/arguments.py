@@ -70,11 +70,15 @@ def outputs(model: nn.Module, batch: Batch) -> Any:
 def check_loss(model: nn.Module, batch: Batch, loss: Loss) -> None:
     """Raise DataError where the loss of a batch is not a finite scalar with a gradient.
 
+    Raises ModelError where no parameter requires one.
+
     Example:
         >>> check_loss(nn.Linear(2, 1), torch.ones(3, 2), lambda model, batch: model(batch))
         Traceback (most recent call last):
         flyweight.errors.DataError: loss gives a tensor of shape (3, 1); return a scalar, ...
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError("no parameter of the model requires a gradient; unfreeze some to train")
     with evaluating(model):
         try:
             value = loss(model, batch)

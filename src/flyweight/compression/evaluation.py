@@ -86,7 +86,8 @@ def evaluate(
         return Evaluation(value, None, describe_device(target))
     if not isinstance(source, str | os.PathLike):
         raise ModelError(
-            f"source is a {type(source).__name__}; give a module, or the path of a file"
+            f"source is a {type(source).__name__}; give a module, or save it first and give the "
+            "path of the file"
         )
     path = Path(source)
     network = _filled(path, model, architecture).to(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -150,6 +151,11 @@ def load_recipe(
         return Recipe(quantization=name)
     if isinstance(name, PostTrainingConfig):
         return Recipe(post_training=name)
+    if not isinstance(name, str | os.PathLike):
+        raise RecipeError(
+            f"the recipe is a {type(name).__name__}; give a name, the path of a TOML file, a "
+            "Recipe or the configuration of one stage"
+        )
     if isinstance(name, str) and name in recipe_names():
         file = resources.files("flyweight.recipes") / f"{name}.toml"
         return Recipe.from_toml(file.read_text(), where=f"recipe {name}")
