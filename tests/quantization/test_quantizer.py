@@ -195,13 +195,22 @@ def test_quantizer_is_closed_after_finalize():
     for call in (
         quantizer.step,
         quantizer.check,
-        quantizer.report,
         quantizer.state_dict,
         quantizer.finalize,
         lambda: quantizer.load_state_dict({}),
     ):
         with pytest.raises(ModelError, match="this quantizer is finalized; make a new one"):
             call()
+
+
+def test_report_after_finalize_is_that_of_the_compressed_model():
+    quantizer = Quantizer(nn.Linear(8, 4), QuantizationConfig(bits=2), steps=0)
+    before = quantizer.report()
+    tensor = quantizer.finalize()["weight"]
+    (row,) = quantizer.report().layers
+    assert (row.name, row.weights, row.levels) == ("weight", 32, tensor.levels.numel())
+    assert row.bits_per_weight == before.bits_per_weight
+    assert row.error == pytest.approx(before.layers[0].error, rel=0.01)
 
 
 @pytest.mark.parametrize("method", ["kmeans", "uniform", "learned-step", "ternary"])
