@@ -400,7 +400,7 @@ def test_quantizer_refuses_what_it_cannot_quantize():
     ):
         with pytest.raises(ModelError, match=r"'0\.weight' has a TernaryWeight attached"):
             call()
-    with pytest.raises(ModelError, match="number of steps is 0 or more; found -1"):
+    with pytest.raises(ModelError, match="the number of steps is -1; give 0 or more"):
         Quantizer(network(), steps=-1)
     with pytest.raises(ModelError, match="the model has no weight of two or more dimensions"):
         Quantizer(nn.BatchNorm1d(4), steps=1)
