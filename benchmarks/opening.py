@@ -2,7 +2,7 @@
 
     python -m benchmarks.opening [--processes 9]
 
-The file holds the shipped network, its batch normalisation folded and its weights in 32 values a
+The file holds the shipped network, its batch normalization folded and its weights in 32 values a
 layer, all layers by one coder, or each by the one that gives fewest bytes ("auto"). In each process
 torch is imported first; then ``import flyweight`` and ``flyweight.load(path)`` are timed, and the
 median of the processes counts. "cold" has an empty folder for what Numba compiles, "warm" one

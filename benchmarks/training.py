@@ -2,7 +2,7 @@
 
     python -m benchmarks.training [--device auto] [--repeats 5] [--images 6400]
 
-The plain loop is what a tutorial shows: a Dataset that crops, flips and normalises one image at a
+The plain loop is what a tutorial shows: a Dataset that crops, flips and normalizes one image at a
 time, a DataLoader, fp32, the default memory order. It runs with the number of loader workers that
 turned out fastest here. Ours is `flyweight.training.train_` without a moving average, which the
 plain loop has not either: once on images of full size, so that network and arithmetic are the same,
@@ -54,7 +54,7 @@ class Loop(NamedTuple):
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int]]):
-    """One image at a time: pad, crop, flip, normalise."""
+    """One image at a time: pad, crop, flip, normalize."""
 
     def __init__(self, data: Split) -> None:
         self.data = data

@@ -4,7 +4,7 @@
     from labs.course import FP_Conv, FP_Linear, STE, quantize_whole_model, huffman_coding
 
 ``q`` is in per cent, as in the course. Zeros stay zeros in `finetune_after_prune`. In a loop of
-your own `STE` gives them no gradient, but an optimiser that has momentum from before the pruning
+your own `STE` gives them no gradient, but an optimizer that has momentum from before the pruning
 moves them all the same: make a new one after it.
 """
 
@@ -257,7 +257,7 @@ class FP_Linear(nn.Module):  # noqa: N801
         self.symmetric = symmetric
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer with quantised weights."""
+        """The layer with quantized weights."""
         weight = STE.apply(self.linear.weight, self.Nbits, self.symmetric)
         return F.linear(x, weight, self.linear.bias)
 
@@ -289,7 +289,7 @@ class FP_Conv(nn.Module):  # noqa: N801
         self.symmetric = symmetric
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer with quantised weights."""
+        """The layer with quantized weights."""
         weight = STE.apply(self.conv.weight, self.Nbits, self.symmetric)
         return self.conv._conv_forward(x, weight, self.conv.bias)
 

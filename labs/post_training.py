@@ -57,7 +57,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 PRICES = (3e-9, 7e-9, 1e-8, 1.5e-8, 2e-8, 2.5e-8, 3e-8, 4e-8, 6e-8, 8e-8, 1.1e-7, 1.5e-7)
 PRICES += (2e-7, 2.5e-7, 3e-7, 4e-7)
 CALIBRATION = 256  # images a batch; the first is for the weights
-STATISTICS = 8  # batches, for batch normalisation and biases
+STATISTICS = 8  # batches, for batch normalization and biases
 VECTORS = -36  # instead of its own -75, see `labs.post_training_choices`
 NNCODEC: dict[str, tuple[dict[str, Any], Sequence[int]]] = {
     "dependent": ({"use_dq": True}, (-30, -28, *range(-26, -20))),
@@ -90,7 +90,7 @@ class Exercise:
 def exercises() -> list[Exercise]:
     """All rows, in the order of the table.
 
-    NNCodec gets what helps it of what it can do without training: dependent quantisation or a
+    NNCodec gets what helps it of what it can do without training: dependent quantization or a
     uniform grid, one qp for all layers or its own choice for each (opt_qp), rounding to the nearest
     level or to one that takes fewer bits (lambda_scale).
     """
@@ -134,7 +134,7 @@ def write_ours(price: float, data: Cifar10, seed: int, path: Path) -> int:
 def nncodec_networks(chosen: Sequence[Exercise]) -> Iterator[tuple[Exercise, int, nn.Module]]:
     """The shipped network by NNCodec: bytes of each file, and the network read from it.
 
-    Batch normalisation is folded to two vectors before, as in our files.
+    Batch normalization is folded to two vectors before, as in our files.
     """
     model = load_pretrained("resnet20")
     fold_batch_norms_(model)

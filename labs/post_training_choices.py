@@ -51,14 +51,14 @@ from labs.rows import RESULTS, origin, wanted
 NAME = "post_training_choices"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
 PRICES = (1e-8, 4e-8)
-QPS = {True: (-26, -23), False: (-24, -22)}  # dependent quantisation or not
+QPS = {True: (-26, -23), False: (-24, -22)}  # dependent quantization or not
 
 # What the recipe "post-training" does, and each part of it left out or done otherwise.
 OURS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "layers by Fisher information alone": {"measured": False},
     "each weight alone": {"gptq": False},
-    "batch normalisation as it was": {"drift": False},
+    "batch normalization as it was": {"drift": False},
     "statistics of the calibration images": {"drift": None},
     "biases as they were": {"biases": False},
     "vectors of 6 bits": {"float_mantissa_bits": 5},

@@ -7,7 +7,7 @@ in the loss" adds λ·sign(w) to the gradients that SGD gets, "L1, proximal" mak
 after each step, "group lasso, proximal" one of whole filters. All else is the same, and so is the
 objective of the first two. Zeros are counted; then each network goes through `compress`, `save` and
 `load` like any other, without pruning or retraining, and what was loaded is tested on the 10,000
-test images. Batch normalisation keeps its statistics; with ``--live`` it measures each batch, which
+test images. Batch normalization keeps its statistics; with ``--live`` it measures each batch, which
 takes the scale of the weights out again. A run of the same settings that is there is not made
 again; one that was interrupted goes on from its last epoch; rows of other strengths stay. Writes
 ``labs/results/proximal.csv``, the figure beside it and the table in ``docs/proximal.md``.
@@ -66,7 +66,7 @@ AS_IT_IS = QuantizationConfig(bits=5, init="density")
 
 
 def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Optimizer) -> None:
-    """Add what λ·‖w‖₁ in the loss adds to the gradients, before each step of the optimiser."""
+    """Add what λ·‖w‖₁ in the loss adds to the gradients, before each step of the optimizer."""
     weights = select_weights(model).values()
 
     def add(*_: Any) -> None:
@@ -78,7 +78,7 @@ def l1_in_the_loss(model: nn.Module, strength: float, optimizer: torch.optim.Opt
 
 
 def attachments(model: nn.Module, strength: float, interval: int = 1) -> dict[str, Attach]:
-    """The runs, each with what it does to the optimiser."""
+    """The runs, each with what it does to the optimizer."""
     single = Penalty(strength, interval=interval)
     group = Penalty(
         strength, operator=group_soft_threshold, layer_types=("Conv2d",), interval=interval
@@ -195,7 +195,7 @@ def table(rows: Sequence[Row]) -> str:
     dense = 100 * pretrained_card("resnet20")["test_accuracy"]
     columns = [
         ":run",
-        ":batch normalisation",
+        ":batch normalization",
         "λ",
         "interval",
         "rate",
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="*")
     parser.add_argument("--strength", type=float, default=3e-4, help="λ of all runs")
     parser.add_argument("--interval", type=int, default=39, help="steps to one proximal step")
-    parser.add_argument("--live", action="store_true", help="normalise by the batch")
+    parser.add_argument("--live", action="store_true", help="normalize by the batch")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     options = read_options(parser, arguments)
     if unknown := [name for name in options.runs if name not in RUNS]:
@@ -289,7 +289,7 @@ def settings_of(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def same(row: Row, name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a row is of this run, at this strength and with batch normalisation so."""
+    """Whether a row is of this run, at this strength and with batch normalization so."""
     alike = all(float(row[key]) == float(settings[key]) for key in ("strength", "interval"))
     return alike and row["run"] == name and row["batch_norm"] == settings["batch_norm"]
 

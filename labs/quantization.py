@@ -1,9 +1,9 @@
-"""The tables of quantisation: k-means, fixed point, the same at 80 % sparsity.
+"""The tables of quantization: k-means, fixed point, the same at 80 % sparsity.
 
     python -m labs.quantization [ROW ...] [--epochs 20] [--short 1] [--compile]
         [--device auto] [--data DIR]
 
-Quantises the shipped ResNet-20, tests it on all 10,000 test images of CIFAR-10 as loaded back from
+Quantizes the shipped ResNet-20, tests it on all 10,000 test images of CIFAR-10 as loaded back from
 a file, trains it with few values on the 45,000 training images and tests it again the same way.
 Zeros are counted in the file, and each that was there before has to be there still. ROW is kmeans,
 fixed or sparse (all of them if none is named), or a row of one such as "kmeans 5 linear". Key rows
@@ -140,7 +140,7 @@ def measured(
 
 
 def run(exercise: Exercise, epochs: int, data: Cifar10, device: str, seed: int, long: int) -> Row:
-    """Quantise, test, train, test again."""
+    """Quantize, test, train, test again."""
     begin, begun = time.perf_counter(), is_begun("quantization", exercise.name)
     target = choose_device(device)
     model, commit = start_of(exercise, long, data, device, seed)
@@ -250,7 +250,7 @@ def _cells(row: Row, prefix: str, keys: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, then rewrite the tables."""
-    parser = lab_parser("The tables of quantisation.", rows=True, epochs=20, short=1)
+    parser = lab_parser("The tables of quantization.", rows=True, epochs=20, short=1)
     options = read_options(parser, arguments)
     chosen = wanted(options.rows, exercises(options.compile))
     data = load_cifar10(options.data)

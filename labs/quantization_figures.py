@@ -1,4 +1,4 @@
-"""Figures of quantisation: the values of each layer, error against bits, accuracy and bytes.
+"""Figures of quantization: the values of each layer, error against bits, accuracy and bytes.
 
     python -m labs.quantization_figures
 
@@ -93,7 +93,7 @@ def points_of(rows: Sequence[Row], kind: str) -> list[QuantizedPoint]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the errors, draw all figures."""
-    read_options(argparse.ArgumentParser(description="Figures of quantisation."), arguments)
+    read_options(argparse.ArgumentParser(description="Figures of quantization."), arguments)
     model = load_pretrained("resnet20")
     points = compare_schemes(select_weights(model))
     write_rows("quantization_errors", error_rows(points), RESULTS)

@@ -1,4 +1,4 @@
-"""Sparse optimisation of linear models: parts (b) to (f), figures, table and answers.
+"""Sparse optimization of linear models: parts (b) to (f), figures, table and answers.
 
     python -m labs.sparse_regression [--json]
 
@@ -90,7 +90,7 @@ def report(found: Sequence[Case]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Solve, then print or write."""
-    parser = argparse.ArgumentParser(description="Sparse optimisation of linear models.")
+    parser = argparse.ArgumentParser(description="Sparse optimization of linear models.")
     parser.add_argument("--json", action="store_true", help="print the numbers, write nothing")
     options = parser.parse_args(arguments)
     found = cases()

@@ -115,7 +115,7 @@ def _proximal(plain: Sequence[Case], cases: Sequence[Case]) -> str:
 
 {_figure("e", "Loss and weights under L1 by proximal gradient")}
 
-Thresholds {_listed(f"{STEP * s:g}" for s in L1_STRENGTHS)} are μ·λ for the λ of (d), and the same objective is minimised: the loss
+Thresholds {_listed(f"{STEP * s:g}" for s in L1_STRENGTHS)} are μ·λ for the λ of (d), and the same objective is minimized: the loss
 ends at {losses}, against {before} in (d), and the paths of
 the large weights are close to those of (d). What differs are the small ones: {zeros} weights are *exactly*
 zero, and they stay so (over the last 20 steps these move by {max(swings):g}), because the soft

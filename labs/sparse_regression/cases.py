@@ -122,9 +122,9 @@ def trimmed_on_old(strength: float, steps: int = STEPS) -> History:
     for _ in range(steps):
         old = weights[-1]
         stepped = old - STEP * (2 * X.T @ (X @ old - Y))
-        penalised = np.argsort(np.abs(old), kind="stable")[:-NONZEROS]
+        penalized = np.argsort(np.abs(old), kind="stable")[:-NONZEROS]
         threshold = STEP * strength
-        stepped[penalised] -= np.clip(stepped[penalised], -threshold, threshold)
+        stepped[penalized] -= np.clip(stepped[penalized], -threshold, threshold)
         weights.append(stepped)
     path = np.stack(weights)
     return History(path, ((path @ X.T - Y) ** 2).sum(1))

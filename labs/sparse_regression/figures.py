@@ -148,7 +148,7 @@ def _path() -> Figure:
     right.set_xscale("log")
     label_axes(
         right,
-        f"Distance after {STEPS} steps (grey: λ of the exercise)",
+        f"Distance after {STEPS} steps (gray: λ of the exercise)",
         f"{strengths}, log scale",
         "largest error, unit of y / unit of X, log",
         log=True,

@@ -101,7 +101,7 @@ def test_weights_that_are_chosen_otherwise(written, otherwise):
 
 
 @pytest.mark.parametrize(
-    "otherwise", ["batch normalisation as it was", "statistics of the calibration images"]
+    "otherwise", ["batch normalization as it was", "statistics of the calibration images"]
 )
 def test_batch_normalisation_that_is_corrected_otherwise(written, otherwise):
     batches, states = written

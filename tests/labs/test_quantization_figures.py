@@ -1,4 +1,4 @@
-"""The figures of quantisation: drawn from the rows there are, and shown in the document."""
+"""The figures of quantization: drawn from the rows there are, and shown in the document."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The rows of the quantisation tables: all there, and measured by what a file holds."""
+"""The rows of the quantization tables: all there, and measured by what a file holds."""
 
 import dataclasses
 
