@@ -342,3 +342,15 @@ def test_load_state_dict_takes_a_string_as_one_name(tmp_path):
     state = load_state_dict(tmp_path / "a.fly", names="0.weight")
     assert list(state) == ["0.weight"]
     assert torch.equal(state["0.weight"], model[0].weight)
+
+
+def test_load_and_decompress_refuse_what_is_not_saved(tmp_path):
+    save(nn.Linear(3, 2), tmp_path / "a.fly")
+    compressed = CompressedModel.from_bytes((tmp_path / "a.fly").read_bytes())
+    for call in (
+        lambda: load(compressed, nn.Linear(3, 2)),
+        lambda: load_state_dict(compressed),
+        lambda: decompress(compressed, tmp_path / "a.safetensors"),
+    ):
+        with pytest.raises(ModelError, match="path is a CompressedModel; save it first, and give"):
+            call()

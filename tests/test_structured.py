@@ -276,3 +276,11 @@ def test_remove_filters_takes_any_batch(batch):
     with torch.no_grad():
         model[0].weight[1:3] = 0
     assert remove_filters(model, batch)[0].weight.shape == (4, 4)
+
+
+def test_remove_filters_refuses_a_function_as_forward():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    original = model[0].forward
+    model[0].forward = lambda inputs: original(inputs)
+    with pytest.raises(ModelError, match="layer '0' has a forward that was set on the instance"):
+        remove_filters(model, torch.zeros(1, 3, 8, 8))

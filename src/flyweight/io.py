@@ -88,6 +88,13 @@ def _compressed(obj: CompressedModel | nn.Module | Mapping[str, Tensor]) -> Comp
     return compress_lossless({plain[name]: value for name, value in state.items()})
 
 
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise ModelError(
+            f"path is a {type(path).__name__}; save it first, and give the path of the file"
+        )
+
+
 def load(
     path: FilePath,
     model: nn.Module | None = None,
@@ -124,6 +131,7 @@ def load(
         >>> bool((loaded.weight == layer.weight).all()), loaded.training
         (True, False)
     """
+    _check_path(path)
     check_fillable(model, architecture)
     with Reader(path) as reader:
         if model is None:
@@ -211,6 +219,7 @@ def load_state_dict(
         ...     load_state_dict(f"{folder}/a.fly")
         {'bias': tensor([0.5000, 1.0000])}
     """
+    _check_path(path)
     if isinstance(names, str):
         names = [names]
     with Reader(path) as reader:
@@ -263,6 +272,7 @@ def decompress(
         ...     decompress(f"{folder}/a.fly", f"{folder}/a.safetensors")["tensors"]
         1
     """
+    _check_path(path)
     target = Path(output)
     if target.suffix.lower() != ".safetensors" and (target.is_file() or not target.exists()):
         raise CheckpointError(

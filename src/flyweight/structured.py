@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flyweight.batches import Batch, evaluating, inputs_of, run_model
 from flyweight.errors import ModelError
-from flyweight.modules import WeightLayout, check_detached
+from flyweight.modules import WeightLayout, check_copyable, check_detached
 from flyweight.pruning import zero_filters
 
 __all__ = ["feeding_layers", "remove_filters", "silence_filters_"]
@@ -64,6 +64,7 @@ def remove_filters(model: nn.Module, example_inputs: Batch) -> nn.Module:
         raise ModelError(
             "removing filters needs torch-pruning; pip install flyweight[structured]"
         ) from error
+    check_copyable(model)
     check_detached(model)
     smaller = silence_filters_(copy.deepcopy(model), example_inputs)
     with warnings.catch_warnings(), evaluating(smaller), torch.enable_grad():

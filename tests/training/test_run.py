@@ -59,6 +59,15 @@ def test_train_refuses_a_run_without_epochs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_train_refuses_a_config_of_another_type(tmp_path):
+    for call in (
+        lambda: train(network(), batches(), {"epochs": 1}, device="cpu"),
+        lambda: train_into_folder(network(), batches(), tmp_path / "a", {"epochs": 1}),
+    ):
+        with pytest.raises(RecipeError, match="config is a dict; give a TrainingConfig"):
+            call()
+
+
 def test_train_into_folder_writes_weights_card_and_history(tmp_path):
     folder = tmp_path / "deep" / "run"
     card = run(

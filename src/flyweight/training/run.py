@@ -19,7 +19,7 @@ from flyweight._progress import Progress
 from flyweight._provenance import source_commit
 from flyweight.batches import Batches, Loss, evaluating
 from flyweight.errors import CheckpointError, RecipeError
-from flyweight.modules import check_copyable
+from flyweight.modules import check_config, check_copyable
 from flyweight.processes import is_main_process
 from flyweight.training.config import TrainingConfig
 from flyweight.training.loop import train_
@@ -85,8 +85,7 @@ def train(
         False
     """
     check_copyable(model)
-    config = config or TrainingConfig()
-    _check_epochs(config)
+    config = _checked(config)
     result = train_(
         copy.deepcopy(model),
         data,
@@ -102,9 +101,12 @@ def train(
     return result.model.eval()
 
 
-def _check_epochs(config: TrainingConfig) -> None:
+def _checked(config: TrainingConfig | None) -> TrainingConfig:
+    config = TrainingConfig() if config is None else config
+    check_config(config, TrainingConfig)
     if config.epochs < 1:
         raise RecipeError("training.epochs is 0, so that nothing trains; set it to 1 or more")
+    return config
 
 
 def train_into_folder(
@@ -173,8 +175,7 @@ def train_into_folder(
 
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     check_copyable(model)
-    config = config or TrainingConfig()
-    _check_epochs(config)
+    config = _checked(config)
     output = Path(output)
     checkpoint = check_training_folder(output, resume=resume)
     target = choose_device(device) if isinstance(device, str) else device
