@@ -2,7 +2,7 @@
 
     python -m labs.post_training [ROW ...] [--device auto] [--data DIR] [--seed 0]
 
-Makes files of the shipped ResNet-20 by `compress`, without training or labels, at a
+Makes files of the ResNet-20 of the labs by `compress`, without training or labels, at a
 row of prices of a bit, and by NNCodec (ISO/IEC 15938-17) at its own settings; reads each back and
 tests it on all 10,000 test images of CIFAR-10. Images to calibrate with are augmented ones of the
 45,000 training images. ROW is flyweight or NNCodec (both if none is named), or a row of one such as
@@ -121,7 +121,7 @@ def calibration_batches(data: Cifar10, seed: int) -> list[Tensor]:
 
 
 def write_ours(price: float, data: Cifar10, seed: int, path: Path) -> int:
-    """Write the shipped network without training, at a price of a bit."""
+    """Write the network of the labs without training, at a price of a bit."""
     batches = calibration_batches(data, seed)
     recipe = Recipe(
         name="post-training",

@@ -102,7 +102,7 @@ def exercises() -> list[Exercise]:
 
 
 def write_ours(exercise: Exercise, batches: Sequence[Tensor], path: Path) -> int:
-    """Write the shipped network without training, with one thing done otherwise."""
+    """Write the network of the labs without training, with one thing done otherwise."""
     changed = OURS[exercise.otherwise]
     dense, model = load_pretrained("resnet20").eval(), load_pretrained("resnet20").eval()
     drift = batch_norm_drift(model, batches)

@@ -225,7 +225,7 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return (
-        f"The shipped network has {dense:.2f} %.\n\n{markdown(columns, cells)}\n\n"
+        f"The dense network of the labs has {dense:.2f} %.\n\n{markdown(columns, cells)}\n\n"
         "![Sizes of weights and filters](../labs/results/proximal.svg)"
     )
 

@@ -70,5 +70,5 @@ class Remembering(nn.Module):
 
 
 def dense_teacher() -> Remembering:
-    """The shipped ResNet-20; what it said is kept beside the states of the labs."""
+    """The dense ResNet-20 of the labs; what it said is kept beside the states of the labs."""
     return Remembering(load_pretrained("resnet20").eval(), STATES / "teacher.sqlite")
