@@ -2,7 +2,7 @@
 
     python -m labs.analysis [--images 1000] [--device auto] [--data DIR]
 
-Prunes one layer of the ResNet-20 of the labs at a time, without retraining, and tests it on images of
+Prunes one layer of the dense ResNet-20 at a time, without retraining, and tests it on images of
 the validation split of CIFAR-10 (``labs/results/sensitivity.csv``); from the cross-entropy there,
 gives each layer a sparsity such that 80 % of all weights go, and tests on the 10,000 test images
 what becomes of the network so and otherwise (``labs/results/allocation.csv`` and the table in

@@ -2,7 +2,7 @@
 
     python -m labs.int8 [--images 512] [--repeats 30] [--data DIR] [--seed 0]
 
-The dense ResNet-20 of the labs, in PyTorch and exported to ONNX as fp32; then in int8, with ranges measured
+The dense ResNet-20, in PyTorch and exported to ONNX as fp32; then in int8, with ranges measured
 on images drawn from the 45,000 training images of CIFAR-10, without labels, and exported as pairs
 of QuantizeLinear and DequantizeLinear: once as `prepare_int8` has it, with weights from −63 to 63,
 and once from −127 to 127. All are tested on the 10,000 test images on one thread, and timed in turn

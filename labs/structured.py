@@ -2,7 +2,7 @@
 
     python -m labs.structured [--epochs 4] [--device auto] [--data DIR]
 
-The dense ResNet-20 of the labs four times: dense; with half of the filters of the first convolution of each
+The dense ResNet-20 four times: dense; with half of the filters of the first convolution of each
 block cut out, once those of the least norm after sparsity grew while the network retrained, and
 once after a group lasso drove filters to zero, the rest by norm; and with as many single weights
 pruned as the removed filters had. Each is retrained for as many epochs, those that lost filters for
