@@ -83,7 +83,7 @@ def table(rows: Sequence[Row]) -> str:
                 f"{mean('accuracy_after'):.2%}",
                 f"{drop:.2f} points",
                 f"{mean('sparsity'):.0%}",
-                f"{mean('minutes'):.0f}" if all(row["minutes"] for row in same) else "",
+                f"{mean('minutes'):.1f}" if all(row["minutes"] for row in same) else "",
                 f"seed {seeds}, {last['epochs']} epochs, {last['device']}, {last['commit']}",
             ]
         )

@@ -188,6 +188,8 @@ def _without_addresses(value: Any) -> Any:
         return {key: _without_addresses(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
         return [_without_addresses(part) for part in value]
+    if isinstance(value, frozenset):  # whose order differs from process to process
+        return sorted(map(repr, value))
     if not callable(value):
         return value
     code = getattr(value, "__code__", None)
@@ -195,4 +197,4 @@ def _without_addresses(value: Any) -> Any:
     if code is None:
         return name
     constants = [part for part in code.co_consts if not isinstance(part, types.CodeType)]
-    return (name, code.co_code.hex(), code.co_names, constants)
+    return (name, code.co_code.hex(), code.co_names, _without_addresses(constants))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping
@@ -239,7 +238,7 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`, to save beside those of model and optimizer."""
         masks = {name: mask.clone() for name, mask in {**self._masks, **self._fixed}.items()}
-        return {"step": self.number, "config": _digest(self.config), "masks": masks}
+        return {"step": self.number, "config": config_digest(self.config), "masks": masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state; load that of the model as well.
@@ -258,7 +257,7 @@ class Pruner:
                 "the masks in this state belong to another model or configuration; give the state "
                 "of a pruner for the same model and configuration"
             )
-        if state["config"] != _digest(self.config):
+        if state["config"] != config_digest(self.config):
             raise CheckpointError(
                 "this state belongs to a run with another configuration; make the pruner with "
                 "that one"
@@ -375,12 +374,3 @@ def _masks_in(state: Any) -> Mapping[str, Tensor]:
     if step < 0:
         raise CheckpointError(f"the step of this state is {step}; give what state_dict() returned")
     return masks
-
-
-def _digest(config: PruningConfig) -> str:
-    """Return digits that tell configurations apart; a function counts by its name."""
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    if callable(config.criterion):
-        kind = type(config.criterion)
-        fields["criterion"] = getattr(config.criterion, "__qualname__", kind.__qualname__)
-    return config_digest(fields)
