@@ -1,0 +1,22 @@
+/* binding.h: what the files of the CPython binding share. Limited API of CPython 3.11. */
+#ifndef FLY_BINDING_H
+#define FLY_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030b0000
+#endif
+#include <Python.h>
+
+#include "../flyweight.h"
+
+/* Raise flyweight.errors.FormatError with the sentence of a status; return NULL. */
+PyObject *fly_raise(fly_status status);
+
+/* The instructions to use: `simd` if it is not negative (tests), else the best there are. */
+fly_simd fly_chosen_simd(int simd);
+
+/* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
+extern PyMethodDef fly_file_methods[];
+
+#endif
