@@ -19,10 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from flyweight._files import check_output
 from flyweight._progress import Progress
 from flyweight.checkpoints.opening import open_checkpoint
@@ -38,12 +34,9 @@ from flyweight.coding import (
     Effort,
     UncodedTensor,
     encode_alias,
-    entropy,
     prepare_lossless,
-    prepare_shared,
 )
 from flyweight.coding.threads import cores
-from flyweight.compressed import exact_symbols, to_numpy
 from flyweight.errors import ModelError
 from flyweight.format import open_writer
 
@@ -56,8 +49,6 @@ _EFFORTS = ("fast", "balanced", "smallest")
 _MOST_BITS = 8
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
 _SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
-_MOST_DISTINCT = 0.4  # fraction of a sample, for values that are tried as symbols
-_MOST_REPEATED = 0.9  # times the entropy of the bytes of a sample, for the same
 _BLOCK = 1 << 20
 
 
@@ -262,8 +253,9 @@ def _encode(
     quantized = _quantized(entry, bits, grid)
     if quantized is not None:
         return quantized.encode(effort=effort), True  # its values are freed by now
-    ways = [tensor.encode(effort="balanced") for tensor in _lossless(entry)]
-    return min(ways, key=lambda tensor: tensor.stored_bytes), False
+    storage = entry.dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
+    dense = prepare_lossless(entry.name, entry.values(), dtype=entry.dtype, storage=storage)
+    return dense.encode(effort="balanced"), False
 
 
 def _quantized(entry: TensorEntry, bits: int | None, grid: Grid) -> UncodedTensor | None:
@@ -271,31 +263,3 @@ def _quantized(entry: TensorEntry, bits: int | None, grid: Grid) -> UncodedTenso
     if bits is None or not large or entry.dtype not in QUANTIZED_DTYPES:
         return None
     return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid)
-
-
-def _lossless(entry: TensorEntry) -> list[UncodedTensor]:
-    """Prepare a tensor as its values and, where these repeat, as symbols of the same bits."""
-    values = entry.values()
-    storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only
-    dense = prepare_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
-    if dense.encoding == "constant" or not _repeats(values):
-        return [dense]
-    exact = exact_symbols(values, getattr(torch, entry.dtype))
-    if exact is None:
-        return [dense]
-    levels = to_numpy(exact.levels, entry.name)
-    symbols = exact.symbols.numpy()
-    return [dense, prepare_shared(entry.name, symbols, levels=levels, dtype=entry.dtype)]
-
-
-def _repeats(values: NDArray[Any]) -> bool:
-    """Whether whole values of a sample tell clearly more than their bytes one by one."""
-    sample = np.ascontiguousarray(values.reshape(-1)[:: max(1, values.size // _SAMPLE)])
-    width = sample.dtype.itemsize
-    whole = sample.view(np.uint64 if width > 8 else f"u{width}")
-    counts = np.unique(whole, return_counts=True)[1]
-    if counts.size > _MOST_DISTINCT * sample.size:
-        return False
-    planes = sample.view(np.uint8).reshape(-1, width)
-    apart = sum(entropy(np.bincount(planes[:, place])) for place in range(width))
-    return entropy(counts) < _MOST_REPEATED * apart

@@ -7,14 +7,13 @@ input gives the same bytes on every machine. Unsound bytes raise `flyweight.erro
 from __future__ import annotations
 
 from flyweight.coding.arrays import decode, encode
-from flyweight.coding.coders import Effort
 from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding
 from flyweight.coding.groups import encode_tensors, group_small_tensors
 from flyweight.coding.huffman import (
     canonical_codewords,
     code_lengths,
-    decode_symbols,
-    encode_symbols,
+    decode_huffman,
+    encode_huffman,
 )
 from flyweight.coding.order_zero import entropy
 from flyweight.coding.positions import decode_positions, encode_positions
@@ -24,7 +23,7 @@ from flyweight.coding.scalars import (
     pack_scalars,
     unpack_scalars,
 )
-from flyweight.coding.symbols import PartKind
+from flyweight.coding.symbols import Effort, PartKind
 from flyweight.coding.tensors import (
     decode_channels,
     decode_dense,
@@ -54,7 +53,7 @@ __all__ = [
     "decode_dense",
     "decode_positions",
     "decode_shared",
-    "decode_symbols",
+    "decode_huffman",
     "decode_tensor",
     "encode",
     "encode_alias",
@@ -63,7 +62,7 @@ __all__ = [
     "encode_lossless",
     "encode_positions",
     "encode_shared",
-    "encode_symbols",
+    "encode_huffman",
     "encode_tensors",
     "entropy",
     "group_small_tensors",

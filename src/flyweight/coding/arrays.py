@@ -20,20 +20,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flyweight.coding.coders import Effort, coders_to_try
-from flyweight.coding.context.stream import decode_context, encode_context
-from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
+from flyweight.coding.context import context_limit, decode_context_values, encode_context_values
+from flyweight.coding.huffman import decode_huffman, encode_huffman
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans.stream import decode_rans, encode_rans
+from flyweight.coding.rans import decode_rans, encode_rans
 from flyweight.coding.scalars import DTYPES, carrier
+from flyweight.coding.symbols import Effort, coders_to_try
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError
 
 __all__ = ["decode", "encode"]
 
-_CODERS = ("planes", "interleaved", "rans", "context")  # the place is the number in the bytes
-_NAMES = {"huffman": "interleaved", "rans": "rans", "context": "context", "planes": "planes"}
+_CODERS = ("planes", "huffman", "rans", "context")  # the place is the number in the bytes
 _INTEGERS = DTYPES[:9]
 _WIDEST = 1 << 16
 _MAX_RANK = 32
@@ -45,15 +44,17 @@ def encode(
     coder: Literal["auto", "huffman", "rans", "context", "planes"] = "auto",
     *,
     effort: Effort = "smallest",
+    threads: int | None = None,
 ) -> bytes:
     """Return an array of integers as bytes from which `decode` gives it back.
 
     Args:
         symbols: bool or integers of any width, any shape.
-        coder: "huffman" (several interleaved streams), "rans", "context" (0 is an exact zero, and
-            a value is predicted from its neighbors in the array), "planes" (byte by byte); "auto"
-            takes what gives fewest bytes among the coders of the effort.
+        coder: "huffman" (interleaved streams), "rans", "context" (0 is an exact zero, and a value
+            is predicted from its neighbors in the array), "planes" (byte by byte); "auto" takes
+            what gives fewest bytes among the coders of the effort.
         effort: "fast", "balanced" or "smallest".
+        threads: on which chunks of some million values are encoded; None for one a core.
 
     Raises `ModelError` for what is no integer, for an unknown coder, and for values that span
     more than 65,536 where the coder is named and is not "planes".
@@ -61,37 +62,58 @@ def encode(
     array = np.asarray(symbols)
     if array.dtype.name not in _INTEGERS:
         raise ModelError(f"symbols are integers or bool; these are {array.dtype}.")
-    if coder != "auto" and coder not in _NAMES:
-        raise ModelError(f"coder {coder!r} is unknown; choose 'auto' or {', '.join(_NAMES)}.")
+    if coder != "auto" and coder not in _CODERS:
+        raise ModelError(f"coder {coder!r} is unknown; choose 'auto' or {', '.join(_CODERS)}.")
     lowest = int(array.min()) if array.size else 0
     span = int(array.max()) - lowest + 1 if array.size else 1
     narrow = span <= _WIDEST and abs(lowest) < 1 << 30
     if coder != "auto":
         if coder != "planes" and not narrow:
             raise ModelError(f"symbols span {span} values from {lowest}; {coder} takes 65,536.")
-        return _encode(array, _NAMES[coder], lowest, span)
-    tried = coders_to_try(array.astype(np.int64) - lowest, effort) if narrow else ()
-    return min((_encode(array, name, lowest, span) for name in ("planes", *tried)), key=len)
+        return _encode(array, coder, lowest, span, threads)
+    tried = coders_to_try(_shifted(array, lowest, span), effort) if narrow else ()
+    found = (_encode(array, name, lowest, span, threads) for name in ("planes", *tried))
+    return min((data for data in found if array.size <= _limit(data)), key=len)
 
 
-def _encode(array: NDArray[Any], coder: str, lowest: int, span: int) -> bytes:
+def _limit(data: bytes) -> int:
+    """How many values so many bytes may stand for; for those of the context coder, see there."""
+    return context_limit(len(data)) if _CODERS[data[0]] == "context" else bounded_size(len(data))
+
+
+def _shifted(array: NDArray[Any], lowest: int, span: int) -> NDArray[Any]:
+    """Return how far values are above the lowest, 1-D, as uint8 or uint16."""
+    kind = np.dtype(np.uint8 if span <= 256 else np.uint16)
+    flat = array.ravel()
+    if lowest == 0 and flat.dtype.itemsize == kind.itemsize:
+        return flat.view(kind)
+    if not lowest:
+        return flat.astype(kind)
+    if flat.dtype.itemsize == kind.itemsize:  # differences wrap around to what they should be
+        return flat.view(kind) - kind.type(lowest & (1 << 8 * kind.itemsize) - 1)
+    return (flat - flat.dtype.type(lowest)).astype(kind)
+
+
+def _encode(
+    array: NDArray[Any], coder: str, lowest: int, span: int, threads: int | None
+) -> bytes:
     dtype = array.dtype.name
     start = bytes([_CODERS.index(coder), DTYPES.index(dtype)])
     start += b"".join(map(varint, (array.ndim, *array.shape)))
     if coder == "planes":
         values = np.ascontiguousarray(array.ravel(), dtype=carrier(dtype))
-        return start + encode_planes(values, dtype)
+        return start + encode_planes(values, dtype, threads=threads)
     if not array.size:
         return start
     if coder == "context":
-        return start + encode_context(array.astype(np.int32))
-    shifted = (array.astype(np.int64) - lowest).ravel()
-    table, payload = (encode_rans if coder == "rans" else encode_interleaved)(shifted, span)
+        return start + encode_context_values(array.astype(np.int32), threads=threads)
+    encode_symbols = encode_rans if coder == "rans" else encode_huffman
+    table, payload = encode_symbols(_shifted(array, lowest, span), span, threads=threads)
     fields = (lowest + _SHIFT, span, len(table))
-    return start + b"".join(map(varint, fields)) + table + payload
+    return b"".join([start, *map(varint, fields), table, payload])
 
 
-def decode(data: bytes) -> NDArray[Any]:
+def decode(data: bytes, *, threads: int | None = None) -> NDArray[Any]:
     """Return the array that `encode` stored, of the same dtype and shape.
 
     Raises `FormatError` for anything that `encode` does not write.
@@ -108,31 +130,43 @@ def decode(data: bytes) -> NDArray[Any]:
     if count > bounded_size(len(data)):
         raise FormatError(f"{count} values are too many for {len(data)} bytes.")
     dtype = _INTEGERS[kind]
-    values = _decode(reader, _CODERS[number], shape, dtype)
-    limits = np.iinfo(dtype) if dtype != "bool" else None
-    lowest, highest = (int(limits.min), int(limits.max)) if limits else (0, 1)
-    if count and not lowest <= int(values.min()) <= int(values.max()) <= highest:
-        raise FormatError(f"the coded array holds values that are no {dtype}.")
     try:
-        return values.astype(dtype).reshape(shape)
+        return _decode(reader, _CODERS[number], shape, dtype, threads).reshape(shape)
     except ValueError as error:  # no values, and yet extents that are too large
         raise FormatError(f"no array has the shape {shape} of the coded array.") from error
 
 
-def _decode(reader: ByteReader, coder: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def _decode(
+    reader: ByteReader, coder: str, shape: tuple[int, ...], dtype: str, threads: int | None
+) -> NDArray[Any]:
     count = prod(shape)
     if coder == "planes":
-        return decode_planes(reader.rest(), count, dtype)
+        stored = decode_planes(reader.rest(), count, dtype, threads=threads)
+        return stored.astype(dtype, copy=False)
     if not count:
         if reader.rest():
             raise FormatError("a coded array of no values is not empty.")
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=dtype)
     if coder == "context":
-        return decode_context(reader.rest(), shape)
+        values = decode_context_values(reader.rest(), shape, threads=threads)
+        _check_range(dtype, int(values.min()), int(values.max()))
+        return values.astype(dtype)
     lowest, span, length = (reader.varint() for _ in range(3))
     if not 1 <= span <= _WIDEST:
         raise FormatError(f"the coded array has an alphabet of {span}.")
-    table = reader.take(length)
-    decode_with = decode_rans if coder == "rans" else decode_interleaved
-    symbols = decode_with(table, reader.rest(), count, span)
-    return symbols.astype(np.int64) + (lowest - _SHIFT)
+    lowest -= _SHIFT
+    _check_range(dtype, lowest, lowest + span - 1)
+    decode_symbols = decode_rans if coder == "rans" else decode_huffman
+    symbols = decode_symbols(reader.take(length), reader.rest(), count, span, threads=threads)
+    if symbols.dtype.itemsize == np.dtype(dtype).itemsize:
+        if lowest:  # sums wrap around to what they should be
+            symbols += symbols.dtype.type(lowest & (1 << 8 * symbols.dtype.itemsize) - 1)
+        return symbols.view(dtype)
+    values = symbols.astype(dtype)
+    return values + values.dtype.type(lowest) if lowest else values
+
+
+def _check_range(dtype: str, lowest: int, highest: int) -> None:
+    limits = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if not limits[0] <= lowest <= highest <= limits[1]:
+        raise FormatError(f"the coded array holds values that are no {dtype}.")

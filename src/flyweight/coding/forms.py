@@ -2,8 +2,8 @@
 
 A *shared* tensor is quantized: symbol 0 is an exact zero and symbol k stands for
 ``levels[k - 1]``. Its parts are the codebook of levels, the symbols and their tables; it may have
-scales and offsets for its channels, see `channels`. A *dense* tensor is its values, one by one or
-by byte planes; a *constant* one is a single value; an *alias* is an earlier tensor of the same
+scales and offsets for its channels, see `channels`. A *dense* tensor is its values in one of the
+forms of `lossless`; a *constant* one is a single value; an *alias* is an earlier tensor of the same
 file. Small tensors can form a *group*: they are encoded as one, and the first holds the parts.
 """
 
@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES
-from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.planes import decode_planes
 from flyweight.coding.scalars import DTYPES, carrier, may_store
-from flyweight.coding.symbols import Coder, PartKind, unpack_symbols
+from flyweight.coding.symbols import Coder, PartKind, realigned, unpack_symbols
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
@@ -56,17 +55,18 @@ MAX_GROUPED = 1 << 20  # elements of all tensors of a group
 MAX_NAME_BYTES = 1024
 
 _PARTS: dict[Encoding, tuple[PartKind, ...]] = {
-    "shared": ("tables", "codebook", "positions", "symbols"),
+    "shared": ("tables", "codebook", "symbols"),
     "dense": ("dense",),
     "constant": ("dense",),
     "alias": (),
 }
 _CODERS: dict[Encoding, tuple[Coder, ...]] = {
-    "shared": ("plain", "interleaved", "rans", "context"),
-    "dense": ("plain", "planes"),
-    "constant": ("plain",),
-    "alias": ("plain",),
+    "shared": ("huffman", "rans", "context"),
+    "dense": ("raw", "planes", "sparse", "matches"),
+    "constant": ("raw",),
+    "alias": ("raw",),
 }
+_SPARSE_PARTS: tuple[PartKind, ...] = ("tables", "positions", "dense")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class TensorGroup:
         storage: of the values, where they are dense.
         levels: length of the codebook of each; zeros unless shared.
         parts: of the whole, without the tables that each has of its own.
+        codebook: of the first, which is also that of each member that has none.
     """
 
     rows: tuple[int, ...]
@@ -90,24 +91,22 @@ class TensorGroup:
     storage: str
     levels: tuple[int, ...]
     parts: Mapping[PartKind, bytes]
+    codebook: bytes = b""
 
-    def symbols(self, member: int) -> NDArray[np.uint16]:
+    def symbols(self, member: int) -> NDArray[Any]:
         """Return the symbols of one quantized tensor. Raises `FormatError` if damaged."""
-        values, negatives, below = self._symbols
-        own = values[self._slice(member)]
-        if negatives:
-            signed = signed_values(own, below)
-            least, most = -negatives[member], self.levels[member] - negatives[member]
-            if int(signed.min()) < least or int(signed.max()) > most:
-                raise FormatError("a tensor of a group leaves its alphabet.")
-            return symbols_of(signed, negatives[member]).astype(np.uint16)
+        symbols, shifts = self._symbols
+        own = symbols[self._slice(member)]
+        if shifts is not None:
+            return realigned(own, -shifts[member], self.levels[member])
         if int(own.max()) > self.levels[member]:
             raise FormatError("a tensor of a group leaves its alphabet.")
         return own
 
-    def dense(self, member: int) -> bytes:
+    def dense(self, member: int) -> NDArray[Any]:
         """Return the stored values of one dense tensor. Raises `FormatError` if damaged."""
-        return self._dense[self._slice(member)].tobytes()
+        own: NDArray[Any] = self._dense[self._slice(member)].copy()
+        return own
 
     @property
     def size(self) -> int:
@@ -127,21 +126,22 @@ class TensorGroup:
         return (self._starts[-1], *self.rest)
 
     @functools.cached_property
-    def _symbols(self) -> tuple[NDArray[np.uint16], tuple[int, ...], int]:
-        """Symbols of all tensors; levels below zero of each, for the context coder; their maximum.
+    def _symbols(self) -> tuple[NDArray[Any], list[int] | None]:
+        """Symbols of all tensors and, from the context coder, by how much those of each are shifted.
 
-        The second is empty for the other coders, which do not store it.
+        It stores them so that the first level above zero is the same symbol in all.
         """
         if self.coder != "context":
-            return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), (), 0
+            return unpack_symbols(self.coder, self.parts, self._shape, max(self.levels)), None
         reader = ByteReader(self.parts["tables"], "the table of a group")
-        negatives = tuple(reader.varint() for _ in self.rows)
+        negatives = [reader.varint() for _ in self.rows]
         if reader.rest() or any(n > k for n, k in zip(negatives, self.levels, strict=True)):
             raise FormatError("a group has wrong numbers of levels below zero.")
         below = max(negatives)
         above = max(k - n for n, k in zip(negatives, self.levels, strict=True))
         parts = {**self.parts, "tables": varint(below)}
-        return unpack_symbols("context", parts, self._shape, below + above), negatives, below
+        symbols = unpack_symbols("context", parts, self._shape, below + above)
+        return symbols, [below - n for n in negatives]
 
     @functools.cached_property
     def _dense(self) -> NDArray[Any]:
@@ -177,7 +177,7 @@ class CodedTensor:
     parts: Mapping[PartKind, bytes] = field(default_factory=dict)
     levels: int = 0
     target: int | None = None
-    coder: Coder = "plain"
+    coder: Coder = "raw"
     group: TensorGroup | None = None
     member: int = 0
 
@@ -190,6 +190,13 @@ class CodedTensor:
     def scaled(self) -> bool:
         """Whether it is shared and its channels have scales."""
         return self.encoding == "shared" and "scales" in self.parts
+
+    @property
+    def codebook(self) -> bytes:
+        """The levels of a shared tensor as stored: its own, or those of the first of its group."""
+        if "codebook" in self.parts or self.group is None:
+            return self.parts["codebook"]
+        return self.group.codebook
 
     @property
     def stored_bytes(self) -> int:
@@ -218,10 +225,12 @@ def defect(tensor: CodedTensor) -> str | None:
         return f"{name} is {tensor.encoding} and has the coder {tensor.coder!r}."
     if tensor.dtype not in DTYPES or not may_store(tensor.dtype, tensor.storage):
         return f"{name} of dtype {tensor.dtype!r} cannot be stored as {tensor.storage!r}."
-    needed = set(_PARTS[tensor.encoding])
+    needed = set(_SPARSE_PARTS if tensor.coder == "sparse" else _PARTS[tensor.encoding])
     if tensor.scaled:
         needed |= set(OWN_PARTS) & set(tensor.parts)
-    if set(tensor.parts) != (needed & set(OWN_PARTS) if tensor.member else needed):
+    if tensor.member:
+        needed &= set(OWN_PARTS) if "codebook" in tensor.parts else set(OWN_PARTS[1:])
+    if set(tensor.parts) != needed:
         return f"{name} does not have the parts of a {tensor.encoding} tensor."
     if (tensor.target is None) == (tensor.encoding == "alias"):
         return f"{name} names a target without being an alias, or is an alias without one."
@@ -233,13 +242,13 @@ def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
     most = MAX_LEVELS if tensor.encoding == "shared" else 0
     if not 0 <= tensor.levels <= most:
         return f"{name} has {tensor.levels} levels; at most {most} are allowed."
-    if tensor.encoding == "shared" and len(tensor.parts["codebook"]) != item * tensor.levels:
+    if tensor.encoding == "shared" and len(tensor.codebook) != item * tensor.levels:
         return f"{name} has a codebook that is not {tensor.levels} values of {tensor.storage}."
     if tensor.scaled:
         sentence = _wrong_scales(tensor, name)
         if sentence:
             return sentence
-    if tensor.coder == "planes":
+    if tensor.coder in ("planes", "sparse", "matches"):
         return None  # as long as its values take
     if tensor.member:
         return None  # its values are with the first

@@ -20,8 +20,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from flyweight.coding.coders import Effort
-from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.forms import (
     MAX_GROUPED,
     OWN_PARTS,
@@ -29,7 +27,15 @@ from flyweight.coding.forms import (
     TensorGroup,
 )
 from flyweight.coding.planes import encode_planes
-from flyweight.coding.symbols import Coder, PartKind, pack_symbols
+from flyweight.coding.symbols import (
+    SYMBOL_CODERS,
+    Coder,
+    Effort,
+    PartKind,
+    SymbolCoder,
+    pack_symbols,
+    realigned,
+)
 from flyweight.coding.uncoded import UncodedTensor
 from flyweight.coding.varint import varint
 
@@ -37,14 +43,13 @@ __all__ = ["encode_tensors", "group_small_tensors"]
 
 _SMALL = 1 << 16  # elements; larger tensors have nothing to gain
 _HEADER_SAVED = 3  # bytes of the header that each tensor of a group but the first saves
-_CODERS: tuple[Coder, ...] = ("plain", "interleaved", "rans")
 
 
 def encode_tensors(
     tensors: Sequence[UncodedTensor | CodedTensor],
     *,
     effort: Effort = "smallest",
-    coder: Coder | None = None,
+    coder: SymbolCoder | None = None,
 ) -> list[CodedTensor]:
     """Encode tensors, small ones that are alike as one where that is smaller.
 
@@ -55,8 +60,8 @@ def encode_tensors(
         tensors: in the order of the file. Tensors that are coded already, such as aliases, are
             taken as they are.
         effort: of the search for the smallest coding of a tensor by itself.
-        coder: for quantized tensors, "plain", "interleaved", "rans" or "context", grouped
-            whenever possible, regardless of bytes; None takes what gives fewest.
+        coder: for quantized tensors, "huffman", "rans" or "context", grouped whenever possible,
+            regardless of bytes; None takes what gives fewest.
 
     Returns:
         The coded tensors, in the same order, with the same values.
@@ -78,15 +83,22 @@ def encode_tensors(
                 coded[place] = separate[number]
             else:
                 alone = member.coded({} if number else group.parts, group.coder)
+                if number and alone.parts.get("codebook") == group.codebook != b"":
+                    own = {k: part for k, part in alone.parts.items() if k != "codebook"}
+                    alone = replace(alone, parts=own)
                 coded[place] = replace(alone, group=group, member=number)
     for place, tensor in uncoded.items():
         if place not in coded:
-            coded[place] = tensor.encode(effort=effort, coder=coder)
+            coded[place] = _alone(tensor, effort, coder)
     return [coded[place] for place in range(len(tensors))]
 
 
+def _alone(tensor: UncodedTensor, effort: Effort, coder: SymbolCoder | None) -> CodedTensor:
+    return tensor.encode(effort=effort, coder=coder if tensor.encoding == "shared" else None)
+
+
 def _encode_while_smaller(
-    members: Sequence[UncodedTensor], group_bytes: int, effort: Effort, coder: Coder | None
+    members: Sequence[UncodedTensor], group_bytes: int, effort: Effort, coder: SymbolCoder | None
 ) -> list[CodedTensor]:
     """Encode tensors one by one until they take more bytes than their group would.
 
@@ -95,7 +107,7 @@ def _encode_while_smaller(
     coded: list[CodedTensor] = []
     size = _HEADER_SAVED * (len(members) - 1)
     for member in members:
-        coded.append(member.encode(effort=effort, coder=coder))
+        coded.append(_alone(member, effort, coder))
         size += sum(len(part) for kind, part in coded[-1].parts.items() if kind not in OWN_PARTS)
         if size > group_bytes:
             return []
@@ -123,7 +135,7 @@ def group_small_tensors(tensors: Mapping[int, UncodedTensor]) -> Iterator[list[i
     for place, tensor in tensors.items():
         zero = tensor.encoding == "constant" and not tensor.raw
         if tensor.shape and not zero:
-            tables = tuple(kind in tensor.own for kind in OWN_PARTS)
+            tables = tuple(kind in tensor.own for kind in OWN_PARTS[1:])
             key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:], tables)
             kinds.setdefault(key, []).append(place)
     for places in kinds.values():
@@ -155,12 +167,13 @@ def _group_of(
         storage=members[0].storage,
         levels=tuple(tensor.levels for tensor in members),
         parts=parts,
+        codebook=members[0].own.get("codebook", b""),
     )
 
 
-def _smallest_group(members: Sequence[UncodedTensor], coder: Coder | None) -> TensorGroup:
+def _smallest_group(members: Sequence[UncodedTensor], coder: SymbolCoder | None) -> TensorGroup:
     if members[0].encoding == "constant":
-        return _group_of(members, "plain", {"dense": members[0].raw})
+        return _group_of(members, "raw", {"dense": members[0].raw})
     if members[0].encoding == "dense":
         values = np.concatenate([tensor.stored() for tensor in members])
         return _group_of(members, "planes", {"dense": encode_planes(values, members[0].storage)})
@@ -169,21 +182,21 @@ def _smallest_group(members: Sequence[UncodedTensor], coder: Coder | None) -> Te
 
 
 def _coded_symbols(
-    members: Sequence[UncodedTensor], only: Coder | None
+    members: Sequence[UncodedTensor], only: SymbolCoder | None
 ) -> Iterator[tuple[Coder, dict[PartKind, bytes]]]:
     """Yield the symbols of all in one stream, by one coder after another."""
-    stacked = np.concatenate([tensor.symbols for tensor in members])
     most = max(tensor.levels for tensor in members)
-    for coder in _CODERS:
-        if only in (None, coder):
+    for coder in SYMBOL_CODERS if only is None else (only,):
+        if coder != "context":
+            stacked = np.concatenate([tensor.symbols for tensor in members])
             yield pack_symbols(stacked, most, only=coder)
-    if only not in (None, "context"):
-        return
-    # The context coder takes values on both sides of zero, whose place differs among codebooks.
-    below = max(tensor.negatives for tensor in members)
-    above = max(tensor.levels - tensor.negatives for tensor in members)
-    signed = [signed_values(tensor.symbols, tensor.negatives) for tensor in members]
-    aligned = symbols_of(np.concatenate(signed), below)
-    _, parts = pack_symbols(aligned, below + above, negatives=below, only="context")
-    negatives = b"".join(varint(tensor.negatives) for tensor in members)
-    yield "context", {**parts, "tables": negatives}
+            continue
+        # It takes values on both sides of zero, whose place differs among codebooks.
+        below = max(tensor.negatives for tensor in members)
+        above = max(tensor.levels - tensor.negatives for tensor in members)
+        aligned = [realigned(t.symbols, below - t.negatives, below + above) for t in members]
+        _, parts = pack_symbols(
+            np.concatenate(aligned), below + above, negatives=below, only="context"
+        )
+        negatives = b"".join(varint(tensor.negatives) for tensor in members)
+        yield "context", {**parts, "tables": negatives}

@@ -6,6 +6,7 @@ bfloat16 as uint16, the float8 types as uint8.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,19 @@ from flyweight.errors import FormatError, ModelError
 
 __all__ = [
     "DTYPES",
+    "all_equal",
+    "ascending",
     "carrier",
+    "distinct_words",
+    "float8_values",
     "may_store",
     "negative_count",
     "nonzero_count",
     "pack_scalars",
+    "places",
     "unpack_scalars",
+    "widened",
+    "words_of",
 ]
 
 #: Data types of tensors in a file.
@@ -45,14 +53,33 @@ DTYPES = (
     "complex128",
 )
 _CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+_FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+_SAMPLE = 1024  # values that tell most tensors from those that are exact in a narrower type
 # What else a dtype may be stored as, the first choice first.
 _NARROWER: dict[str, tuple[str, ...]] = {
     "int16": ("uint8", "int8"),
     "int32": ("uint8", "int8", "uint16", "int16"),
     "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
-    "float32": ("float16", "bfloat16"),
+    "float32": ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"),
     "float64": ("float16", "float32"),
 }
+
+
+@functools.cache
+def float8_values(dtype: str) -> NDArray[np.float32]:
+    """Return the values of the 256 codes of an 8-bit float type.
+
+    >>> float8_values("float8_e4m3fn")[[0, 1, 0x38, 0x7E]].tolist()
+    [0.0, 0.001953125, 1.0, 448.0]
+    """
+    codes = np.arange(256, dtype=np.uint16)
+    if dtype == "float8_e5m2":
+        return (codes << 8).view("<f2").astype("<f4")
+    exponent, mantissa = (codes >> 3 & 15).astype(int), (codes & 7).astype("<f4")
+    values = np.where(exponent > 0, np.ldexp(8 + mantissa, exponent - 10), np.ldexp(mantissa, -9))
+    values = np.where(codes & 128 > 0, -values, values).astype("<f4")
+    values[[127, 255]] = np.nan
+    return values
 
 
 def carrier(dtype: str) -> np.dtype[Any]:
@@ -93,18 +120,32 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
     if storage is not None and not may_store(dtype, storage):
         raise ModelError(f"values of dtype {dtype} cannot be stored as {storage!r}.")
     choices = (*_NARROWER.get(dtype, ()), dtype) if storage is None else (storage,)
+    sample = flat[:: max(1, flat.size // _SAMPLE)]
     for choice in choices:
         if choice == dtype:
             return raw, choice
-        stored = _narrow(flat, dtype, choice)
-        if stored is not None and unpack_scalars(stored, dtype, choice).tobytes() == raw:
-            return stored, choice
+        if _narrowed(sample, dtype, choice) is not None:
+            stored = _narrowed(flat, dtype, choice)
+            if stored is not None:
+                return stored, choice
     raise ModelError(f"values of dtype {dtype} are not exact in {storage}; round them first.")
 
 
+def _narrowed(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
+    """Return values in a narrower type, or None where that would lose a bit."""
+    stored = _narrow(flat, dtype, storage)
+    if stored is None or unpack_scalars(stored, dtype, storage).tobytes() != flat.tobytes():
+        return None
+    return stored
+
+
 def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
-    if storage == dtype:
-        return flat.astype(carrier(dtype)).tobytes()
+    if storage in _FLOAT8:
+        bits = flat.astype("<f4", copy=False).view("<u4")
+        table = float8_values(storage).view("<u4")
+        order = np.argsort(table).astype(np.uint8)
+        found = np.minimum(np.searchsorted(table, bits, sorter=order), 255)
+        return order[found].tobytes()
     if storage == "bfloat16":
         return (flat.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     if flat.dtype.kind == "f" and np.isnan(flat).any():
@@ -135,19 +176,28 @@ def _widen_subnormals_(values: NDArray[Any], stored: NDArray[Any]) -> None:
 
 
 def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
-    """Return the values that `pack_scalars` stored, as a new array of the carrier of ``dtype``."""
-    if not may_store(dtype, storage):
-        raise FormatError(f"values of dtype {dtype!r} cannot be stored as {storage!r}.")
+    """Return the values that `pack_scalars` stored, as an array of the carrier of ``dtype``."""
     kind = carrier(storage)
     if len(raw) % kind.itemsize:
         raise FormatError(f"{len(raw)} bytes are not a whole number of {storage} values.")
-    if storage == "bool" and raw.strip(b"\0\1"):
+    return widened(np.frombuffer(raw, dtype=kind), dtype, storage)
+
+
+def widened(stored: NDArray[Any], dtype: str, storage: str) -> NDArray[Any]:
+    """Convert stored values to the carrier of ``dtype``, exactly. Raises `FormatError`."""
+    if not may_store(dtype, storage):
+        raise FormatError(f"values of dtype {dtype!r} cannot be stored as {storage!r}.")
+    if storage == "bool" and (stored.view(np.uint8) > 1).any():
         raise FormatError("a value of dtype bool is neither 0 nor 1.")
-    stored = np.frombuffer(raw, dtype=kind)
     if storage == dtype:
-        return stored.copy()
+        return stored
     if storage == "bfloat16":
         return (stored.astype("<u4") << 16).view("<f4")
+    if storage in _FLOAT8:
+        values: NDArray[Any] = float8_values(storage)[stored]
+        if not np.isfinite(values).all():
+            raise FormatError(f"a value stored as {storage} is not finite.")
+        return values
     with np.errstate(all="ignore"):
         values = stored.astype(carrier(dtype))
     if (dtype, storage) == ("float64", "float32"):
@@ -189,3 +239,47 @@ def _magnitudes(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         bits = _bits(values)
         return np.asarray(bits & bits.dtype.type((1 << (8 * bits.dtype.itemsize - 1)) - 1))
     return values
+
+
+def words_of(values: NDArray[Any]) -> NDArray[Any]:
+    """View values, 1-D, as unsigned integers of the same bits; those of 16 bytes as pairs."""
+    flat = values.reshape(-1)
+    if flat.dtype.itemsize == 16:
+        return flat.view("<u8").reshape(-1, 2).any(axis=1).astype(np.uint8)
+    return flat.view(f"<u{flat.dtype.itemsize}")
+
+
+def all_equal(values: NDArray[Any]) -> bool:
+    """Return whether there is a value and all have the same bits."""
+    raw = memoryview(values).cast("B")
+    item = values.dtype.itemsize
+    return raw.nbytes > 0 and raw[item:] == raw[:-item]
+
+
+def distinct_words(
+    words: NDArray[Any], most: int
+) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """Return the distinct words, ascending, and how often each occurs; None if above ``most``."""
+    distinct, counts = np.unique(words, return_counts=True)
+    return None if distinct.size > most else (distinct, counts)
+
+
+def places(
+    words: NDArray[Any], distinct: NDArray[Any], symbol_of: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the symbol of each word, given that of each distinct one, which ascend."""
+    found: NDArray[Any] = symbol_of[np.searchsorted(distinct, words)]
+    return found
+
+
+def ascending(words: NDArray[Any], dtype: str) -> tuple[NDArray[Any], int]:
+    """Order the bits of values by value; count those below zero, negative zero not included."""
+    values = words.view(carrier(dtype))
+    negatives = negative_count(values, dtype)
+    if values.dtype.kind == "i":
+        return np.argsort(values, kind="stable"), negatives
+    if values.dtype.kind != "f" and dtype not in _CARRIERS:
+        return np.argsort(words, kind="stable"), negatives
+    sign = words.dtype.type(1 << (8 * words.dtype.itemsize - 1))
+    keys = np.where(words & sign, ~words, words | sign)
+    return np.argsort(keys, kind="stable"), negatives

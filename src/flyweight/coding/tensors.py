@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.channels import all_finite, scaled_values
-from flyweight.coding.coders import Effort
 from flyweight.coding.forms import OWN_PARTS, CodedTensor, Encoding, defect
+from flyweight.coding.lossless import decode_matches, decode_sparse
 from flyweight.coding.planes import decode_planes
-from flyweight.coding.scalars import carrier, pack_scalars, unpack_scalars
-from flyweight.coding.symbols import Coder, unpack_symbols
+from flyweight.coding.scalars import carrier, pack_scalars, unpack_scalars, widened
+from flyweight.coding.symbols import Coder, Effort, unpack_symbols
 from flyweight.coding.uncoded import UncodedTensor, prepare_dense, prepare_lossless, prepare_shared
 from flyweight.errors import FormatError, ModelError
 
@@ -60,8 +60,8 @@ def encode_shared(
         storage: dtype of the stored codebook, scales and offsets; None takes the narrowest
             that is exact.
         effort: of the search for the smallest coding.
-        coder: "plain", "interleaved", "rans" or "context", regardless of its bytes; None takes the
-            one that gives fewest.
+        coder: "huffman", "rans" or "context", regardless of its bytes; None takes the one that
+            gives fewest.
 
     Raises:
         ModelError: a file cannot hold the tensor.
@@ -83,14 +83,14 @@ def encode_shared(
     return tensor.encode(effort=effort, coder=coder)
 
 
-def decode_shared(tensor: CodedTensor) -> tuple[NDArray[np.uint16], NDArray[Any]]:
+def decode_shared(tensor: CodedTensor) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return (symbols, levels) of a shared tensor; symbols have the shape of the tensor.
 
     Raises `FormatError` naming the tensor if a part is damaged.
     """
     _require(tensor, "shared")
     try:
-        levels = unpack_scalars(tensor.parts["codebook"], tensor.dtype, tensor.storage)
+        levels = unpack_scalars(tensor.codebook, tensor.dtype, tensor.storage)
         if tensor.group is not None:
             return tensor.group.symbols(tensor.member), levels
         return unpack_symbols(tensor.coder, tensor.parts, tensor.shape, tensor.levels), levels
@@ -109,8 +109,9 @@ def decode_channels(tensor: CodedTensor) -> tuple[NDArray[Any] | None, NDArray[A
         return None, None
     tables = []
     for kind in OWN_PARTS:
-        if kind in tensor.parts:
-            tables.append(unpack_scalars(tensor.parts[kind], tensor.dtype, tensor.storage))
+        if kind == "codebook" or kind in tensor.parts:
+            raw = tensor.codebook if kind == "codebook" else tensor.parts[kind]
+            tables.append(unpack_scalars(raw, tensor.dtype, tensor.storage))
             if not all_finite(tables[-1], tensor.dtype):
                 raise FormatError(f"tensor {tensor.name!r} has {kind} that are NaN or infinite.")
     return tables[1], tables[2] if len(tables) > 2 else None
@@ -127,7 +128,7 @@ def encode_dense(
         >>> encode_dense("b", np.float32([1.0, 0.1]), dtype="float32").storage
         'float32'
     """
-    return prepare_dense(name, values, dtype=dtype, storage=storage).encode(planes=False)
+    return prepare_dense(name, values, dtype=dtype, storage=storage).encode(coder="raw")
 
 
 def encode_constant(
@@ -165,32 +166,48 @@ def encode_lossless(
     *,
     dtype: str,
     storage: str | None = None,
-    planes: bool = True,
+    effort: Effort = "smallest",
+    coder: Coder | None = None,
 ) -> CodedTensor:
-    """Encode a tensor as a constant if all its values have the same bits, else as dense.
+    """Encode a tensor bit for bit: as a constant, as one of the forms of `lossless`, or as symbols.
 
-    Dense values are split into byte planes where that is smaller, unless ``planes`` is False.
+    ``effort`` and ``coder`` are those of `UncodedTensor.encode`.
     """
-    return prepare_lossless(name, values, dtype=dtype, storage=storage).encode(planes=planes)
+    uncoded = prepare_lossless(name, values, dtype=dtype, storage=storage)
+    return uncoded.encode(effort=effort, coder=coder)
 
 
 def decode_dense(tensor: CodedTensor) -> NDArray[Any]:
-    """Return the values of a dense or constant tensor, as an array of the carrier of its dtype."""
+    """Return the values of a dense or constant tensor, as an array of the carrier of its dtype.
+
+    It may be read-only.
+    """
     _require(tensor, "dense", "constant")
-    raw = (tensor.group or tensor).parts["dense"]
-    if tensor.encoding == "constant":
-        raw = raw or bytes(carrier(tensor.storage).itemsize)
     try:
-        if tensor.coder == "planes" and tensor.group is not None:
-            raw = tensor.group.dense(tensor.member)
-        elif tensor.coder == "planes":
-            raw = decode_planes(raw, tensor.size, tensor.storage).tobytes()
-        values = unpack_scalars(raw, tensor.dtype, tensor.storage)
+        values = widened(_stored_values(tensor), tensor.dtype, tensor.storage)
     except FormatError as error:
         raise FormatError(f"tensor {tensor.name!r} is damaged: {error}") from error
     if tensor.encoding == "constant":
         return np.full(tensor.shape, values[0])
     return values.reshape(tensor.shape)
+
+
+def _stored_values(tensor: CodedTensor) -> NDArray[Any]:
+    parts, storage = (tensor.group or tensor).parts, tensor.storage
+    kind = carrier(storage)
+    if tensor.encoding == "constant":
+        return np.frombuffer(parts["dense"] or bytes(kind.itemsize), dtype=kind)
+    if tensor.group is not None:
+        return tensor.group.dense(tensor.member)
+    if tensor.coder == "planes":
+        return decode_planes(parts["dense"], tensor.size, storage)
+    if tensor.coder == "sparse":
+        nonzero = parts["tables"], parts["positions"]
+        return decode_sparse(*nonzero, parts["dense"], tensor.size, storage)
+    if tensor.coder == "matches":
+        raw = decode_matches(parts["dense"], tensor.size * kind.itemsize)
+        return np.frombuffer(raw, dtype=kind)
+    return np.frombuffer(parts["dense"], dtype=kind)
 
 
 def encode_alias(name: str, tensor: CodedTensor | UncodedTensor, *, target: int) -> CodedTensor:

@@ -7,7 +7,7 @@ decoded again, to be grouped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES, all_finite
-from flyweight.coding.coders import Effort
 from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding
-from flyweight.coding.planes import encode_planes
-from flyweight.coding.scalars import carrier, negative_count, pack_scalars
-from flyweight.coding.symbols import Coder, PartKind, pack_symbols
+from flyweight.coding.lossless import dense_forms, exact_levels
+from flyweight.coding.scalars import all_equal, carrier, negative_count, pack_scalars
+from flyweight.coding.symbols import (
+    SYMBOL_CODERS,
+    Coder,
+    Effort,
+    PartKind,
+    SymbolCoder,
+    pack_symbols,
+)
 from flyweight.errors import ModelError
 
 __all__ = [
@@ -28,9 +34,6 @@ __all__ = [
     "prepare_lossless",
     "prepare_shared",
 ]
-
-_LEAST_FOR_PLANES = 64  # bytes; fewer cannot pay for the tables of byte planes
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UncodedTensor:
@@ -78,30 +81,64 @@ class UncodedTensor:
             coder=coder,
         )
 
-    def encode(
-        self, *, effort: Effort = "smallest", coder: Coder | None = None, planes: bool = True
-    ) -> CodedTensor:
+    def encode(self, *, effort: Effort = "smallest", coder: Coder | None = None) -> CodedTensor:
         """Encode the tensor by itself.
 
         Args:
-            effort: of the search for the smallest coding of symbols.
-            coder: for symbols, regardless of its bytes; None takes what gives fewest.
-            planes: False stores dense values one by one.
+            effort: of the search for the smallest coding.
+            coder: regardless of its bytes; None takes what gives fewest. A dense tensor may be
+                encoded as symbols and levels, "raw" and the other coders of dense tensors excepted.
         """
         if self.encoding == "shared":
-            coder, parts = pack_symbols(
-                self.symbols, self.levels, negatives=self.negatives, effort=effort, only=coder
-            )
-            return self.coded(parts, coder)
-        if self.encoding == "dense" and planes and len(self.raw) >= _LEAST_FOR_PLANES:
-            coded = encode_planes(self.stored(), self.storage)
-            if len(coded) < len(self.raw):
-                return self.coded({"dense": coded}, "planes")
-        return self.coded({"dense": self.raw}, "plain")
+            only = None if coder is None else _symbol_coder(self.name, coder)
+            return self.coded(*reversed(self._symbols(effort, only)))
+        if self.encoding == "constant":
+            return self.coded({"dense": self.raw}, "raw")
+        if coder in SYMBOL_CODERS:
+            only = _symbol_coder(self.name, coder)
+            exact = self._exact(effort, only, 1 << 62)
+            if exact is None:
+                raise ModelError(f"tensor {self.name!r} has too many values for {coder!r}.")
+            return exact
+        best: CodedTensor | None = None
+        for form, parts in dense_forms(self.raw, self.storage, effort, coder):
+            if best is None or sum(map(len, parts.values())) < best.stored_bytes:
+                best = self.coded(parts, form)
+        assert best is not None
+        exact = self._exact(effort, None, best.stored_bytes) if coder is None else None
+        return best if exact is None or exact.stored_bytes >= best.stored_bytes else exact
+
+    def _symbols(
+        self, effort: Effort, only: SymbolCoder | None
+    ) -> tuple[SymbolCoder, dict[PartKind, bytes]]:
+        return pack_symbols(
+            self.symbols, self.levels, negatives=self.negatives, effort=effort, only=only
+        )
+
+    def _exact(self, effort: Effort, only: SymbolCoder | None, at_most: int) -> CodedTensor | None:
+        """Encode dense values as symbols and levels, unless these take ``at_most`` bytes."""
+        found = exact_levels(self.stored(), self.storage, at_most)
+        if found is None:
+            return None
+        return replace(
+            self,
+            encoding="shared",
+            symbols=found.symbols.reshape(self.shape),
+            levels=found.levels.size,
+            negatives=found.negatives,
+            own={"codebook": found.levels.tobytes()},
+            raw=b"",
+        ).encode(effort=effort, coder=only)
 
     def stored(self) -> NDArray[Any]:
         """Return dense values, 1-D, as the carrier of their storage dtype."""
         return np.frombuffer(self.raw, dtype=carrier(self.storage))
+
+
+def _symbol_coder(name: str, coder: Coder) -> SymbolCoder:
+    if coder not in SYMBOL_CODERS:
+        raise ModelError(f"tensor {name!r}: symbols take {', '.join(SYMBOL_CODERS)}, not {coder}.")
+    return coder
 
 
 def prepare_shared(
@@ -127,6 +164,7 @@ def prepare_shared(
         raise ModelError(f"tensor {name!r}: symbols must be integers, not {symbols.dtype}.")
     if symbols.size and not (symbols.min() >= 0 and symbols.max() <= values.size):
         raise ModelError(f"tensor {name!r}: symbols must lie in 0..{values.size}.")
+    symbols = symbols.astype(np.uint8 if values.size < 256 else np.uint16, order="C", copy=False)
     own, storage = _pack_own(name, symbols, (values, scales, offsets), dtype, storage)
     return UncodedTensor(
         name=name,
@@ -190,8 +228,8 @@ def prepare_lossless(
     """Pack the values of a tensor as a constant if they all have the same bits, else as dense."""
     dense = prepare_dense(name, values, dtype=dtype, storage=storage)
     item = carrier(dense.storage).itemsize
-    if not dense.raw or memoryview(dense.raw)[item:] != memoryview(dense.raw)[:-item]:
-        return dense  # compared without two copies
+    if not dense.raw or not all_equal(dense.stored()):
+        return dense
     first = dense.raw[:item]
     return UncodedTensor(
         name=name,

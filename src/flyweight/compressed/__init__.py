@@ -1,7 +1,7 @@
 """Compressed tensors and models: between the lossy rooms, which make them, and the file format."""
 
 from flyweight.compressed.conversion import dtype_name, gradual_underflow, to_numpy, to_torch
-from flyweight.compressed.lossless import compress_lossless, exact_symbols
+from flyweight.compressed.lossless import compress_lossless
 from flyweight.compressed.model import CompressedModel, give_shapes_
 from flyweight.compressed.module import compress_module, rounded, to_mantissa_bits
 from flyweight.compressed.tensor import CompressedTensor, by_channel
@@ -13,7 +13,6 @@ __all__ = [
     "compress_lossless",
     "compress_module",
     "dtype_name",
-    "exact_symbols",
     "give_shapes_",
     "gradual_underflow",
     "rounded",

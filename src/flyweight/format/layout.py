@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flyweight.coding import decode_symbols, encode_symbols
+import numpy as np
+
+from flyweight.coding import carrier, decode_huffman, encode_huffman
 from flyweight.coding.header import OpenHeader, Outline, Shapes, open_header, pack_header
-from flyweight.coding.positions import bounded_size
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
@@ -23,7 +24,7 @@ __all__ = [
     "head_length",
     "open_head",
     "pack_head",
-    "too_many_elements",
+    "too_large",
 ]
 
 #: First bytes of every file.
@@ -34,6 +35,8 @@ BLOCK_BYTES = 1 << 16  # a larger tensor has a checksum of its own, smaller ones
 LONGEST_PREAMBLE = len(MAGIC) + 2 + 4 * 9
 _CODED_HEADER = 1  # flag: the header is Huffman-coded
 _BARE_HEADER = 2  # flag: names and shapes are left to the architecture
+_FREE_BYTES = 1 << 26  # of tensors, that a file of any length may stand for
+_BYTES_PER_BYTE = 4096  # and that each of its bytes may stand for
 _HEADER_PER_BYTE = 8  # no byte of a coded header stands for more
 
 
@@ -96,17 +99,18 @@ def _blocks(outlines: Sequence[Outline]) -> list[list[Outline]]:
     return blocks
 
 
-def too_many_elements(outlines: Sequence[Outline], length: int) -> str | None:
-    """Describe in one sentence that a file is too short for its elements, or return None.
+def too_large(outlines: Sequence[Outline], length: int) -> str | None:
+    """Describe in one sentence that a file is too short for its tensors, or return None.
 
     Aliases count: whoever copies a file's tensors copies theirs too.
     """
-    total = sum(outline.size for outline in outlines)
-    if total <= bounded_size(length):
+    total = sum(outline.size * carrier(outline.dtype).itemsize for outline in outlines)
+    most = _FREE_BYTES + _BYTES_PER_BYTE * length
+    if total <= most:
         return None
     return (
-        f"the tensors have {total} elements in all, where a file of {length} bytes may stand "
-        f"for at most {bounded_size(length)}."
+        f"the tensors have {total} bytes in all, where a file of {length} bytes may stand "
+        f"for at most {most}."
     )
 
 
@@ -127,7 +131,7 @@ def pack_head(
 
 def _encode_header(header: bytes) -> tuple[bytes, bytes]:
     """Return the header as stored, and its sizes before coding: b"" if it is stored plainly."""
-    table, payload = encode_symbols(list(header), 256)
+    table, payload = encode_huffman(np.frombuffer(header, dtype=np.uint8), 256)
     coded = table + payload
     sizes = varint(len(header)) + varint(len(table))
     if len(sizes) + len(coded) < len(header) <= _HEADER_PER_BYTE * len(coded):
@@ -194,4 +198,4 @@ def _decode_header(stored: bytes, sizes: tuple[int, int] | None) -> bytes:
     length, table = sizes
     if length > _HEADER_PER_BYTE * len(stored) or table > len(stored):
         raise FormatError(f"a header of {length} bytes cannot come from {len(stored)} bytes.")
-    return decode_symbols(stored[:table], stored[table:], length, 256).astype("u1").tobytes()
+    return decode_huffman(stored[:table], stored[table:], length, 256).tobytes()

@@ -23,7 +23,7 @@ from flyweight.format.layout import (
     crc,
     head_length,
     open_head,
-    too_many_elements,
+    too_large,
 )
 
 __all__ = ["Reader"]
@@ -118,7 +118,7 @@ class Reader:
                 f"the file is {what}: it has {self.file_bytes} bytes and should have "
                 f"{head.file_bytes}."
             )
-        sentence = too_many_elements(head.outlines, self.file_bytes)
+        sentence = too_large(head.outlines, self.file_bytes)
         if sentence:
             raise FormatError(sentence)
         self._head = head
@@ -176,6 +176,7 @@ class Reader:
         if first not in self._groups:
             members = [self.outlines[place] for place in self._members[first]]
             parts = dict(self._own_parts(first).parts)
+            codebook = parts.get("codebook", b"")
             for kind in OWN_PARTS:
                 parts.pop(kind, None)
             self._groups[first] = TensorGroup(
@@ -185,6 +186,7 @@ class Reader:
                 storage=members[0].storage,
                 levels=tuple(member.levels for member in members),
                 parts=parts,
+                codebook=codebook,
             )
         return self._groups[first]
 

@@ -19,7 +19,7 @@ from flyweight.format.layout import (
     CRC_BYTES,
     crc,
     pack_head,
-    too_many_elements,
+    too_large,
 )
 
 __all__ = ["Writer", "open_writer"]
@@ -117,7 +117,7 @@ class Writer:
             raise ModelError("a group of tensors is incomplete.")
         head = pack_head(self._outlines, self._metadata, self._checks, bare=self._bare)
         length = len(head) + self._spool.tell() + CRC_BYTES
-        sentence = too_many_elements(self._outlines, length)
+        sentence = too_large(self._outlines, length)
         if sentence:
             raise ModelError(sentence)
         value = 0

@@ -24,6 +24,7 @@ __all__ = [
     "MAY_GROUP",
     "OFFSET",
     "SCALED",
+    "SHARES",
     "USUAL_KEYS",
     "ZERO_CONSTANT",
     "Outline",
@@ -42,21 +43,22 @@ USUAL_KEYS = ("architecture", "recipe")  # of the metadata; the place is the num
 
 # The place is the number in the file. The fifth form is a constant whose bits are all zero.
 FORMS: tuple[tuple[Encoding, Coder], ...] = (
-    ("shared", "plain"),
-    ("dense", "plain"),
-    ("constant", "plain"),
-    ("alias", "plain"),
-    ("constant", "plain"),
-    ("shared", "interleaved"),
+    ("dense", "sparse"),
+    ("dense", "raw"),
+    ("constant", "raw"),
+    ("alias", "raw"),
+    ("constant", "raw"),
+    ("shared", "huffman"),
     ("shared", "rans"),
     ("shared", "context"),
     ("dense", "planes"),
+    ("dense", "matches"),
 )
 ZERO_CONSTANT = 4
 # Added to the form of a tensor whose parts are with the first of its group, whose channels have
 # scales, and which has offsets too.
-GROUPED, SCALED, OFFSET = 16, 32, 64
-MAY_GROUP = (0, 2, 5, 6, 7, 8)  # forms
+GROUPED, SCALED, OFFSET, SHARES = 16, 32, 64, 128
+MAY_GROUP = (2, 5, 6, 7, 8)  # forms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Outline:
     lengths: Mapping[PartKind, int]
     levels: int = 0
     target: int | None = None
-    coder: Coder = "plain"
+    coder: Coder = "raw"
     first: int | None = None
 
     @property
@@ -85,7 +87,7 @@ class Outline:
         zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
         if number not in MAY_GROUP or zeros or not self.shape:
             return None
-        own = tuple(kind in self.lengths for kind in OWN_PARTS)
+        own = tuple(kind in self.lengths for kind in OWN_PARTS[1:])
         return (number, self.dtype, self.storage, len(self.shape), self.shape[1:], own)
 
     @property
@@ -152,5 +154,9 @@ def pack_string(text: str) -> bytes:
 
 
 def stated_lengths(coder: Coder) -> tuple[PartKind, ...]:
-    """List the parts of a shared tensor whose lengths the header states."""
-    return ("tables", "positions", "symbols") if coder == "plain" else ("tables", "symbols")
+    """List the parts of a tensor whose lengths the header states."""
+    if coder == "sparse":
+        return ("tables", "positions", "dense")
+    if coder in ("planes", "matches"):
+        return ("dense",)
+    return () if coder == "raw" else ("tables", "symbols")

@@ -9,6 +9,7 @@ from flyweight.coding.header.outline import (
     GROUPED,
     OFFSET,
     SCALED,
+    SHARES,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -70,10 +71,7 @@ def pack_header(
             out.append(varint(levels))
         if tensor.first is not None:
             continue
-        if tensor.encoding == "shared":
-            out += (varint(tensor.lengths[part]) for part in stated_lengths(tensor.coder))
-        elif tensor.coder == "planes":
-            out.append(varint(tensor.lengths["dense"]))
+        out += (varint(tensor.lengths[part]) for part in stated_lengths(tensor.coder))
     return b"".join(out)
 
 
@@ -128,6 +126,7 @@ def _kind(tensor: Outline) -> bytes:
     number = FORMS.index((tensor.encoding, tensor.coder))
     if tensor.first is not None:
         number += GROUPED
+        number += SHARES * (tensor.encoding == "shared" and "codebook" not in tensor.lengths)
     elif tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = ZERO_CONSTANT
     number += SCALED * ("scales" in tensor.lengths) + OFFSET * ("offsets" in tensor.lengths)

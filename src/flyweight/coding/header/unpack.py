@@ -20,6 +20,7 @@ from flyweight.coding.header.outline import (
     MAY_GROUP,
     OFFSET,
     SCALED,
+    SHARES,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -213,17 +214,16 @@ def _read_lengths(
     item = carrier(storage).itemsize
     own: dict[PartKind, int] = {}
     if encoding == "shared":
-        own["codebook"] = levels * item
+        if not number & SHARES:
+            own["codebook"] = levels * item
         for flag, kind in _OF_CHANNELS:
             if number & flag:
                 own[kind] = shape[0] * item
     if number & GROUPED:
         return own
-    if encoding == "shared":
-        lengths: dict[PartKind, int] = {"positions": 0, **own}
-        return lengths | {part: reader.varint() for part in stated_lengths(coder)}
-    if coder == "planes":
-        return {"dense": reader.varint()}
+    stated = stated_lengths(coder)
+    if stated:
+        return own | {part: reader.varint() for part in stated}
     if encoding == "dense":
         return {"dense": prod(shape) * item}
     return {"dense": 0 if number == ZERO_CONSTANT else item}
@@ -282,8 +282,8 @@ def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     number, dtype, storage = reader.take(3)
     form = number % GROUPED
     if (
-        number >= 2 * OFFSET
-        or form >= len(FORMS)
+        form >= len(FORMS)
+        or (number & SHARES and (FORMS[form][0] != "shared" or not number & GROUPED))
         or (number & GROUPED and form not in MAY_GROUP)
         or (number & OFFSET and not number & SCALED)
         or (number & SCALED and FORMS[form][0] != "shared")
