@@ -222,14 +222,12 @@ def test_from_bytes_restores_scalars_of_every_coder(dtype):
     assert (found.shape, found.dequantize().item()) == ((), 3.0)
 
 
-def test_compress_lossless_stores_pruned_weights_as_symbols():
+def test_compress_lossless_stores_pruned_weights_in_few_bytes():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(300, 100, generator=generator)
     weight[torch.rand(300, 100, generator=generator) < 0.95] = 0
     compressed = compress_lossless({"weight": weight, "bias": torch.randn(100)})
-    assert isinstance(compressed["weight"], CompressedTensor)
-    assert len(compressed.to_bytes()) < 0.08 * weight.nbytes
-    assert len(compressed.to_bytes()) < len(CompressedModel({"w": weight}).to_bytes())
+    assert len(compressed.to_bytes()) < 0.06 * weight.nbytes
     assert bits(through_a_file(compressed).state_dict()["weight"]) == bits(weight)
 
 
@@ -251,8 +249,7 @@ def test_compress_lossless_stores_pruned_weights_as_symbols():
 )
 def test_compress_lossless_keeps_bits_of_repeated_values(values):
     compressed = compress_lossless({"w": values})
-    assert isinstance(compressed["w"], CompressedTensor)
-    assert bits(compressed.state_dict()["w"]) == bits(values)
+    assert len(compressed.to_bytes()) < 0.25 * values.nbytes
     assert bits(through_a_file(compressed).state_dict()["w"]) == bits(values)
 
 

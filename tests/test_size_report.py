@@ -31,7 +31,7 @@ def example():
     rng = np.random.default_rng(1)
     symbols = rng.integers(1, 4, (32, 16, 3, 3)) * (rng.random((32, 16, 3, 3)) < 0.25)
     levels = np.float32([-1, 0.5, 2])
-    weight = encode_shared("conv.weight", symbols, levels=levels, coder="plain")
+    weight = encode_shared("conv.weight", symbols, levels=levels, coder="huffman")
     return symbols, Container(
         tensors=(
             weight,
@@ -40,7 +40,7 @@ def example():
             encode_alias("tied.weight", weight, target=0),
             encode_dense("half", np.uint16([0x8000, 0x3F80]), dtype="bfloat16"),
             encode_shared(
-                "dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3]), coder="plain"
+                "dense", rng.integers(0, 4, 500), levels=np.float32([1, 2, 3]), coder="huffman"
             ),
             encode_shared("zero level", [0, 1, 2, 2], levels=np.float32([0, 1])),
         ),
@@ -68,7 +68,7 @@ def test_rows_describe_each_tensor():
     assert list(rows) == [tensor.name for tensor in container.tensors]
     conv = rows["conv.weight"]
     assert (conv.shape, conv.encoding, conv.parameters) == ((32, 16, 3, 3), "shared", 4608)
-    assert (conv.coder, conv.group) == ("plain", None)
+    assert (conv.coder, conv.group) == ("huffman", None)
     assert conv.nonzeros == np.count_nonzero(symbols)
     assert conv.part_bytes == {kind: len(part) for kind, part in container.tensors[0].parts.items()}
     assert conv.bits_per_weight == 8 * conv.total_bytes / 4608
@@ -85,8 +85,8 @@ def test_entropy_bytes_is_the_order_zero_entropy_and_the_codebook():
     report = inspect(dumps(container))
     rows = {row.name: row for row in report.rows}
     by_hand = entropy(np.bincount(symbols.ravel(), minlength=4)) / 8
-    assert rows["conv.weight"].entropy_bytes == 6 + by_hand
-    assert by_hand < rows["conv.weight"].part_bytes["positions"] + 4608
+    assert rows["conv.weight"].entropy_bytes == 3 + by_hand
+    assert by_hand < rows["conv.weight"].part_bytes["symbols"]
     assert rows["conv.bias"].entropy_bytes == rows["conv.bias"].total_bytes
     assert report.entropy_bytes < report.total_bytes
 
@@ -96,7 +96,7 @@ def test_entropy_bytes_can_exceed_what_the_context_coder_takes():
     repeated = np.tile(symbols, (64, 1))
     tensor = encode_shared("w", repeated, levels=np.float32([-2, -1, 1, 2]), coder="context")
     (row,) = report_of(tensor).rows
-    assert row.entropy_bytes == 8 + entropy(np.bincount(repeated.ravel())) / 8
+    assert row.entropy_bytes == 4 + entropy(np.bincount(repeated.ravel())) / 8
     assert row.total_bytes < 0.5 * row.entropy_bytes
 
 
@@ -132,7 +132,7 @@ def test_to_dict_is_plain_json():
     found = json.loads(json.dumps(inspect(dumps(container)).to_dict()))
     assert found["total_bytes"] == len(dumps(container))
     assert found["tensors"][0]["shape"] == [32, 16, 3, 3]
-    assert found["tensors"][0]["part_bytes"]["codebook"] == 6
+    assert found["tensors"][0]["part_bytes"]["codebook"] == 3
     parts = sum(sum(row["part_bytes"].values()) for row in found["tensors"])
     assert parts + sum(found["overhead"].values()) == found["total_bytes"]
 

@@ -20,7 +20,7 @@ from flyweight.errors import FormatError, ModelError
 from flyweight.format import Container, Reader, Writer, dumps, loads
 from flyweight.format.layout import crc, pack_head
 
-CODERS = ("plain", "interleaved", "rans", "context")
+CODERS = ("huffman", "rans", "context")
 
 
 def weight(name, rows=16, rest=(4, 3, 3), levels=7, seed=0):

@@ -29,7 +29,7 @@ from flyweight.format import (
 )
 from flyweight.format.layout import crc, pack_head
 
-CODERS = ("plain", "interleaved", "rans", "context")
+CODERS = ("huffman", "rans", "context")
 
 
 def shared(name="w", shape=(16, 3, 3, 3), density=0.3, seed=0, **settings):
@@ -70,7 +70,7 @@ def test_encode_shared_restores_symbols_by_every_coder(coder, shape):
 def test_encode_shared_takes_the_smallest_coder_of_an_effort(effort):
     chosen = shared(shape=(64, 32, 3, 3), effort=effort)
     sizes = {c: shared(shape=(64, 32, 3, 3), coder=c).stored_bytes for c in CODERS}
-    tried = {"fast": ("plain", "rans"), "balanced": ("plain", "rans")}.get(effort, CODERS)
+    tried = {"fast": ("rans",), "balanced": ("rans",)}.get(effort, CODERS)
     assert chosen.stored_bytes == min(sizes[coder] for coder in tried)
 
 
@@ -85,7 +85,7 @@ def test_context_coder_uses_structure():
 
 def test_dumps_refuses_a_coder_of_another_encoding():
     tensor = shared()
-    for other in ("planes", "huffman", ""):
+    for other in ("planes", "raw", ""):
         object.__setattr__(tensor, "coder", other)
         with pytest.raises(ModelError, match="coder"):
             dumps(Container((tensor,)))
@@ -205,7 +205,7 @@ def test_encode_lossless_takes_planes_where_smaller():
     (got,) = loads(dumps(Container((tensor,)))).tensors
     assert np.array_equal(decode_tensor(got), weights)
     noise = np.random.default_rng(0).integers(0, 256, 4000).astype("u1")
-    assert encode_lossless("n", noise, dtype="uint8").coder == "plain"
+    assert encode_lossless("n", noise, dtype="uint8").coder == "raw"
 
 
 def test_loads_refuses_an_alias_of_another_shape():

@@ -28,7 +28,7 @@ from flyweight.coding import (
     CodedTensor,
     carrier,
     encode_constant,
-    encode_symbols,
+    encode_huffman,
 )
 from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.header.outline import Shapes
@@ -223,12 +223,12 @@ def vast(random: Random, kind: str) -> Case:
         return Case(kind, "file", sealed([tensor]))
     levels, symbols = random.choice((1, 3)), b""
     symbol = random.randint(0, levels)
-    lone, _ = encode_symbols([symbol], levels + 1)
+    lone, _ = encode_huffman([symbol], levels + 1)
     if coder == "plain":
         step = random.randint(1, 3)
-        gaps, _ = encode_symbols([step - 1], 4)
+        gaps, _ = encode_huffman([step - 1], 4)
         where = bytes([random.choice((2, 3))]) + varint(size // step) + gaps
-        level, _ = encode_symbols([0], levels)
+        level, _ = encode_huffman([0], levels)
         told = (b"\0" + lone, b"\1" + level, b"\2\0", varint(len(where) + 1) + where + level)
         table = random.choice(told)
     elif coder == "interleaved":

@@ -44,7 +44,7 @@ def sealed(
         if header is not None:
             exchange(layout, "pack_header", lambda *_, **__: header)
         if len(tensors) == 1:
-            exchange(layout, "encode_symbols", lambda symbols, _: (bytes(symbols), b""))
+            exchange(layout, "encode_huffman", lambda symbols, _: (bytes(symbols), b""))
         return dumps(container, bare=bare)
 
 

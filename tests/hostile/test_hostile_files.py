@@ -16,14 +16,14 @@ from flyweight.coding import (
     decode,
     decode_positions,
     decode_shared,
-    decode_symbols,
+    decode_huffman,
     decode_tensor,
     encode_alias,
     encode_constant,
     encode_lossless,
     encode_positions,
     encode_shared,
-    encode_symbols,
+    encode_huffman,
 )
 from flyweight.coding.header.outline import outline_of
 from flyweight.coding.header.pack import pack_header
@@ -185,18 +185,18 @@ def test_decode_bounds_damage_to_a_part():
 
 def test_decoders_refuse_random_tables_and_payloads():
     rng = np.random.default_rng(4)
-    table, _ = encode_symbols(rng.integers(0, 9, 60) ** 2 // 8, 9)
+    table, _ = encode_huffman(rng.integers(0, 9, 60) ** 2 // 8, 9)
     where, bits = encode_positions(rng.random(300) < 0.1)
     decoded = 0
     with memory_below(8 << 20):
         for trial in range(600):
             noise, more = rng.bytes(int(rng.integers(0, 12))), rng.bytes(int(rng.integers(0, 30)))
             with suppress(FormatError):
-                got = decode_symbols(noise, more, int(rng.integers(0, 90)), 9)
+                got = decode_huffman(noise, more, int(rng.integers(0, 90)), 9)
                 assert (got < 9).all()
                 decoded += 1
             with suppress(FormatError):
-                got = decode_symbols(table, more, trial % 90, 9)
+                got = decode_huffman(table, more, trial % 90, 9)
                 assert got.size == trial % 90
                 decoded += 1
             with suppress(FormatError):
@@ -243,7 +243,7 @@ def test_loads_refuses_vast_lengths_in_the_preamble():
         b"FLYW\1\0" + b"\2" + varint(1 << 60) + bytes(100),
         sealed(b"\0\0", flags=1, sizes=varint(1 << 60) + b"\1"),
         sealed(b"\0\0", flags=1, sizes=b"\2" + varint(1 << 60)),
-        sealed(encode_symbols([0, 0], 256)[0], flags=1, sizes=varint(1 << 40) + b"\2"),
+        sealed(encode_huffman([0, 0], 256)[0], flags=1, sizes=varint(1 << 40) + b"\2"),
     ):
         with memory_below(1 << 20), pytest.raises(FormatError):
             loads(data)
@@ -263,9 +263,9 @@ def test_loads_bounds_elements_by_the_file():
 def test_decode_bounds_memory_of_a_long_table():
     long = b"\x0f" + bytes(500_000)
     with memory_below(1 << 16), pytest.raises(FormatError, match="a Huffman table of"):
-        decode_symbols(long, bytes(9), 40, 9)
+        decode_huffman(long, bytes(9), 40, 9)
     with memory_below(20 * len(long)), pytest.raises(FormatError):
-        decode_symbols(long, bytes(9), 40, 1 << 16)
+        decode_huffman(long, bytes(9), 40, 1 << 16)
     with memory_below(20 * len(long)), pytest.raises(FormatError):
         decode_rans(long, bytes(9), 40, 1 << 16)
 
@@ -273,7 +273,7 @@ def test_decode_bounds_memory_of_a_long_table():
 def test_decode_positions_bounds_memory():
     size = 1 << 20
     for symbol in range(3):
-        table, payload = encode_symbols([symbol] * 2, 4)
+        table, payload = encode_huffman([symbol] * 2, 4)
         count = size // (symbol + 1)
         with memory_below(12 * size):
             mask = decode_positions(b"\2" + varint(count) + table, payload, size)
@@ -300,7 +300,7 @@ def test_decode_refuses_vast_extents_without_values(shape, coder):
 def test_decode_bounds_memory_of_a_kilobyte():
     rng = np.random.default_rng(6)
     size = (1 << 20) + 4096 * 900
-    table, payload = encode_symbols(np.minimum(rng.geometric(0.001, 800) - 1, 4090), 4096)
+    table, payload = encode_huffman(np.minimum(rng.geometric(0.001, 800) - 1, 4090), 4096)
     where = bytes([2 | 40 << 2]) + varint(800) + table
     with memory_below(12 << 20):
         assert np.count_nonzero(decode_positions(where, payload, size)) == 800

@@ -82,7 +82,6 @@ class TensorGroup:
         storage: of the values, where they are dense.
         levels: length of the codebook of each; zeros unless shared.
         parts: of the whole, without the tables that each has of its own.
-        codebook: of the first, which is also that of each member that has none.
     """
 
     rows: tuple[int, ...]
@@ -91,7 +90,6 @@ class TensorGroup:
     storage: str
     levels: tuple[int, ...]
     parts: Mapping[PartKind, bytes]
-    codebook: bytes = b""
 
     def symbols(self, member: int) -> NDArray[Any]:
         """Return the symbols of one quantized tensor. Raises `FormatError` if damaged."""
@@ -192,13 +190,6 @@ class CodedTensor:
         return self.encoding == "shared" and "scales" in self.parts
 
     @property
-    def codebook(self) -> bytes:
-        """The levels of a shared tensor as stored: its own, or those of the first of its group."""
-        if "codebook" in self.parts or self.group is None:
-            return self.parts["codebook"]
-        return self.group.codebook
-
-    @property
     def stored_bytes(self) -> int:
         """Number of bytes in all parts."""
         return sum(map(len, self.parts.values()))
@@ -228,9 +219,7 @@ def defect(tensor: CodedTensor) -> str | None:
     needed = set(_SPARSE_PARTS if tensor.coder == "sparse" else _PARTS[tensor.encoding])
     if tensor.scaled:
         needed |= set(OWN_PARTS) & set(tensor.parts)
-    if tensor.member:
-        needed &= set(OWN_PARTS) if "codebook" in tensor.parts else set(OWN_PARTS[1:])
-    if set(tensor.parts) != needed:
+    if set(tensor.parts) != (needed & set(OWN_PARTS) if tensor.member else needed):
         return f"{name} does not have the parts of a {tensor.encoding} tensor."
     if (tensor.target is None) == (tensor.encoding == "alias"):
         return f"{name} names a target without being an alias, or is an alias without one."
@@ -242,7 +231,7 @@ def _wrong_length(tensor: CodedTensor, name: str) -> str | None:
     most = MAX_LEVELS if tensor.encoding == "shared" else 0
     if not 0 <= tensor.levels <= most:
         return f"{name} has {tensor.levels} levels; at most {most} are allowed."
-    if tensor.encoding == "shared" and len(tensor.codebook) != item * tensor.levels:
+    if tensor.encoding == "shared" and len(tensor.parts["codebook"]) != item * tensor.levels:
         return f"{name} has a codebook that is not {tensor.levels} values of {tensor.storage}."
     if tensor.scaled:
         sentence = _wrong_scales(tensor, name)

@@ -72,6 +72,7 @@ def encode_tensors(
     uncoded = {
         place: tensor for place, tensor in enumerate(tensors) if isinstance(tensor, UncodedTensor)
     }
+    taken = {_key(tensor) for tensor in uncoded.values() if tensor.encoding == "shared"}
     for places in group_small_tensors(uncoded):
         members = [uncoded[place] for place in places]
         group = _smallest_group(members, coder)
@@ -83,18 +84,24 @@ def encode_tensors(
                 coded[place] = separate[number]
             else:
                 alone = member.coded({} if number else group.parts, group.coder)
-                if number and alone.parts.get("codebook") == group.codebook != b"":
-                    own = {k: part for k, part in alone.parts.items() if k != "codebook"}
-                    alone = replace(alone, parts=own)
                 coded[place] = replace(alone, group=group, member=number)
     for place, tensor in uncoded.items():
         if place not in coded:
-            coded[place] = _alone(tensor, effort, coder)
+            exact = _key(tensor) not in taken
+            coded[place] = _encode_alone(tensor, effort, coder, exact=exact)
     return [coded[place] for place in range(len(tensors))]
 
 
-def _alone(tensor: UncodedTensor, effort: Effort, coder: SymbolCoder | None) -> CodedTensor:
-    return tensor.encode(effort=effort, coder=coder if tensor.encoding == "shared" else None)
+def _key(tensor: UncodedTensor) -> object:
+    """What tensors of a group have in common: no other symbols may stand between them."""
+    return (tensor.dtype, tensor.storage, len(tensor.shape), tensor.shape[1:])
+
+
+def _encode_alone(
+    tensor: UncodedTensor, effort: Effort, coder: SymbolCoder | None, *, exact: bool
+) -> CodedTensor:
+    only = coder if tensor.encoding == "shared" else None
+    return tensor.encode(effort=effort, coder=only, exact=exact)
 
 
 def _encode_while_smaller(
@@ -107,8 +114,8 @@ def _encode_while_smaller(
     coded: list[CodedTensor] = []
     size = _HEADER_SAVED * (len(members) - 1)
     for member in members:
-        coded.append(_alone(member, effort, coder))
-        size += sum(len(part) for kind, part in coded[-1].parts.items() if kind not in OWN_PARTS)
+        coded.append(_encode_alone(member, effort, coder, exact=False))
+        size += coded[-1].stored_bytes - sum(map(len, member.own.values()))
         if size > group_bytes:
             return []
     return coded
@@ -135,7 +142,7 @@ def group_small_tensors(tensors: Mapping[int, UncodedTensor]) -> Iterator[list[i
     for place, tensor in tensors.items():
         zero = tensor.encoding == "constant" and not tensor.raw
         if tensor.shape and not zero:
-            tables = tuple(kind in tensor.own for kind in OWN_PARTS[1:])
+            tables = tuple(kind in tensor.own for kind in OWN_PARTS)
             key = (tensor.encoding, tensor.dtype, tensor.storage, tensor.shape[1:], tables)
             kinds.setdefault(key, []).append(place)
     for places in kinds.values():
@@ -167,7 +174,6 @@ def _group_of(
         storage=members[0].storage,
         levels=tuple(tensor.levels for tensor in members),
         parts=parts,
-        codebook=members[0].own.get("codebook", b""),
     )
 
 

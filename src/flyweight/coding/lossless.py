@@ -50,6 +50,7 @@ _SAMPLE = 1 << 16  # elements of which the distinct ones are counted, and bytes 
 _DISTINCT = 0.9  # fraction of the sample: above, hardly a value repeats in the tensor
 _ZEROS = 16  # one element of so many is zero where zeros are coded apart
 _REDUNDANT = 32  # times smaller than the values: then the rest may be repetitions, too
+_FARTHEST = 16  # bytes between those whose differences are coded
 _DICTIONARY = (1 << 12, 1 << 26)  # bytes, at least and at most
 
 
@@ -79,8 +80,12 @@ def dense_forms(
         table, positions, dense = encode_sparse(stored, storage)
         least = min(least, len(table) + len(positions) + len(dense))
         yield "sparse", {"tables": table, "positions": positions, "dense": dense}
-    if only == "matches" or (only is None and _matches_pay(raw, words, least, effort)):
-        yield "matches", {"dense": encode_matches(raw, effort)}
+    distances = (0, stored.dtype.itemsize) if stored.dtype.kind in "iu" else (0,)
+    for distance in distances:
+        if only == "matches" or (
+            only is None and _matches_pay(raw, words, least, effort, distance)
+        ):
+            yield "matches", {"dense": encode_matches(raw, effort, distance)}
 
 
 def _zeros(words: NDArray[Any]) -> int:
@@ -146,37 +151,44 @@ def decode_sparse(
     return values
 
 
-def _matches_pay(raw: bytes, words: NDArray[Any], least: int, effort: Effort) -> bool:
-    """Return whether values repeat and, if they are many, LZMA on a sample takes fewer bytes."""
-    if not repeats(words) and least * _REDUNDANT > len(raw):
+def _matches_pay(
+    raw: bytes, words: NDArray[Any], least: int, effort: Effort, distance: int
+) -> bool:
+    """Return whether values may repeat and, if they are many, LZMA on a sample saves bytes."""
+    if not distance and least * _REDUNDANT > len(raw) and not repeats(words):
         return False
     if len(raw) <= (_SAMPLE << (4 if effort == "smallest" else 2)):
         return True
     starts = np.linspace(0, len(raw) - _SAMPLE, 4).astype(int) & ~15
     sample = b"".join(raw[start : start + _SAMPLE] for start in starts.tolist())
-    coded = len(lzma.compress(sample, lzma.FORMAT_RAW, filters=_filters(len(sample), 1)))
+    filters = _filters(len(sample), 1, distance)
+    coded = len(lzma.compress(sample, lzma.FORMAT_RAW, filters=filters))
     gain = least / len(raw) / (coded / len(sample))
     return gain > (0.8 if effort == "smallest" else 1.25)
 
 
-def _filters(size: int, preset: int) -> list[dict[str, int]]:
-    """Describe raw LZMA2 with a dictionary as large as the data."""
+def _filters(size: int, preset: int, distance: int) -> list[dict[str, int]]:
+    """Describe raw LZMA2 with a dictionary as large as the data, and differences before it."""
     least, most = _DICTIONARY
     dictionary = min(max(1 << max(size - 1, 1).bit_length(), least), most)
-    return [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}]
+    lzma2 = {"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}
+    return [{"id": lzma.FILTER_DELTA, "dist": distance}, lzma2] if distance else [lzma2]
 
 
-def encode_matches(raw: bytes | memoryview, effort: Effort = "smallest") -> bytes:
-    """Encode bytes as a raw LZMA2 stream."""
+def encode_matches(raw: bytes, effort: Effort = "smallest", distance: int = 0) -> bytes:
+    """Encode bytes as a raw LZMA2 stream, differences at a distance of up to 16 bytes if not 0."""
     preset = 9 | lzma.PRESET_EXTREME if effort == "smallest" else 6
-    return lzma.compress(raw, lzma.FORMAT_RAW, filters=_filters(len(raw), preset))
+    filters = _filters(len(raw), preset, distance)
+    return bytes([distance]) + lzma.compress(raw, lzma.FORMAT_RAW, filters=filters)
 
 
 def decode_matches(coded: bytes, size: int) -> bytes:
     """Return the ``size`` bytes that `encode_matches` stored. Raises `FormatError`."""
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(size, 0))
+    if not coded or coded[0] > _FARTHEST:
+        raise FormatError("an LZMA stream names an unknown distance of differences.")
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(size, 0, coded[0]))
     try:
-        raw = decoder.decompress(coded, size + 1)
+        raw = decoder.decompress(coded[1:], size + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise FormatError("an LZMA stream is damaged.") from error
     if len(raw) != size or not decoder.eof or decoder.unused_data:

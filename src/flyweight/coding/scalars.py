@@ -60,7 +60,7 @@ _NARROWER: dict[str, tuple[str, ...]] = {
     "int16": ("uint8", "int8"),
     "int32": ("uint8", "int8", "uint16", "int16"),
     "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
-    "float32": ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"),
+    "float32": ("float8_e5m2", "float8_e4m3fn", "float16", "bfloat16"),
     "float64": ("float16", "float32"),
 }
 
@@ -144,8 +144,9 @@ def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
         bits = flat.astype("<f4", copy=False).view("<u4")
         table = float8_values(storage).view("<u4")
         order = np.argsort(table).astype(np.uint8)
-        found = np.minimum(np.searchsorted(table, bits, sorter=order), 255)
-        return order[found].tobytes()
+        codes = order[np.minimum(np.searchsorted(table, bits, sorter=order), 255)]
+        finite = np.isfinite(float8_values(storage))[codes].all()
+        return codes.tobytes() if finite and (table[codes] == bits).all() else None
     if storage == "bfloat16":
         return (flat.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     if flat.dtype.kind == "f" and np.isnan(flat).any():

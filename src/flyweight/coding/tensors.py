@@ -90,7 +90,7 @@ def decode_shared(tensor: CodedTensor) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     _require(tensor, "shared")
     try:
-        levels = unpack_scalars(tensor.codebook, tensor.dtype, tensor.storage)
+        levels = unpack_scalars(tensor.parts["codebook"], tensor.dtype, tensor.storage)
         if tensor.group is not None:
             return tensor.group.symbols(tensor.member), levels
         return unpack_symbols(tensor.coder, tensor.parts, tensor.shape, tensor.levels), levels
@@ -109,9 +109,8 @@ def decode_channels(tensor: CodedTensor) -> tuple[NDArray[Any] | None, NDArray[A
         return None, None
     tables = []
     for kind in OWN_PARTS:
-        if kind == "codebook" or kind in tensor.parts:
-            raw = tensor.codebook if kind == "codebook" else tensor.parts[kind]
-            tables.append(unpack_scalars(raw, tensor.dtype, tensor.storage))
+        if kind in tensor.parts:
+            tables.append(unpack_scalars(tensor.parts[kind], tensor.dtype, tensor.storage))
             if not all_finite(tables[-1], tensor.dtype):
                 raise FormatError(f"tensor {tensor.name!r} has {kind} that are NaN or infinite.")
     return tables[1], tables[2] if len(tables) > 2 else None

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES, all_finite
 from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding
-from flyweight.coding.lossless import dense_forms, exact_levels
+from flyweight.coding.lossless import ExactLevels, dense_forms, exact_levels
 from flyweight.coding.scalars import all_equal, carrier, negative_count, pack_scalars
 from flyweight.coding.symbols import (
     SYMBOL_CODERS,
@@ -81,13 +81,16 @@ class UncodedTensor:
             coder=coder,
         )
 
-    def encode(self, *, effort: Effort = "smallest", coder: Coder | None = None) -> CodedTensor:
+    def encode(
+        self, *, effort: Effort = "smallest", coder: Coder | None = None, exact: bool = True
+    ) -> CodedTensor:
         """Encode the tensor by itself.
 
         Args:
             effort: of the search for the smallest coding.
             coder: regardless of its bytes; None takes what gives fewest. A dense tensor may be
-                encoded as symbols and levels, "raw" and the other coders of dense tensors excepted.
+                encoded as symbols and levels by a coder of these.
+            exact: False encodes a dense tensor as such if ``coder`` is None.
         """
         if self.encoding == "shared":
             only = None if coder is None else _symbol_coder(self.name, coder)
@@ -96,17 +99,20 @@ class UncodedTensor:
             return self.coded({"dense": self.raw}, "raw")
         if coder in SYMBOL_CODERS:
             only = _symbol_coder(self.name, coder)
-            exact = self._exact(effort, only, 1 << 62)
-            if exact is None:
+            symbols = self._exact(effort, only, 1 << 62)
+            if symbols is None:
                 raise ModelError(f"tensor {self.name!r} has too many values for {coder!r}.")
-            return exact
+            return symbols
         best: CodedTensor | None = None
         for form, parts in dense_forms(self.raw, self.storage, effort, coder):
             if best is None or sum(map(len, parts.values())) < best.stored_bytes:
                 best = self.coded(parts, form)
         assert best is not None
-        exact = self._exact(effort, None, best.stored_bytes) if coder is None else None
-        return best if exact is None or exact.stored_bytes >= best.stored_bytes else exact
+        if exact and coder is None:
+            symbols = self._exact(effort, None, best.stored_bytes)
+            if symbols is not None and symbols.stored_bytes < best.stored_bytes:
+                return symbols
+        return best
 
     def _symbols(
         self, effort: Effort, only: SymbolCoder | None
@@ -120,15 +126,19 @@ class UncodedTensor:
         found = exact_levels(self.stored(), self.storage, at_most)
         if found is None:
             return None
+        return self.as_symbols(found.symbols, found).encode(effort=effort, coder=only)
+
+    def as_symbols(self, symbols: NDArray[Any], found: ExactLevels) -> UncodedTensor:
+        """Return a dense tensor as these symbols of the levels that were found."""
         return replace(
             self,
             encoding="shared",
-            symbols=found.symbols.reshape(self.shape),
+            symbols=symbols.reshape(self.shape),
             levels=found.levels.size,
             negatives=found.negatives,
             own={"codebook": found.levels.tobytes()},
             raw=b"",
-        ).encode(effort=effort, coder=only)
+        )
 
     def stored(self) -> NDArray[Any]:
         """Return dense values, 1-D, as the carrier of their storage dtype."""

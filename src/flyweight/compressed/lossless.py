@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -29,6 +30,7 @@ def compress_lossless(
         ModelError: something in the state is no tensor that a file can hold.
 
     Example:
+        >>> import torch
         >>> sparse = torch.randn(100, 100) * (torch.rand(100, 100) < 0.05)
         >>> compressed = compress_lossless({"weight": sparse})
         >>> torch.equal(compressed.state_dict()["weight"], sparse)

@@ -176,7 +176,6 @@ class Reader:
         if first not in self._groups:
             members = [self.outlines[place] for place in self._members[first]]
             parts = dict(self._own_parts(first).parts)
-            codebook = parts.get("codebook", b"")
             for kind in OWN_PARTS:
                 parts.pop(kind, None)
             self._groups[first] = TensorGroup(
@@ -186,7 +185,6 @@ class Reader:
                 storage=members[0].storage,
                 levels=tuple(member.levels for member in members),
                 parts=parts,
-                codebook=codebook,
             )
         return self._groups[first]
 

@@ -24,7 +24,6 @@ __all__ = [
     "MAY_GROUP",
     "OFFSET",
     "SCALED",
-    "SHARES",
     "USUAL_KEYS",
     "ZERO_CONSTANT",
     "Outline",
@@ -57,7 +56,7 @@ FORMS: tuple[tuple[Encoding, Coder], ...] = (
 ZERO_CONSTANT = 4
 # Added to the form of a tensor whose parts are with the first of its group, whose channels have
 # scales, and which has offsets too.
-GROUPED, SCALED, OFFSET, SHARES = 16, 32, 64, 128
+GROUPED, SCALED, OFFSET = 16, 32, 64
 MAY_GROUP = (2, 5, 6, 7, 8)  # forms
 
 
@@ -87,7 +86,7 @@ class Outline:
         zeros = self.encoding == "constant" and self.lengths.get("dense") == 0
         if number not in MAY_GROUP or zeros or not self.shape:
             return None
-        own = tuple(kind in self.lengths for kind in OWN_PARTS[1:])
+        own = tuple(kind in self.lengths for kind in OWN_PARTS)
         return (number, self.dtype, self.storage, len(self.shape), self.shape[1:], own)
 
     @property

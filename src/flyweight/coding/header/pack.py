@@ -9,7 +9,6 @@ from flyweight.coding.header.outline import (
     GROUPED,
     OFFSET,
     SCALED,
-    SHARES,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -126,7 +125,6 @@ def _kind(tensor: Outline) -> bytes:
     number = FORMS.index((tensor.encoding, tensor.coder))
     if tensor.first is not None:
         number += GROUPED
-        number += SHARES * (tensor.encoding == "shared" and "codebook" not in tensor.lengths)
     elif tensor.encoding == "constant" and not tensor.lengths["dense"]:
         number = ZERO_CONSTANT
     number += SCALED * ("scales" in tensor.lengths) + OFFSET * ("offsets" in tensor.lengths)

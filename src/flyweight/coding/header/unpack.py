@@ -20,7 +20,6 @@ from flyweight.coding.header.outline import (
     MAY_GROUP,
     OFFSET,
     SCALED,
-    SHARES,
     USUAL_KEYS,
     ZERO_CONSTANT,
     Outline,
@@ -214,8 +213,7 @@ def _read_lengths(
     item = carrier(storage).itemsize
     own: dict[PartKind, int] = {}
     if encoding == "shared":
-        if not number & SHARES:
-            own["codebook"] = levels * item
+        own["codebook"] = levels * item
         for flag, kind in _OF_CHANNELS:
             if number & flag:
                 own[kind] = shape[0] * item
@@ -283,7 +281,7 @@ def _read_kind(reader: ByteReader) -> tuple[int, str, str]:
     form = number % GROUPED
     if (
         form >= len(FORMS)
-        or (number & SHARES and (FORMS[form][0] != "shared" or not number & GROUPED))
+        or number >= 2 * OFFSET
         or (number & GROUPED and form not in MAY_GROUP)
         or (number & OFFSET and not number & SCALED)
         or (number & SCALED and FORMS[form][0] != "shared")
