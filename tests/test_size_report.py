@@ -163,7 +163,7 @@ def test_inspect_compares_peers_on_demand():
     conv = rows["conv.weight"].peer_bytes
     assert list(conv) == ["fp32", "fp16", "zstd -19", "xz -9e"]
     assert (conv["fp32"], conv["fp16"]) == (4 * symbols.size, 2 * symbols.size)
-    codebook = np.float16([-1, 0.5, 2]).tobytes()
+    codebook = b"\xbc\x38\x40"  # of the 8-bit floats -1, 0.5 and 2
     raw = codebook + symbols.astype("u1").tobytes()
     own = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
     assert conv["xz -9e"] == len(lzma.compress(raw, format=lzma.FORMAT_RAW, filters=own))

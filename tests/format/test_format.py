@@ -215,7 +215,7 @@ def replaced(**changes):
         (replaced(coder="planes"), "coder"),
         (replaced(encoding="dense", parts={"dense": b""}, levels=0, coder="raw"), "432 values"),
         (
-            replaced(encoding="constant", parts={"dense": b"x"}, levels=0, coder="raw"),
+            replaced(encoding="constant", parts={"dense": b"xy"}, levels=0, coder="raw"),
             "one value",
         ),
     ],
