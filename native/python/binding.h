@@ -17,6 +17,6 @@ PyObject *fly_raise(fly_status status);
 fly_simd fly_chosen_simd(int simd);
 
 /* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
-extern PyMethodDef fly_file_methods[];
+extern PyMethodDef fly_repetition_methods[];
 
 #endif
