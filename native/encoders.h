@@ -7,4 +7,10 @@
 
 #include "flyweight.h"
 
+/* How much of some bytes occurs again: see repetition.c. */
+#define FLY_REPETITION_BITS 16
+size_t fly_repetition_workspace(void);
+void fly_repetition(const uint8_t *data, size_t length, size_t step, uint32_t *table,
+                    uint64_t *selected, uint64_t *repeated);
+
 #endif

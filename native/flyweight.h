@@ -28,14 +28,222 @@ typedef enum fly_status {
     FLY_TOO_MANY = 6,         /* more elements than so few bytes may stand for */
     /* Huffman: 100 to 119; rANS: 120 to 139; context: 140 to 159; planes: 160 to 179;
      * positions: 180 to 199; file, header, tensors: 200 to 259 */
+    /* file */
+    FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
+    FLY_OTHER_VERSION = 201,      /* a later format */
+    FLY_UNKNOWN_FLAGS = 202,
+    FLY_BAD_HEADER_LENGTH = 203,  /* so few bytes cannot be so long a header */
+    FLY_HEADER_CHECKSUM = 204,
+    FLY_FILE_LENGTH = 205,        /* shorter or longer than its header says */
+    FLY_BLOCK_COUNT = 206,        /* another number of checksums than of blocks */
+    FLY_BLOCK_CHECKSUM = 207,
+    FLY_FILE_CHECKSUM = 208,
+    FLY_NO_TENSOR = 209,          /* the file holds no such tensor */
+    FLY_NO_ENTRY = 210,           /* the metadata hold no such entry */
+    FLY_UNSUPPORTED = 211,        /* left out of this build, or a form that this reader cannot read */
+    FLY_SMALL_OUTPUT = 212,       /* the caller's: the output is too small */
+    /* header; fly_header.wrong holds two numbers for some */
+    FLY_METADATA_COUNT = 220,     /* more than there is room for */
+    FLY_TENSOR_COUNT = 221,
+    FLY_METADATA_ORDER = 222,     /* a key is repeated or out of order */
+    FLY_SHARED_NAME = 223,        /* a name shares more components than the name before it has */
+    FLY_NAME_LENGTH = 224,        /* no component, or too many bytes */
+    FLY_UNKNOWN_WORD = 225,       /* the number of a component, kind or shape not met before */
+    FLY_DOT_IN_WORD = 226,
+    FLY_UNKNOWN_KIND = 227,
+    FLY_UNKNOWN_SHAPE = 228,
+    FLY_BAD_REPETITION = 229,
+    FLY_UNKNOWN_FORM = 230,
+    FLY_UNKNOWN_DTYPE = 231,
+    FLY_BAD_STORAGE = 232,        /* a dtype cannot be stored as another */
+    FLY_SCALED_DTYPE = 233,       /* a dtype that cannot have scales */
+    FLY_NO_CHANNELS = 234,        /* scales of a tensor without dimensions */
+    FLY_BAD_RANK = 235,
+    FLY_BAD_SHAPE = 236,          /* more than 2^40 elements */
+    FLY_MANY_LEVELS = 237,
+    FLY_BAD_ALIAS = 238,          /* of no earlier tensor, or of an alias */
+    FLY_ALIAS_DTYPE = 239,
+    FLY_ALIAS_SHAPE = 240,
+    FLY_NO_GROUP = 241,           /* a tensor follows in a group and there is none */
+    FLY_LARGE_GROUP = 242,
+    FLY_OTHER_LEVELS = 243,       /* a shared codebook has another number of levels */
+    FLY_LONG_PARTS = 244,         /* longer than any file */
+    FLY_NO_ARCHITECTURE = 245,    /* the file is bare and none was given */
+    FLY_OTHER_ARCHITECTURE = 246,
+    FLY_BAD_TEXT = 247,           /* not UTF-8; only Python checks it */
+    /* tensors */
+    FLY_BAD_LEVEL = 250,          /* a symbol beyond the levels, or a wrong count of negative ones */
+    FLY_NOT_FINITE = 251,         /* a level, scale or offset is NaN or infinite */
+    FLY_BAD_BOOL = 252,           /* a bool that is neither 0 nor 1 */
+    FLY_PART_LENGTH = 253,        /* a part of another length than its tensor needs */
     FLY_LAST_STATUS = 259
 } fly_status;
+
+/* Data types of tensors, by their number in a file. */
+typedef enum fly_dtype {
+    FLY_BOOL = 0,
+    FLY_UINT8 = 1,
+    FLY_INT8 = 2,
+    FLY_UINT16 = 3,
+    FLY_INT16 = 4,
+    FLY_UINT32 = 5,
+    FLY_INT32 = 6,
+    FLY_UINT64 = 7,
+    FLY_INT64 = 8,
+    FLY_FLOAT16 = 9,
+    FLY_BFLOAT16 = 10,
+    FLY_FLOAT32 = 11,
+    FLY_FLOAT64 = 12,
+    FLY_FLOAT8_E4M3FN = 13,
+    FLY_FLOAT8_E5M2 = 14,
+    FLY_COMPLEX64 = 15,
+    FLY_COMPLEX128 = 16
+} fly_dtype;
+
+/* Bytes of a value: 1, 2, 4, 8 or 16; 0 where the number means no type. */
+size_t fly_item_bytes(fly_dtype dtype);
 
 /* Which instructions the hot loops may use. All give the same bytes and symbols. */
 typedef enum fly_simd { FLY_SCALAR = 0, FLY_AVX2 = 1, FLY_AVX512 = 2, FLY_NEON = 3 } fly_simd;
 
 /* The best of them that this processor has; call it once and keep the answer. */
 fly_simd fly_best_simd(void);
+
+/* From symbols (one byte each, or two of this machine's order) to little-endian values: 0 is zero,
+ * k is the k-th level, times the scale and plus the offset of its row where these are not NULL, for
+ * float16, bfloat16, float32 and, without FLY_NO_DOUBLE, float64. FLY_BAD_ARGUMENT for a symbol
+ * above level_count. See dequantize.c. */
+size_t fly_dequantize_workspace(fly_dtype dtype, size_t level_count);
+fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_bytes, size_t rows,
+                          size_t columns, const uint8_t *levels, size_t level_count,
+                          const uint8_t *scales, const uint8_t *offsets, uint8_t *workspace,
+                          uint8_t *out);
+
+/* Put value_count values where the mask of `count` bytes is not 0, zeros elsewhere. */
+fly_status fly_scatter(const uint8_t *mask, size_t count, const uint8_t *values, size_t value_count,
+                       size_t item, uint8_t *out);
+
+/* ---- Files: header.c, file.c, widen.c ------------------------------------------------------- */
+
+/* A program that knows its files may define smaller ones; whatever exceeds them is refused. */
+#ifndef FLY_MAX_RANK
+#define FLY_MAX_RANK 32
+#endif
+#ifndef FLY_NAME_BYTES
+#define FLY_NAME_BYTES 1024
+#endif
+
+/* How a tensor is encoded. */
+typedef enum fly_form {
+    FLY_FORM_SPARSE,
+    FLY_FORM_RAW,
+    FLY_FORM_CONSTANT,
+    FLY_FORM_ALIAS,
+    FLY_FORM_ZERO,
+    FLY_FORM_HUFFMAN,
+    FLY_FORM_RANS,
+    FLY_FORM_CONTEXT,
+    FLY_FORM_PLANES,
+    FLY_FORM_MATCHES
+} fly_form;
+
+/* Flags in the kind byte of a tensor, beside its form. */
+enum { FLY_MEMBER = 16, FLY_SCALED = 32, FLY_OFFSET = 64, FLY_SAME_CODEBOOK = 128 };
+
+/* Parts of a tensor, in their order in the file. */
+typedef enum fly_part {
+    FLY_PART_TABLES,
+    FLY_PART_CODEBOOK,
+    FLY_PART_SCALES,
+    FLY_PART_OFFSETS,
+    FLY_PART_POSITIONS,
+    FLY_PART_SYMBOLS,
+    FLY_PART_DENSE,
+    FLY_PARTS
+} fly_part;
+
+/* Names and shapes that a bare file leaves out: of each tensor its name (a varint, its length, and
+ * that many bytes), its rank and its extents (varints); and the first bytes of their SHA-256. */
+typedef struct fly_architecture {
+    const uint8_t *tensors;
+    size_t length;
+    uint8_t digest[8];
+} fly_architecture;
+
+/* A tensor without its values. An alias has the fields of its target, but for `place`. */
+typedef struct fly_tensor {
+    uint64_t shape[FLY_MAX_RANK];
+    uint64_t elements;
+    uint64_t lengths[FLY_PARTS]; /* in bytes; of an alias 0 */
+    size_t start;                /* of its parts in the payload, which follow in their order */
+    uint32_t place;              /* in the file, from 0 */
+    uint32_t source;             /* place of the tensor that it repeats, or its own */
+    uint32_t first;              /* place of the first tensor of its group, or its source */
+    uint32_t rows;               /* if it follows in a group: rows before it; else in the group */
+    uint16_t levels;
+    uint8_t rank, form, flags, dtype, storage;
+    uint8_t parts; /* bit n: it has part n, which may be empty */
+} fly_tensor;
+
+/* What the index keeps of a tensor; offsets are in the header, or for a bare one, of name and
+ * shape, in the architecture. */
+typedef struct fly_entry {
+    size_t start;
+    uint32_t name, shape, lengths;
+    uint32_t link;   /* alias: its target; member: the first; else the next group in a bucket */
+    uint32_t rows;   /* as in fly_tensor */
+    uint32_t bucket; /* heads of a hash table of groups */
+    uint32_t kinds, shapes; /* offset of the n-th kind, the n-th shape of the header */
+    uint16_t levels;
+    uint8_t form, dtype, storage; /* as in the header: the form with its flags */
+} fly_entry;
+
+typedef struct fly_header {
+    const uint8_t *data; /* not coded */
+    size_t length, metadata_end, tensors_at;
+    const fly_architecture *architecture; /* NULL unless bare */
+    fly_entry *entries;
+    uint32_t *words; /* offsets of the components of names */
+    size_t most_words;
+    size_t payload;       /* bytes of all parts */
+    uint64_t total_bytes; /* of all tensors, decoded; 2^62 or more is only a bound */
+    uint32_t tensors;
+    int bare;
+    uint32_t place; /* where indexing stopped, and two numbers that say why */
+    uint64_t wrong[2];
+    uint32_t names, met_words, components, name_bytes; /* the name last read, and where */
+    char name[FLY_NAME_BYTES + 1];
+} fly_header;
+
+/* Its name, such as "float32", or "?". */
+const char *fly_dtype_name(uint64_t dtype);
+
+typedef struct fly_text {
+    const char *bytes; /* UTF-8, no zero at its end */
+    size_t length;
+} fly_text;
+
+/* Begin to read a header of `length` bytes that is not coded. It must stay where it is. */
+fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t length, int bare);
+
+/* Give the entry of the metadata that begins at offset *at, 0 for the first, and move *at behind
+ * it; FLY_NO_ENTRY after the last. */
+fly_status fly_header_metadata(const fly_header *header, size_t *at, fly_text *key, fly_text *value);
+
+/* Bytes of workspace that fly_header_index needs at most; 0 if the header announces too many. */
+size_t fly_header_workspace(const fly_header *header, const fly_architecture *architecture);
+
+/* Check all tensors and make an index of them in the workspace, which must stay where it is.
+ * Whether names repeat is left to the caller. *used is how many bytes of it the index takes. */
+fly_status fly_header_index(fly_header *header, const fly_architecture *architecture,
+                            void *workspace, size_t size, size_t *used);
+
+/* Describe the tensor at a place below header->tensors. */
+fly_status fly_header_tensor(const fly_header *header, uint32_t place, fly_tensor *tensor);
+
+/* The name of the tensor at a place below header->tensors, ended by a zero, until the next call;
+ * fast if places ascend. header->name_bytes is its length. */
+const char *fly_header_name(fly_header *header, uint32_t place);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,9 @@
 
 #include "../flyweight.h"
 
+/* The sentence of a status. */
+const char *fly_sentence(fly_status status);
+
 /* Raise flyweight.errors.FormatError with the sentence of a status; return NULL. */
 PyObject *fly_raise(fly_status status);
 
@@ -17,6 +20,8 @@ PyObject *fly_raise(fly_status status);
 fly_simd fly_chosen_simd(int simd);
 
 /* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
-extern PyMethodDef fly_file_methods[];
+extern PyMethodDef fly_header_methods[];
+extern PyMethodDef fly_quantize_methods[];
+extern PyMethodDef fly_repetition_methods[];
 
 #endif

@@ -1,7 +1,7 @@
 /* status.c: the sentence of each status, raised as flyweight.errors.FormatError. */
 #include "binding.h"
 
-static const char *sentence_of(fly_status status) {
+const char *fly_sentence(fly_status status) {
     switch (status) {
     case FLY_CUT_SHORT: return "the bytes are cut short.";
     case FLY_BYTES_LEFT: return "bytes follow the end.";
@@ -9,6 +9,42 @@ static const char *sentence_of(fly_status status) {
     case FLY_BAD_ARGUMENT: return "an alphabet, a count or a shape is out of range.";
     case FLY_SMALL_WORKSPACE: return "the workspace is too small.";
     case FLY_TOO_MANY: return "so few bytes cannot stand for so many elements.";
+    /* Sentences about a header are formatted: {0} is the name of the tensor, {1} and {2} are two
+     * numbers, {3} and {4} the dtypes of these numbers, {5} its place. */
+    case FLY_BAD_HEADER_LENGTH: return "so few bytes cannot be so long a header.";
+    case FLY_METADATA_COUNT:
+        return "the header announces {1} strings of metadata in {2} bytes.";
+    case FLY_TENSOR_COUNT: return "the header announces {1} tensors in {2} bytes.";
+    case FLY_METADATA_ORDER: return "a key of the metadata is repeated or out of order.";
+    case FLY_SHARED_NAME: return "a tensor's name repeats more than the name before it has.";
+    case FLY_NAME_LENGTH: return "a tensor's name is missing or longer than {1} bytes.";
+    case FLY_UNKNOWN_WORD: return "the header refers to word {1} where {2} are known.";
+    case FLY_DOT_IN_WORD: return "a component of a name holds a dot.";
+    case FLY_UNKNOWN_KIND: return "the header refers to kind {1} where {2} are known.";
+    case FLY_UNKNOWN_SHAPE: return "the header refers to shape {1} where {2} are known.";
+    case FLY_BAD_REPETITION:
+        return "the header repeats {1} tensors from {2} before number {5}.";
+    case FLY_UNKNOWN_FORM: return "the header names the encoding {1}, which is unknown.";
+    case FLY_UNKNOWN_DTYPE: return "the header names the dtype {1}, which is unknown.";
+    case FLY_BAD_STORAGE: return "{3} cannot be stored as {4}.";
+    case FLY_SCALED_DTYPE: return "a tensor of {3} cannot have scales.";
+    case FLY_NO_CHANNELS: return "tensor {0!r} has scales and no channels.";
+    case FLY_BAD_RANK: return "a tensor has {1} dimensions; at most {2} are allowed.";
+    case FLY_BAD_SHAPE: return "tensor {0!r} has a shape of more than 2**40 elements.";
+    case FLY_MANY_LEVELS: return "tensor {0!r} has {1} levels; at most {2} are allowed.";
+    case FLY_BAD_ALIAS: return "tensor {0!r} is an alias of no earlier tensor.";
+    case FLY_ALIAS_DTYPE: return "tensor {0!r} differs in dtype from what it aliases.";
+    case FLY_ALIAS_SHAPE: return "tensor {0!r} differs in shape from what it aliases.";
+    case FLY_NO_GROUP: return "tensor {0!r} belongs to no group.";
+    case FLY_LARGE_GROUP: return "tensor {0!r} makes its group too large.";
+    case FLY_OTHER_LEVELS:
+        return "tensor {0!r} shares a codebook that has another number of levels.";
+    case FLY_LONG_PARTS: return "tensor {0!r} has parts that are longer than any file.";
+    case FLY_NO_ARCHITECTURE:
+        return "the file leaves names and shapes to its architecture; give that.";
+    case FLY_OTHER_ARCHITECTURE:
+        return "the names and shapes of the file are those of another architecture.";
+    case FLY_BAD_TEXT: return "the header holds text that is not UTF-8.";
     default: return "the bytes are damaged.";
     }
 }
@@ -17,7 +53,7 @@ PyObject *fly_raise(fly_status status) {
     PyObject *errors = PyImport_ImportModule("flyweight.errors");
     PyObject *kind = errors == NULL ? NULL : PyObject_GetAttrString(errors, "FormatError");
     if (kind != NULL) {
-        PyErr_SetString(kind, sentence_of(status));
+        PyErr_SetString(kind, fly_sentence(status));
     }
     Py_XDECREF(kind);
     Py_XDECREF(errors);

@@ -1,39 +1,55 @@
-"""A second reader of `.fly` files, written from `docs/format.md` alone.
+"""An independent reader of `.fly` files: pure Python, written from `docs/format.md` alone.
 
 It shares no code with the package and aims to be easy to compare with the text, not to be fast.
+Names in italics are sections of that page.
 """
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
-import numpy as np
-import numpy.typing as npt
+T = TypeVar("T")
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+Metadata = dict[str, str]
+Tensors = dict[str, tuple[str, Shape, bytes]]  # dtype, shape and values by name
 
-Symbols = npt.NDArray[np.int64]
-
-# The tables under *The header*; values that NumPy does not know are carried as their bits.
-DTYPES = [
+# *Dtypes*: format characters of `struct`; those that it does not know are read as their bits.
+NAMES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"),
     *("complex64", "complex128"),
-]
-CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-NUMPY = {name: np.dtype(CARRIERS.get(name, name)).newbyteorder("<") for name in DTYPES}
+)
+DTYPES = dict(zip(NAMES, [*"BBbHhIiQqeHfdBB", "ff", "dd"], strict=True))
+ITEM = {name: struct.calcsize(f"<{code}") for name, code in DTYPES.items()}
 STORAGES = {
     "int16": ("uint8", "int8"),
     "int32": ("uint8", "int8", "uint16", "int16"),
     "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
-    "float32": ("float16", "bfloat16"),
+    "float32": ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
     "float64": ("float16", "float32"),
 }
-ROTATED = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 SCALED = ("float16", "bfloat16", "float32", "float64")
-SHARED, DENSE, CONSTANT, ALIAS, ZERO, INTERLEAVED, RANS, CONTEXT, PLANES = range(9)
+ROTATED = (*SCALED, "complex64", "complex128")
+
+# *Forms*
+SPARSE, RAW, CONSTANT, ALIAS, ZERO, HUFFMAN, RANS, CONTEXT, PLANES, MATCHES = range(10)
+SHARED = (HUFFMAN, RANS, CONTEXT)
+STATED = {  # the parts whose lengths the header states
+    SPARSE: ("tables", "positions", "dense"),
+    **dict.fromkeys(SHARED, ("tables", "symbols")),
+    **dict.fromkeys((PLANES, MATCHES), ("dense",)),
+}
+ORDER = ("tables", "codebook", "scales", "offsets", "positions", "symbols", "dense")
 
 
 def check(condition: object, problem: str) -> None:
@@ -46,21 +62,17 @@ class Cursor:
     """Bytes that are read from first to last (*Conventions*)."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
+        self.data, self.at = data, 0
 
     def take(self, count: int) -> bytes:
-        """Give the next bytes."""
         check(count <= len(self.data) - self.at, "the bytes end too early")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def rest(self) -> bytes:
-        """Give all bytes that are left."""
         return self.take(len(self.data) - self.at)
 
     def varint(self) -> int:
-        """Read an unsigned integer."""
         number = 0
         for place in range(9):
             byte = self.take(1)[0]
@@ -70,27 +82,36 @@ class Cursor:
                 return number
         raise ValueError("a varint has more than nine bytes")
 
-    def text(self, length: int) -> str:
-        """Read so many bytes of UTF-8."""
-        return self.take(length).decode()
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(self.varint() for _ in range(self.varint()))
 
     def string(self) -> str:
-        """Read a string."""
-        return self.text(self.varint())
+        return self.take(self.varint()).decode()
 
-    def crc(self, start: int) -> None:
-        """Read a CRC and compare it with the bytes from start to here."""
-        expected = crc32(self.data[start : self.at])
-        check(int.from_bytes(self.take(4), "little") == expected, "a CRC does not match")
+    def crc(self, data: bytes) -> None:
+        """Read the CRC of some bytes."""
+        check(self.take(4) == crc32(data).to_bytes(4, "little"), "a CRC does not match")
+
+    def pieces(self, count: int) -> list[bytes]:
+        """Read the lengths of all pieces but the last, then the pieces; the last is the rest."""
+        lengths = [self.varint() for _ in range(count - 1)]
+        return [self.take(length) for length in lengths] + [self.rest()]
+
+    def listed(self, seen: list[T], read: Callable[[], T]) -> T:
+        """Read a number in a list of things, or the next number and then a new thing."""
+        number = self.varint()
+        if number == len(seen):
+            seen.append(read())
+        check(number < len(seen), "there is nothing of this number")
+        return seen[number]
 
 
 class Bits:
     """Bits that fill each byte from its highest bit, or from its lowest."""
 
     def __init__(self, data: bytes, lowest_first: bool = False) -> None:
-        packed = np.frombuffer(data, np.uint8)
-        bits = np.unpackbits(packed, bitorder="little" if lowest_first else "big")
-        self.bits = bits.tobytes()
+        places = range(8) if lowest_first else range(7, -1, -1)
+        self.bits = [byte >> place & 1 for byte in data for place in places]
         self.at = 0
 
     def number(self, count: int = 1) -> int:
@@ -102,21 +123,26 @@ class Bits:
         self.at += count
         return number
 
+    def same(self, bit: int, most: int) -> int:
+        """Count bits of one kind; the other kind, which ends them, is read too if it must come."""
+        count = 0
+        while count < most and self.number() == bit:
+            count += 1
+        return count
+
     def gamma(self, most: int) -> int:
         """Read an Elias gamma number of at most so many leading zeros."""
-        zeros = 0
-        while not self.number():
-            zeros += 1
-            check(zeros <= most, "a number has too many zeros in front")
+        zeros = self.same(0, most + 1)
+        check(zeros <= most, "a number has too many zeros in front")
         return 1 << zeros | self.number(zeros)
 
+    def exp_golomb(self, order: int) -> int:
+        """Read E_k (*rANS streams*)."""
+        return (self.gamma(19) - 1 << order) + self.number(order)
+
     def end(self) -> None:
-        """Check that nothing but zero bits of padding is left."""
         check(len(self.bits) - self.at < 8, "there are bytes after the end")
         check(not any(self.bits[self.at :]), "padding is not zero")
-
-
-# Huffman streams
 
 
 def huffman_codes(table: bytes, alphabet: int) -> dict[int, int]:
@@ -130,12 +156,14 @@ def huffman_codes(table: bytes, alphabet: int) -> dict[int, int]:
     lengths: dict[int, int] = {}
     symbol = total = 0
     while total < 1 << 16:
-        skipped = False
-        while (entry := huffman_entry(bits)) is None:
-            check(not skipped, "a table skips unused symbols twice")
-            skipped = True
+        entry = bits.same(1, 3)
+        if entry == 2:
             symbol += bits.gamma(16)
-        length += entry
+            entry = bits.same(1, 3)
+            check(entry != 2, "a table skips unused symbols twice")
+        if entry:
+            sign = -1 if bits.number() else 1
+            length += sign * (bits.gamma(16) + 1 if entry == 3 else 1)
         check(0 <= length <= 16, "a codeword length is out of range")
         check(symbol < alphabet, "a table runs out of symbols")
         lengths[symbol] = length
@@ -144,174 +172,102 @@ def huffman_codes(table: bytes, alphabet: int) -> dict[int, int]:
     check(total == 1 << 16, "codeword lengths add up to more than 1")
     bits.end()
     codes = {}
-    code = previous = 0
+    at = 1 << 16  # a codeword and the bits behind it, as a number of 16 bits
     for symbol in sorted(lengths, key=lambda symbol: (lengths[symbol], symbol)):
-        code <<= lengths[symbol] - previous
-        previous = lengths[symbol]
-        codes[1 << previous | code] = symbol
-        code += 1
+        codes[at >> 16 - lengths[symbol]] = symbol
+        at += 1 << 16 - lengths[symbol]
     return codes
 
 
-def huffman_entry(bits: Bits) -> int | None:
-    """Read an entry of a table: the change of the length, or None before a number to skip."""
-    if not bits.number():
-        return 0
-    if not bits.number():
-        return -1 if bits.number() else 1
-    if not bits.number():
-        return None
-    falls = bits.number()
-    change = bits.gamma(16) + 1
-    return -change if falls else change
+def huffman(table: bytes, payload: bytes, count: int, alphabet: int) -> list[int]:
+    """Decode a stream (*Huffman streams*)."""
+    if count:
+        return huffman_payload(huffman_codes(table, alphabet), payload, count)
+    check(not table and not payload, "a stream of no symbols has bytes")
+    return []
 
 
-def decode_run(codes: dict[int, int], bits: Bits, count: int) -> Symbols:
-    """Read the codewords of so many symbols, and nothing after them."""
-    symbols: list[int] = []
-    code = 1
-    for bit in bits.bits:
-        if len(symbols) == count:
-            break
-        bits.at += 1
-        code = code << 1 | bit
-        if code in codes:
-            symbols.append(codes[code])
-            code = 1
-    check(len(symbols) == count, "a payload is too short for its symbols")
-    bits.end()
-    return np.array(symbols, np.int64)
-
-
-def huffman(table: bytes, payload: bytes, count: int, alphabet: int) -> Symbols:
-    """Decode a Huffman stream (*Huffman streams*)."""
-    if not count:
-        check(not table and not payload, "a stream of no symbols has bytes")
-        return np.zeros(0, np.int64)
-    codes = huffman_codes(table, alphabet)
+def huffman_payload(codes: dict[int, int], payload: bytes, count: int) -> list[int]:
+    """Decode the payload of a stream whose table was read."""
     if len(codes) == 1:
         check(not payload, "a stream of one used symbol has a payload")
-        return np.full(count, codes[1], np.int64)
-    return decode_run(codes, Bits(payload), count)
-
-
-def interleaved(table: bytes, payload: bytes, count: int, alphabet: int) -> Symbols:
-    """Decode an interleaved Huffman stream (*Interleaved Huffman streams*)."""
-    if not count:
-        check(not table and not payload, "a stream of no symbols has bytes")
-        return np.zeros(0, np.int64)
-    return interleaved_payload(huffman_codes(table, alphabet), payload, count)
-
-
-def interleaved_payload(codes: dict[int, int], payload: bytes, count: int) -> Symbols:
-    """Decode the payload of an interleaved Huffman stream whose table was read."""
-    if len(codes) == 1:
-        check(not payload, "a stream of one used symbol has a payload")
-        return np.full(count, codes[1], np.int64)
+        return [codes[1]] * count
     check(count <= 8 * len(payload), "a payload is too short for its symbols")
-    runs = []
+    runs: list[int] = []
     for start in range(0, count, 1 << 20):
         size = min(count - start, 1 << 20)
         quarter = -(-size // 4)
         runs += [size] if size < 4096 else [quarter, quarter, quarter, size - 3 * quarter]
-    cursor = Cursor(payload)
-    lengths = [cursor.varint() for _ in runs[1:]]
-    streams = [cursor.take(length) for length in lengths] + [cursor.rest()]
-    return np.concatenate(
-        [
-            decode_run(codes, Bits(stream, lowest_first=True), run)
-            for run, stream in zip(runs, streams, strict=True)
-        ]
-    )
+    symbols: list[int] = []
+    for end, stream in zip(accumulate(runs), Cursor(payload).pieces(len(runs)), strict=True):
+        bits = Bits(stream, lowest_first=True)
+        code = 1
+        for bit in bits.bits:
+            if len(symbols) == end:
+                break
+            bits.at += 1
+            code = code << 1 | bit
+            if code in codes:
+                symbols.append(codes[code])
+                code = 1
+        check(len(symbols) == end, "a payload is too short for its symbols")
+        bits.end()
+    return symbols
 
 
-# Positions, and symbols of form 0
-
-
-def positions(table: bytes, payload: bytes, count: int) -> npt.NDArray[np.bool_]:
-    """Decode a mask of so many booleans (*Positions*)."""
+def positions(table: bytes, payload: bytes, count: int) -> list[int]:
+    """Decode a mask of so many bits (*Positions*)."""
     if table in (b"", b"\0"):
         check(not payload, "a mask that is all the same has a payload")
-        return np.full(count, not table)
+        return [int(not table)] * count
     if table == b"\1":
         bits = Bits(payload)
-        mask = np.array([bits.number() for _ in range(count)], np.bool_)
+        mask = [bits.number() for _ in range(count)]
         bits.end()
         return mask
     cursor = Cursor(table)
-    first = cursor.take(1)[0]
-    a = first >> 2
-    check(first & 3 >= 2 and a <= 56, "a mask is of no known form")
+    a, form = divmod(cursor.take(1)[0], 4)
+    check(form >= 2 and a <= 56, "a mask is of no known form")
     check(count <= (1 << 20) + 4096 * (len(table) + len(payload)), "a mask is too long")
     alphabet = (4 + a % 4) << a // 4
     gaps = cursor.varint()
     check(1 <= gaps <= count, "a mask has no gaps, or more than elements")
-    marks = np.zeros(count, np.bool_)
+    mask = [form - 2] * count
     at = 0
     gap = alphabet
-    for gap in huffman(cursor.rest(), payload, gaps, alphabet).tolist():
+    for gap in huffman(cursor.rest(), payload, gaps, alphabet):
         at += gap
         if gap < alphabet - 1:
             check(at < count, "a mark is outside of the mask")
-            marks[at] = True
+            mask[at] = 3 - form
             at += 1
     check(gap < alphabet - 1, "the last gap of a mask is an escape")
-    return marks if first & 1 == 0 else ~marks
+    return mask
 
 
-def plain_symbols(tables: bytes, kept: bytes, payload: bytes, count: int, levels: int) -> Symbols:
-    """Decode the symbols of form 0 (*Shared tensors*)."""
-    cursor = Cursor(tables)
-    apart = cursor.varint()
-    if not apart:
-        check(not kept, "positions are given twice")
-        return huffman(cursor.rest(), payload, count, levels + 1)
-    mask = positions(cursor.take(apart - 1), kept, count)
-    symbols = np.zeros(count, np.int64)
-    symbols[mask] = 1 + huffman(cursor.rest(), payload, int(mask.sum()), levels)
-    return symbols
-
-
-# rANS streams
-
-
-def exp_golomb(bits: Bits, order: int) -> int:
-    """Read E_k (*rANS streams*)."""
-    return (bits.gamma(19) - 1 << order) + bits.number(order)
-
-
-def rans(table: bytes, payload: bytes, count: int, alphabet: int) -> Symbols:
-    """Decode a rANS stream (*rANS streams*)."""
+def rans(table: bytes, payload: bytes, count: int, alphabet: int) -> list[int]:
+    """Decode a stream (*rANS streams*)."""
     if not count:
         check(not table and not payload, "a stream of no symbols has bytes")
-        return np.zeros(0, np.int64)
+        return []
     if not payload:
         check(len(table) <= 2 and not table.endswith(b"\0"), "the one symbol is not told shortly")
         symbol = int.from_bytes(table, "little")
         check(symbol < alphabet, "the one symbol is outside of the alphabet")
-        return np.full(count, symbol, np.int64)
+        return [symbol] * count
     check(count <= (1 << 20) + 4096 * len(payload), "a payload is too short for its symbols")
     lanes, used, frequencies = rans_table(table, alphabet)
-    if count <= 1 << 21:
-        chunks, counts = [payload], [count]
-    else:
-        check(lanes > 1, "a stream of several chunks has one lane")
-        parts = 2 * -(-count // (1 << 22))
-        bounds = [j * count // parts for j in range(parts + 1)]
-        counts = [b - a for a, b in pairwise(bounds)]
-        cursor = Cursor(payload)
-        lengths = [cursor.varint() for _ in range(parts - 1)]
-        chunks = [cursor.take(length) for length in lengths] + [cursor.rest()]
-    indices = [
-        i
-        for chunk, size in zip(chunks, counts, strict=True)
-        for i in rans_chunk(chunk, size, lanes, frequencies)
-    ]
-    return np.array(used, np.int64)[indices]
+    parts = 1 if count <= 1 << 21 else 2 * -(-count // (1 << 22))
+    check(parts == 1 or lanes > 1, "a stream of several chunks has one lane")
+    bounds = pairwise(j * count // parts for j in range(parts + 1))
+    symbols: list[int] = []
+    for (start, stop), chunk in zip(bounds, Cursor(payload).pieces(parts), strict=True):
+        symbols += [used[i] for i in rans_chunk(chunk, stop - start, lanes, frequencies)]
+    return symbols
 
 
 def rans_table(table: bytes, alphabet: int) -> tuple[int, list[int], list[int]]:
-    """Read a table (*rANS streams*): number of lanes, used symbols, their frequencies."""
+    """Read a table: number of lanes, used symbols, their frequencies."""
     check(len(table) <= 1 << 19, "a table is too long")
     bits = Bits(table)
     lanes = 1
@@ -321,39 +277,31 @@ def rans_table(table: bytes, alphabet: int) -> tuple[int, list[int], list[int]]:
     total = 1 << 9 + bits.number(3)
     precision, order = bits.number(3), bits.number(3)
     if bits.number():
-        used = list(range(alphabet))
+        flags = [1] * alphabet
     elif bits.number():
-        used = [symbol for symbol in range(alphabet) if bits.number()]
+        flags = [bits.number() for _ in range(alphabet)]
     else:
-        used = []
-        at = exp_golomb(bits, 0)
-        unused = True  # the run that ended last
-        while at < alphabet:
-            run = exp_golomb(bits, 0) + 1
-            if unused:
-                used += range(at, min(at + run, alphabet))
-            at += run
-            unused = not unused
-        check(at == alphabet, "runs tell too many symbols")
+        flags, flag = [0] * bits.exp_golomb(0), 1
+        while len(flags) < alphabet:
+            flags += [flag] * (bits.exp_golomb(0) + 1)
+            flag = 1 - flag
+        check(len(flags) == alphabet, "runs tell too many symbols")
+    used = [symbol for symbol, flag in enumerate(flags) if flag]
     check(2 <= len(used) <= total, "too few or too many symbols are used")
 
     def weight_of(number: int) -> int:
-        if precision == 7:
-            return number
-        shift = max((number >> precision) - 1, 0)
+        shift = max((number >> precision) - 1, 0) if precision < 7 else 0
         return number - (shift << precision) << shift
 
     def number_of(weight: int) -> int:
-        if precision == 7:
-            return weight
-        shift = max(weight.bit_length() - 1 - precision, 0)
+        shift = max(weight.bit_length() - 1 - precision, 0) if precision < 7 else 0
         return (shift << precision) + (weight + ((1 << shift) >> 1) >> shift)
 
     spread = total - len(used)
     number = number_of(spread // len(used))
     sums = [0]
     for _ in used:
-        step = exp_golomb(bits, order)
+        step = bits.exp_golomb(order)
         number += -(step // 2 + 1) if step % 2 else step // 2
         check(0 <= number <= number_of(65535), "a weight is out of range")
         sums.append(sums[-1] + weight_of(number))
@@ -364,27 +312,23 @@ def rans_table(table: bytes, alphabet: int) -> tuple[int, list[int], list[int]]:
 
 
 def rans_chunk(chunk: bytes, count: int, lanes: int, frequencies: list[int]) -> list[int]:
-    """Decode one chunk (*rANS streams*): places in the list of used symbols."""
-    total = sum(frequencies)
+    """Decode one chunk: places in the list of used symbols."""
     owners = [index for index, f in enumerate(frequencies) for _ in range(f)]
-    starts = [0]
-    for f in frequencies:
-        starts.append(starts[-1] + f)
+    starts = list(accumulate(frequencies, initial=0))
     cursor = Cursor(chunk)
+    start = 65536 if lanes > 1 else 0
     if lanes > 1:
-        start = 65536
         states = [int.from_bytes(cursor.take(4), "little") for _ in range(lanes)]
         check(min(states) >= start, "a state is too small")
     else:
-        start = 0
         state = cursor.take(len(chunk) if len(chunk) <= 4 else 4 - len(chunk) % 2)
         check(state and state[-1], "a state has no byte, or its last byte is 0")
         states = [int.from_bytes(state, "little")]
     check((len(chunk) - cursor.at) % 2 == 0, "half a word is left")
-    words = iter(np.frombuffer(cursor.rest(), "<u2").tolist())
+    words = iter(unpacked(cursor.rest(), "H"))
     result = []
     for i in range(count):
-        x, r = divmod(states[i % lanes], total)
+        x, r = divmod(states[i % lanes], starts[-1])
         index = owners[r]
         x = frequencies[index] * x + r - starts[index]
         if x < 65536 and (word := next(words, None)) is not None:
@@ -398,6 +342,17 @@ def rans_chunk(chunk: bytes, count: int, lanes: int, frequencies: list[int]) -> 
 
 # Context-coded streams
 
+ELEMENTS_PER_BYTE = 512
+CHUNK = 1 << 22
+CHANCES = 96, 65440  # the least and the greatest, of 65,536
+RATES = 64, 512  # the least of the slow and of the fast estimate
+MOST_SEEN = 1023
+INHERITED = 4  # the most that a new state has seen
+PARENT_LEARNS = 32  # while its state has seen less
+MOST_DIGITS, STATE_DIGITS = 30, 5
+KERNEL_BOUNDS = 0, 4, 9, 16
+ENERGY_RATE, ENERGY_AGE = 512, 128  # the least rate, and the largest place
+
 
 class RangeDecoder:
     """Decodes the bits of one chunk (*Range decoder* and *End*)."""
@@ -410,7 +365,6 @@ class RangeDecoder:
             self.next_word()
 
     def next_word(self) -> None:
-        """Shift the next word, of zeros after the end, into the offset."""
         word = self.chunk[2 * self.words : 2 * self.words + 2].ljust(2, b"\0")
         self.words += 1
         check(self.words - 3 <= -(-len(self.chunk) // 2), "a chunk is too short for its values")
@@ -434,67 +388,44 @@ class RangeDecoder:
     def end(self) -> None:
         """Check that the chunk is the shortest that says what was read, and no longer."""
         low = (self.last - self.offset) % (1 << 48)
-        number = low
-        for zeros in (48, 40, 32, 24, 16, 8):
-            multiple = -(-low >> zeros) << zeros
-            if multiple < low + self.size:
-                number = multiple
-                break
+        multiples = (-(-low >> zeros) << zeros for zeros in (48, 40, 32, 24, 16, 8, 0))
+        number = next(multiple for multiple in multiples if multiple < low + self.size)
         check(number % (1 << 48) == self.last, "a chunk does not end as it should")
         tail = len(self.last.to_bytes(6, "big").rstrip(b"\0"))
         check(len(self.chunk) == 2 * self.words - 6 + tail, "a chunk has a wrong length")
 
 
-@dataclass
-class State:
-    """An adaptive chance (*States*)."""
-
-    slow: int = 1 << 21
-    fast: int = 1 << 21
-    seen: int = 0
-
-    def move(self, bit: int) -> None:
-        """Learn a bit."""
-        rate = (1 << 17) // (2 * self.seen + 3)
-        self.slow += ((bit << 22) - self.slow) * max(rate, 64) >> 16
-        self.fast += ((bit << 22) - self.fast) * max(rate, 512) >> 16
-        self.seen = min(self.seen + 1, 1023)
-
-
 class ValueDecoder:
-    """Decodes the values of one chunk, given the context of each (*Nodes*)."""
+    """Decodes the values of one chunk, given the context of each (*States* and *Nodes*)."""
 
     def __init__(self, chunk: bytes, zeros: bool) -> None:
         self.decoder = RangeDecoder(chunk)
         self.zeros = zeros
-        self.parents: dict[object, State] = {}
-        self.states: dict[tuple[int, object], State] = {}
+        self.states: dict[object, list[int]] = {}
 
     def bit(self, context: int, node: object) -> int:
-        """Decode the bit of a node."""
-        parent = self.parents.setdefault(node, State())
-        if (context, node) not in self.states:
-            first = State(parent.slow, parent.fast, min(4, parent.seen))
-            self.states[context, node] = first
-        state = self.states[context, node]
-        bit = self.decoder.bit(min(max(state.slow + state.fast >> 7, 96), 65440))
-        if state.seen < 32:
-            parent.move(bit)
-        state.move(bit)
+        parent = self.states.setdefault(node, [1 << 21, 1 << 21, 0])
+        state = self.states.setdefault((context, node), [*parent[:2], min(INHERITED, parent[2])])
+        bit = self.decoder.bit(min(max(state[0] + state[1] >> 7, CHANCES[0]), CHANCES[1]))
+        for moved in [state, parent] if state[2] < PARENT_LEARNS else [state]:
+            rate = (1 << 17) // (2 * moved[2] + 3)
+            moved[0] += ((bit << 22) - moved[0]) * max(rate, RATES[0]) >> 16
+            moved[1] += ((bit << 22) - moved[1]) * max(rate, RATES[1]) >> 16
+            moved[2] = min(moved[2] + 1, MOST_SEEN)
         return bit
 
     def value(self, context: int) -> int:
-        """Decode a value."""
         if self.zeros and not self.bit(context, "kept"):
             return 0
         sign = self.bit(context, "sign")
         g = 0
-        while g < 30 and self.bit(context, (sign, "more", g)):
+        while g < MOST_DIGITS and self.bit(context, (sign, "more", g)):
             g += 1
         t = 1
         for place in range(g + 1):
             node = (sign, g, t)
-            t = t << 1 | (self.bit(context, node) if place < 5 else self.decoder.bit(32768))
+            bit = self.bit(context, node) if place < STATE_DIGITS else self.decoder.bit(32768)
+            t = t << 1 | bit
         check(t - 1 <= (1 << 31) - 1 + sign, "a value is too large")
         return 1 - t if sign else t - 1
 
@@ -505,7 +436,7 @@ def context_coded(stream: bytes, shape: tuple[int, ...]) -> list[int]:
     if not count:
         check(not stream, "a tensor without elements has bytes")
         return []
-    check(count <= (1 << 20) + 4096 * len(stream), "a stream is too short for its elements")
+    check(count <= (1 << 20) + ELEMENTS_PER_BYTE * len(stream), "too many elements for a stream")
     cursor = Cursor(stream)
     flags, number = cursor.take(2)
     check(flags < 4, "a stream has unknown flags")
@@ -516,19 +447,16 @@ def context_coded(stream: bytes, shape: tuple[int, ...]) -> list[int]:
         height, width = shape[-2] if len(shape) >= 4 else 1, shape[-1]
     else:
         check(number <= 7, "there are too many thresholds")
-        for _ in range(number):
-            step = cursor.varint()
-            check(step or not thresholds, "a threshold occurs twice")
-            thresholds.append(step + (thresholds[-1] if thresholds else 0))
+        steps = [cursor.varint() for _ in range(number)]
+        check(all(steps[1:]), "a threshold occurs twice")
+        thresholds = list(accumulate(steps))
         check(max(thresholds, default=0) < 1 << 40, "a threshold is too large")
-        height, width = 1, prod(shape[1:]) if len(shape) > 1 else prod(shape)
+        height, width = 1, prod(shape[1:]) if len(shape) > 1 else count
     unit = height * width
-    per_chunk = (1 << 22) // unit * unit or 1 << 22
+    per_chunk = CHUNK // unit * unit or CHUNK
     sizes = [min(count - start, per_chunk) for start in range(0, count, per_chunk)]
-    lengths = [cursor.varint() for _ in sizes[1:]]
-    chunks = [cursor.take(length) for length in lengths] + [cursor.rest()]
     values: list[int] = []
-    for chunk, size in zip(chunks, sizes, strict=True):
+    for size, chunk in zip(sizes, cursor.pieces(len(sizes)), strict=True):
         decoder = ValueDecoder(chunk, zeros)
         if kernels:
             values += kernel_chunk(decoder, size, height, width, number)
@@ -549,7 +477,7 @@ def kernel_chunk(
         above = values[i - width] if y else 0
         corner = values[i - width - 1] if x and y else 0
         q = 2 * left + 2 * above - corner
-        k = sum(bound < abs(q) >> shift for bound in (0, 4, 9, 16))
+        k = sum(bound < abs(q) >> shift for bound in KERNEL_BOUNDS)
         values.append(decoder.value(5 + k if q > 0 else 5 - k))
     return values
 
@@ -558,13 +486,13 @@ def energy_chunk(decoder: ValueDecoder, size: int, width: int, thresholds: list[
     """Decode the values of one chunk (*Energy contexts*)."""
 
     def rate(j: int) -> int:
-        return max((1 << 17) // (2 * min(j, 128) + 1), 512) if j else 512
+        return max((1 << 17) // (2 * min(j, ENERGY_AGE) + 1), ENERGY_RATE) if j else ENERGY_RATE
 
     values: list[int] = []
     row = late = 0
     columns = [0] * min(width, size)
     for i in range(size):
-        x, y = i % width, i // width
+        y, x = divmod(i, width)
         energy = row + columns[x] >> 8
         value = decoder.value(1 + sum(threshold < energy for threshold in thresholds))
         values.append(value)
@@ -575,343 +503,334 @@ def energy_chunk(decoder: ValueDecoder, size: int, width: int, thresholds: list[
     return values
 
 
-# Byte planes
-
-
 def byte_planes(data: bytes, dtype: str, count: int) -> bytes:
     """Decode so many values of a dtype (*Byte planes*)."""
     check(count <= (1 << 20) + 4096 * len(data), "byte planes are too short for their values")
-    halves = 2 if dtype.startswith("complex") else 1
-    width = NUMPY[dtype].itemsize // halves
+    halves = len(DTYPES[dtype])
+    width = ITEM[dtype] // halves
     cursor = Cursor(data)
-    blocks = []
-    tables: list[dict[int, int] | None] = []
+    words = bytearray()
+    tables: list[dict[int, int]] = []
     for start in range(0, count * halves, 1 << 16):
         size = min(count * halves - start, 1 << 16)
         if start % (1 << 20) == 0:
-            tables = [None] * width
+            tables = [{} for _ in range(width)]
         forms = int.from_bytes(cursor.take(-(-width // 4)), "little")
         check(forms < 1 << 2 * width, "there are forms of more planes than there are")
-        block = np.zeros((size, width), np.uint8)
+        block = bytearray(size * width)
         for plane in range(width):
             form = forms >> 2 * plane & 3
             if form == 1:
-                block[:, plane] = cursor.take(1)[0]
+                block[plane::width] = cursor.take(1) * size
             elif dtype == "bool":
                 check(form == 3, "a plane of booleans has a wrong form")
                 bits = Bits(cursor.take(-(-size // 8)), lowest_first=True)
-                block[:, plane] = [bits.number() for _ in range(size)]
+                block[:] = bytes(bits.number() for _ in range(size))
                 bits.end()
             elif form == 0:
-                block[:, plane] = np.frombuffer(cursor.take(size), np.uint8)
+                block[plane::width] = cursor.take(size)
             else:
                 table = cursor.varint() if form == 2 else None
                 length = cursor.varint()
                 if table is not None:
                     tables[plane] = huffman_codes(cursor.take(table), 256)
-                codes = tables[plane]
-                if codes is None:
-                    raise ValueError("a plane takes a table from before its chunk")
-                check(len(codes) > 1, "a coded plane uses one symbol")
-                block[:, plane] = interleaved_payload(codes, cursor.take(length), size)
-        blocks.append(block.tobytes())
+                check(len(tables[plane]) > 1, "a coded plane has no table, or uses one symbol")
+                payload = cursor.take(length)
+                block[plane::width] = bytes(huffman_payload(tables[plane], payload, size))
+        words += block
     check(not cursor.rest(), "there are bytes after the last block")
-    words = np.frombuffer(b"".join(blocks), f"<u{width}")
-    if dtype in ROTATED:
-        words = words >> 1 | words << 8 * width - 1
-    return words.tobytes()
+    if dtype not in ROTATED:
+        return bytes(words)
+    code, top = {2: "H", 4: "I", 8: "Q"}[width], 8 * width - 1
+    return packed([word >> 1 | (word & 1) << top for word in unpacked(bytes(words), code)], code)
 
 
-# The file
+def matches(data: bytes, size: int) -> bytes:
+    """Decode so many bytes (*Matches*)."""
+    properties = Cursor(data).take(1)[0]
+    check(properties < 225 and properties % 9 + properties // 9 % 5 <= 4, "wrong properties")
+    dictionary = min(max(4096, 1 << (size - 1).bit_length()), 1 << 26)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+    try:
+        raw = decoder.decompress(data[1:], size + 1)
+    except lzma.LZMAError as error:
+        raise ValueError("an LZMA2 stream is damaged") from error
+    check(len(raw) == size and decoder.eof, "an LZMA2 stream is of another length")
+    check(not decoder.unused_data, "there are bytes after an LZMA2 stream")
+    return raw
+
+
+def unpacked(raw: bytes, code: str) -> list[Any]:
+    """Read little-endian values of a format of `struct`."""
+    return [value for (value,) in struct.iter_unpack(f"<{code}", raw)]
+
+
+def packed(values: list[Any], code: str) -> bytes:
+    """Give the bytes of values."""
+    return struct.pack(f"<{len(values)}{code}", *values)
+
+
+def converted(raw: bytes, dtype: str, storage: str) -> bytes:
+    """Convert stored values to the dtype (*Dtypes*)."""
+    check(storage != "bool" or not raw.strip(b"\0\1"), "a boolean is neither 0 nor 1")
+    if storage == dtype:
+        return raw
+    if storage == "bfloat16":
+        return packed([word << 16 for word in unpacked(raw, "H")], "I")
+    scale = 1
+    if storage == "float8_e4m3fn":  # with four more bits behind, 2**-8 of a float16
+        check(not {0x7F, 0xFF} & {*raw}, "a NaN is stored in a narrower type")
+        raw = packed([(byte & 0x80) << 8 | (byte & 0x7F) << 7 for byte in raw], "H")
+        storage, scale = "float16", 256
+    elif storage == "float8_e5m2":  # the upper half of a float16
+        check(all(byte & 0x7C != 0x7C for byte in raw), "a float8_e5m2 is not finite")
+        raw, storage = packed([byte << 8 for byte in raw], "H"), "float16"
+    values = [scale * value for value in unpacked(raw, DTYPES[storage])]
+    check(not any(map(math.isnan, values)), "a NaN is stored in a narrower type")
+    return packed(values, DTYPES[dtype])
+
+
+def floats(raw: bytes, dtype: str) -> list[float]:
+    """Give the numbers of one of the dtypes that can have scales."""
+    if dtype == "bfloat16":
+        raw, dtype = converted(raw, "float32", "bfloat16"), "float32"
+    return unpacked(raw, DTYPES[dtype])
+
+
+def rounded(value: float, dtype: str) -> bytes:
+    """Round to the nearest value of a dtype, ties to even; what is too large is infinite."""
+    if dtype == "bfloat16":
+        upper, lower = divmod(int.from_bytes(rounded(value, "float32"), "little"), 1 << 16)
+        up = lower > 0x8000 or (lower == 0x8000 and upper % 2)
+        return (upper + up).to_bytes(2, "little")
+    try:
+        return packed([value], DTYPES[dtype])
+    except OverflowError:
+        return packed([math.copysign(math.inf, value)], DTYPES[dtype])
+
+
+class Kind(NamedTuple):
+    form: int
+    follows: bool
+    tables: tuple[str, ...]  # of the channels: scales, offsets
+    shares: bool
+    dtype: str
+    storage: str
 
 
 @dataclass
 class Entry:
-    """What the header says about a tensor."""
+    """A tensor: what the header says about it, its parts and its values."""
 
     name: str
-    form: int
-    dtype: str
-    storage: str
+    kind: Kind
     shape: tuple[int, ...] = ()
     target: int | None = None
     levels: int = 0
-    lengths: tuple[int, ...] = ()
-    joined: bool = False
-    tables: int = 0  # for the channels: none, scales, or scales and offsets
-    members: list[Entry] = field(default_factory=list)
+    lengths: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, bytes] = field(default_factory=dict)
+    group: list[Entry] = field(default_factory=list)  # from the first on; empty if it follows one
+    values: bytes = b""
 
     @property
-    def stacked(self) -> tuple[int, ...]:
-        """The shape of this tensor and those joined to it, one on another."""
-        if not self.members:
-            return self.shape
-        return sum(entry.shape[0] for entry in (self, *self.members)), *self.shape[1:]
-
-    @property
-    def most_levels(self) -> int:
-        """The largest number of levels of this tensor and those joined to it."""
-        return max(entry.levels for entry in (self, *self.members))
+    def size(self) -> int:
+        return prod(self.shape)
 
 
-def read_kind(cursor: Cursor) -> tuple[int, bool, int, str, str]:
-    """Read three bytes: form, whether it is joined, tables of the channels, dtype and storage."""
-    number, dtype, storage = cursor.take(3)
-    flags, form = divmod(number, 16)
-    check(form <= PLANES and flags < 8, "there is no such form")
-    joined, scales, offsets = bool(flags & 1), flags >> 1 & 1, flags >> 2
-    check(scales or not offsets, "there are offsets without scales")
-    check(not scales or form in (SHARED, INTERLEAVED, RANS, CONTEXT), "cannot have scales")
-    check(
-        not joined or form in (SHARED, CONSTANT, INTERLEAVED, RANS, CONTEXT, PLANES), "cannot join"
-    )
+def read_kind(cursor: Cursor) -> Kind:
+    """Read three bytes."""
+    first, dtype, storage = cursor.take(3)
+    form, follows, shares = first & 15, bool(first & 16), bool(first & 128)
+    check(form <= MATCHES, "there is no such form")
+    check(not follows or form in (CONSTANT, *SHARED, PLANES), "a form cannot follow in a group")
+    check(not shares or (follows and form in SHARED), "there is no first codebook to share")
+    check(first & 32 or not first & 64, "there are offsets without scales")
+    tables = ("scales", "offsets")[: (first >> 5 & 1) + (first >> 6 & 1)]
     check(max(dtype, storage) < len(DTYPES), "there is no such dtype")
-    names = DTYPES[dtype], DTYPES[storage]
+    names = [NAMES[number] for number in (dtype, storage)]
     check(dtype == storage or names[1] in STORAGES.get(names[0], ()), "there is no such storage")
-    check(not scales or names[0] in SCALED, "a dtype cannot have scales")
-    return form, joined, scales + offsets, *names
+    check(not tables or (form in SHARED and names[0] in SCALED), "a tensor cannot have scales")
+    return Kind(form, follows, tables, shares, *names)
 
 
-def read_name(cursor: Cursor, previous: list[str], components: list[str]) -> list[str]:
-    """Read the components of a name."""
-    shared = cursor.varint()
-    check(shared <= len(previous), "a name shares more than there is")
-    name = previous[:shared]
-    for _ in range(cursor.varint()):
-        number = cursor.varint()
-        if number == len(components):
-            components.append(cursor.string())
-            check("." not in components[-1], "a component of a name has a dot")
-        check(number < len(components), "there is no such component")
-        name.append(components[number])
-    check(name, "a name has no component")
-    return name
-
-
-def read_shape(cursor: Cursor) -> tuple[int, ...]:
-    """Read a new shape."""
-    rank = cursor.varint()
-    check(rank <= 32, "a rank is too large")
-    return tuple(cursor.varint() for _ in range(rank))
-
-
-def fingerprint(shapes: dict[str, tuple[int, ...]]) -> bytes:
+def fingerprint(shapes: Shapes) -> bytes:
     """Hash names and shapes (*Bare header*)."""
 
     def varint(number: int) -> bytes:
-        return (
-            bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
-        )
+        more = varint(number >> 7) if number > 127 else b""
+        return bytes([number & 127 | (128 if more else 0)]) + more
 
     told = b""
     for name, shape in shapes.items():
-        told += varint(len(name.encode())) + name.encode()
-        told += b"".join(varint(number) for number in (len(shape), *shape))
+        numbers = b"".join(map(varint, (len(shape), *shape)))
+        told += varint(len(name.encode())) + name.encode() + numbers
     return sha256(told).digest()[:8]
 
 
-def read_header(
-    header: bytes, bare: bool, known: dict[str, tuple[int, ...]] | None
-) -> tuple[list[Entry], dict[str, str]]:
-    """Read what *The header* describes."""
-    cursor = Cursor(header)
-    metadata: dict[str, str] = {}
+def read_header(cursor: Cursor, known: Shapes | None) -> tuple[list[Entry], Metadata]:
+    """Read *The header*; names and shapes are known if it is bare."""
+    metadata: Metadata = {}
     for _ in range(cursor.varint()):
         number = cursor.varint()
-        key = ("architecture", "recipe")[number] if number < 2 else cursor.text(number - 2)
-        value = cursor.string()
+        key = cursor.take(number - 2).decode() if number > 1 else ("architecture", "recipe")[number]
         check(not metadata or key > max(metadata), "keys of the metadata do not ascend")
-        metadata[key] = value
-    entries: list[Entry] = []
+        metadata[key] = cursor.string()
     count = cursor.varint()
-    architecture = list((known or {}).items())
-    if bare:
-        check(known is not None, "a bare file needs the shapes of its architecture")
-        check(cursor.take(8) == fingerprint(known or {}), "a bare file is of other shapes")
-        check(count == len(architecture), "a bare file has another number of tensors")
+    if known is not None:
+        check(cursor.take(8) == fingerprint(known), "a bare file is of other shapes")
+        check(count == len(known), "a bare file has another number of tensors")
+    entries: list[Entry] = []
     components: list[str] = []
-    kinds: list[tuple[int, bool, int, str, str]] = []
+    kinds: list[Kind] = []
     shapes: list[tuple[int, ...]] = []
-    parts: list[str] = []
-    numbers: list[int] = []
+    firsts: dict[object, Entry] = {}
+    name: list[str] = []
     period = repeated = 0
-    heads: dict[tuple[object, ...], Entry] = {}
     for place in range(count):
-        if not bare:
-            parts = read_name(cursor, parts, components)
-        name = architecture[place][0] if bare else ".".join(parts)
-        check(len(name.encode()) <= 1024, "a name is too long")
-        number = 0 if repeated else cursor.varint()
-        if not repeated and number == len(kinds) + 1:
-            period, repeated = cursor.varint(), cursor.varint()
-            check(1 <= period <= place and 1 <= repeated <= count - place, "a wrong repetition")
-        again = repeated > 0
-        if again:
-            repeated -= 1
-            number = numbers[place - period]
-        elif number == len(kinds):
-            kinds.append(read_kind(cursor))
-        check(number < len(kinds), "there is no such kind")
-        numbers.append(number)
-        form, joined, tables, dtype, storage = kinds[number]
-        entry = Entry(name, form, dtype, storage, joined=joined, tables=tables)
+        if known is None:
+            shared = cursor.varint()
+            check(shared <= len(name), "a name shares more than there is")
+            more = range(cursor.varint())
+            name = name[:shared] + [cursor.listed(components, cursor.string) for _ in more]
+            check(name and "." not in "".join(name), "a name has no component, or one with a dot")
+        if not repeated:
+            number = cursor.varint()
+            if number == len(kinds) + 1:
+                period, repeated = cursor.varint(), cursor.varint()
+                check(1 <= period <= place and 1 <= repeated <= count - place, "a wrong repetition")
+            elif number == len(kinds):
+                kinds.append(read_kind(cursor))
+            else:
+                check(number < len(kinds), "there is no such kind")
+        again = entries[place - period] if repeated else None
+        repeated -= again is not None
+        whole = ".".join(name) if known is None else list(known)[place]
+        check(len(whole.encode()) <= 1024, "a name is too long")
+        entry = Entry(whole, again.kind if again else kinds[number])
         entries.append(entry)
-        if entry.form == ALIAS:
+        form, follows, tables, shares, dtype, storage = entry.kind
+        if form == ALIAS:
             entry.target = cursor.varint()
             check(entry.target < place, "an alias of no earlier tensor")
             target = entries[entry.target]
-            check(
-                target.form != ALIAS and target.dtype == entry.dtype, "an alias of a wrong tensor"
-            )
+            check(target.kind.form != ALIAS and target.kind.dtype == dtype, "a wrong alias")
             entry.shape = target.shape
-            check(not bare or entry.shape == architecture[place][1], "an alias of a wrong shape")
+            check(not known or entry.shape == known[whole], "an alias of a wrong shape")
             continue
-        if bare:
-            entry.shape = architecture[place][1]
-        else:
-            number = cursor.varint()
-            if number == len(shapes):
-                shapes.append(read_shape(cursor))
-            check(number < len(shapes), "there is no such shape")
-            entry.shape = shapes[number]
+        entry.shape = known[whole] if known else cursor.listed(shapes, cursor.numbers)
+        check(len(entry.shape) <= 32, "a rank is too large")
         check(prod(max(extent, 1) for extent in entry.shape) <= 1 << 40, "a shape is too large")
-        item = NUMPY[entry.storage].itemsize
-        if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
-            entry.levels = entries[place - period].levels if again else cursor.varint()
+        if form in SHARED:
+            entry.levels = again.levels if again else cursor.varint()
             check(entry.levels <= 65535, "there are too many levels")
+            entry.lengths["codebook"] = 0 if shares else entry.levels * ITEM[storage]
         check(entry.shape or not tables, "a tensor has scales and no channels")
-        own = (entry.levels * item, *(entry.shape[0] * item for _ in range(tables)))
-        kind = form, tables, dtype, storage, len(entry.shape), entry.shape[1:]
-        if joined:
-            check(kind in heads and len(entry.shape) > 0, "a tensor is joined to nothing")
-            together = (heads[kind], *heads[kind].members, entry)
-            check(all(prod(one.shape) for one in together), "a joined tensor has no elements")
-            check(sum(prod(one.shape) for one in together) <= 1 << 20, "a group is too large")
-            heads[kind].members.append(entry)
-            entry.lengths = own if entry.form not in (CONSTANT, PLANES) else ()
+        entry.lengths |= dict.fromkeys(tables, prod(entry.shape[:1]) * ITEM[storage])
+        likeness = form, tables, dtype, storage, len(entry.shape), entry.shape[1:]
+        if follows:
+            check(likeness in firsts and entry.shape, "a tensor follows in no group")
+            group = firsts[likeness].group
+            check(not shares or entry.levels == group[0].levels, "a codebook of other levels")
+            group.append(entry)
+            check(all(one.size for one in group), "a tensor of a group has no elements")
+            check(sum(one.size for one in group) <= 1 << 20, "a group is too large")
             continue
-        heads[kind] = entry
-        if entry.form in (SHARED, INTERLEAVED, RANS, CONTEXT):
-            table = cursor.varint()
-            kept = cursor.varint() if entry.form == SHARED else 0
-            entry.lengths = table, *own, kept, cursor.varint()
-        elif entry.form == PLANES:
-            entry.lengths = (cursor.varint(),)
-        else:
-            items = {DENSE: prod(entry.shape), CONSTANT: 1, ZERO: 0}[entry.form]
-            entry.lengths = (items * item,)
+        firsts[likeness] = entry
+        entry.group = [entry]
+        items = {RAW: entry.size, CONSTANT: 1, ZERO: 0}
+        if form in items:
+            entry.lengths["dense"] = items[form] * ITEM[storage]
+        for part in STATED.get(form, ()):
+            entry.lengths[part] = cursor.varint()
     check(not cursor.rest(), "there are bytes after the last tensor")
     check(len({entry.name for entry in entries}) == count, "a name occurs twice")
     return entries, metadata
 
 
-def stacked_symbols(entry: Entry, parts: list[bytes]) -> list[Symbols]:
-    """Decode the symbols of a shared tensor, and of those joined to it."""
-    tables, *_, kept, payload = parts
-    together = (entry, *entry.members)
-    count = prod(entry.stacked)
-    if entry.form == CONTEXT and not count:
-        check(not tables, "a tensor without elements has a table")
-    if entry.form == CONTEXT:
-        values = np.array(context_coded(payload, entry.stacked), np.int64)
-    elif entry.form == SHARED:
-        values = plain_symbols(tables, kept, payload, count, entry.most_levels)
+def decode(group: list[Entry]) -> None:
+    """Decode the values of a tensor that does not follow in a group, and of those that follow."""
+    parts = group[0].parts
+    form, _, _, _, dtype, storage = group[0].kind
+    if form in SHARED:
+        for one, symbols in zip(group, stacked_symbols(group), strict=True):
+            one.values = shared_values(one, parts["codebook"], symbols)
+        return
+    dense = parts["dense"]
+    count = sum(one.size for one in group)
+    mask = positions(parts["tables"], parts["positions"], count) if form == SPARSE else [1] * count
+    if form in (SPARSE, PLANES):
+        dense = byte_planes(dense, storage, sum(mask))
+    elif form == MATCHES:
+        dense = matches(dense, count * ITEM[storage])
+    values = converted(dense, dtype, storage)
+    item = ITEM[dtype]
+    if form == SPARSE:
+        kept = iter(unpacked(values, f"{item}s"))
+        values = b"".join(next(kept) if bit else bytes(item) for bit in mask)
+    elif form in (CONSTANT, ZERO):
+        values = (values or bytes(item)) * count
+    cursor = Cursor(values)
+    for one in group:
+        one.values = cursor.take(one.size * item)
+
+
+def stacked_symbols(group: list[Entry]) -> Iterator[list[int]]:
+    """Decode the symbols of each tensor of a group, which may be one tensor (*Groups*)."""
+    form, tables, payload = group[0].kind.form, group[0].parts["tables"], group[0].parts["symbols"]
+    if form == CONTEXT:
+        rows = [sum(one.shape[0] for one in group)] if group[0].shape else []
+        values = context_coded(payload, (*rows, *group[0].shape[1:]))
     else:
-        stream = interleaved if entry.form == INTERLEAVED else rans
-        values = stream(tables, payload, count, entry.most_levels + 1)
+        stream = huffman if form == HUFFMAN else rans
+        most = max(one.levels for one in group)
+        values = stream(tables, payload, sum(one.size for one in group), most + 1)
     cursor = Cursor(tables)
-    own = []
-    for one in together:
-        size = prod(one.shape)
-        symbols, values = values[:size], values[size:]
-        if entry.form == CONTEXT and size:
-            negative = cursor.varint()
-            check(negative <= one.levels, "the number of negative levels is wrong")
-            least, most = -negative, one.levels - negative
-            check(least <= symbols.min() and symbols.max() <= most, "there is no such level")
-            symbols = np.where(symbols == 0, 0, symbols + negative + (symbols < 0))
-        check(not size or symbols.max() <= one.levels, "there is no such level")
-        own.append(symbols)
-    check(entry.form != CONTEXT or not cursor.rest(), "there are bytes after a table")
-    return own
+    start = 0
+    for one in group:
+        symbols = values[start : start + one.size]
+        start += one.size
+        if form == CONTEXT and one.size:
+            negatives = cursor.varint()
+            check(negatives <= one.levels, "the number of negative levels is wrong")
+            check(min(symbols) >= -negatives, "there is no such level")
+            symbols = [value and value + negatives + (value < 0) for value in symbols]
+        check(max(symbols, default=0) <= one.levels, "there is no such level")
+        yield symbols
+    check(form != CONTEXT or not cursor.rest(), "there are bytes after a table")
 
 
-def decode(entry: Entry, parts: dict[str, list[bytes]]) -> dict[str, bytes]:
-    """Decode the values of a tensor, and of those joined to it, from their parts."""
-    together = (entry, *entry.members)
-    storage = NUMPY[entry.storage]
-    first = parts[entry.name]
-    if entry.form == DENSE:
-        stored = [(first[0], first[0])]
-    elif entry.form == CONSTANT:
-        stored = [(first[0], first[0] * prod(one.shape)) for one in together]
-    elif entry.form == ZERO:
-        stored = [(b"", bytes(prod(entry.shape) * storage.itemsize))]
-    elif entry.form == PLANES:
-        raw = byte_planes(first[0], entry.storage, prod(entry.stacked))
-        stored = []
-        for one in together:
-            length = prod(one.shape) * storage.itemsize
-            stored.append((raw[:length], raw[:length]))
-            raw = raw[length:]
-    else:
-        decoded = zip(together, stacked_symbols(entry, first), strict=True)
-        return {
-            one.name: shared_values(one, parts[one.name][0 if one.joined else 1 :], symbols)
-            for one, symbols in decoded
-        }
-    return {
-        one.name: converted(entry, told, raw)
-        for one, (told, raw) in zip(together, stored, strict=True)
-    }
+def shared_values(entry: Entry, codebook: bytes, symbols: list[int]) -> bytes:
+    """Put levels for symbols (*Shared tensors*, *Scales and offsets*).
+
+    Python computes in binary64. Of binary32 numbers, this gives products exactly, and sums with
+    digits enough that rounding them once more is as good as rounding once.
+    """
+    _, _, names, shares, dtype, storage = entry.kind
+    told = [codebook if shares else entry.parts["codebook"], *(entry.parts[name] for name in names)]
+    tables = [converted(table, dtype, storage) for table in told]
+    item = ITEM[dtype]
+    if not names:
+        items = [bytes(item), *unpacked(tables[0], f"{item}s")]
+        return b"".join([items[symbol] for symbol in symbols])
+    levels, scales, offsets = [*(floats(table, dtype) for table in tables), []][:3]
+    check(all(map(math.isfinite, [*levels, *scales, *offsets])), "a level or scale is not finite")
+    wide = "float64" if dtype == "float64" else "float32"
+    values = []
+    row = prod(entry.shape[1:])
+    for channel in range(entry.shape[0]):
+        known = {0: bytes(item)}
+        for symbol in symbols[channel * row : (channel + 1) * row]:
+            if symbol not in known:
+                value = floats(rounded(levels[symbol - 1] * scales[channel], wide), wide)[0]
+                if offsets:
+                    value = floats(rounded(value + offsets[channel], wide), wide)[0]
+                known[symbol] = rounded(value, dtype)
+            values.append(known[symbol])
+    return b"".join(values)
 
 
-def shared_values(entry: Entry, parts: list[bytes], symbols: Symbols) -> bytes:
-    """Put levels for symbols (*Shared tensors*, *Scales and offsets*), given the codebook first."""
-    tables = [converted(entry, told, told) for told in parts[: 1 + entry.tables]]
-    item = NUMPY[entry.dtype].itemsize
-    values = np.frombuffer(bytes(item) + tables[0], f"V{item}")[symbols].tobytes()
-    if not entry.tables:
-        return values
-    for table in tables:
-        check(np.isfinite(widened(table, entry.dtype)).all(), "a table is not finite")
-    rows = [widened(table, entry.dtype).reshape(entry.shape[0], 1) for table in tables[1:]]
-    matrix = widened(values, entry.dtype).reshape(entry.shape[0], prod(entry.shape[1:]))
-    with np.errstate(all="ignore"):
-        matrix = matrix * rows[0]
-        if entry.tables == 2:
-            matrix = matrix + rows[1]
-        matrix = np.where(symbols.reshape(matrix.shape) == 0, matrix.dtype.type(0), matrix)
-        if entry.dtype != "bfloat16":
-            return matrix.astype(NUMPY[entry.dtype]).tobytes()
-    bits = matrix.view("<u4")
-    upper, lower = bits >> 16, bits & 0xFFFF
-    up = (lower > 0x8000) | ((lower == 0x8000) & (upper % 2 == 1))
-    return (upper + up).astype("<u2").tobytes()
-
-
-def widened(raw: bytes, dtype: str) -> npt.NDArray[np.floating]:
-    """Give values in the type that they are computed in."""
-    if dtype == "bfloat16":
-        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
-    return np.frombuffer(raw, NUMPY[dtype]).astype("<f8" if dtype == "float64" else "<f4")
-
-
-def converted(entry: Entry, told: bytes, raw: bytes) -> bytes:
-    """Convert stored values to the dtype; ``told`` are those that stand in the file."""
-    if entry.storage == "bool":
-        check(not told.strip(b"\0\1"), "a boolean is neither 0 nor 1")
-    if entry.storage == entry.dtype:
-        return raw
-    if entry.storage == "bfloat16":
-        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).tobytes()
-    with np.errstate(invalid="ignore"):
-        return np.frombuffer(raw, NUMPY[entry.storage]).astype(NUMPY[entry.dtype]).tobytes()
-
-
-def read_fly(
-    data: bytes, shapes: dict[str, tuple[int, ...]] | None = None
-) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
+def read_fly(data: bytes, shapes: Shapes | None = None) -> tuple[Tensors, Metadata]:
     """Read a file (*The file*).
 
     Gives the dtype, the shape and the little-endian bytes of each tensor, and the metadata. A bare
@@ -924,48 +843,38 @@ def read_fly(
     length = cursor.varint()
     plain, table = (cursor.varint(), cursor.varint()) if flags & 1 else (length, 0)
     checks = cursor.varint()
-    header = cursor.take(length)
+    header = Cursor(cursor.take(length))
     sums = Cursor(cursor.take(4 * checks))
-    cursor.crc(0)
+    cursor.crc(data[: cursor.at])
     if flags & 1:
         check(plain <= 8 * length, "a coded header is too short")
-        coded = Cursor(header)
-        lengths = coded.take(table)
-        header = huffman(lengths, coded.rest(), plain, 256).astype(np.uint8).tobytes()
-    entries, metadata = read_header(header, bool(flags & 2), shapes)
-    elements = sum(prod(entry.shape) for entry in entries)
-    check(elements <= (1 << 20) + 4096 * len(data), "a file has too many elements")
-    stored = sum(sum(entry.lengths) for entry in entries)
+        header = Cursor(bytes(huffman(header.take(table), header.rest(), plain, 256)))
+    check(flags < 2 or shapes is not None, "a bare file needs the shapes of its architecture")
+    entries, metadata = read_header(header, shapes if flags & 2 else None)
+    decoded = sum(entry.size * ITEM[entry.kind.dtype] for entry in entries)
+    check(decoded <= (1 << 26) + 4096 * len(data), "a file has too many elements")
+    stored = sum(sum(entry.lengths.values()) for entry in entries)
     check(len(data) == cursor.at + stored + 4, "a file is shorter or longer than its header says")
 
-    # *Order of the payload, and groups*
-    groups: list[list[Entry]] = []
-    length = 1 << 16
+    # *Order of the payload, and checksum blocks*
+    start = cursor.at
     for entry in entries:
-        size = sum(entry.lengths)
-        if size and (length >= 1 << 16 or size >= 1 << 16):
-            groups.append([])
-            length = 0
-        length += size
-        if groups:
-            groups[-1].append(entry)
-    parts = {entry.name: [b""] * len(entry.lengths) for entry in entries}
-    for group in groups:
-        start = cursor.at
-        for entry in group:
-            parts[entry.name] = [cursor.take(length) for length in entry.lengths]
-        if cursor.at > start:
-            expected = int.from_bytes(sums.take(4), "little")
-            check(crc32(data[start : cursor.at]) == expected, "the CRC of a group does not match")
-    check(not sums.rest(), "there are CRCs of more groups than there are")
-    cursor.crc(0)
+        size = sum(entry.lengths.values())
+        if cursor.at > start and size and max(cursor.at - start, size) >= 1 << 16:
+            sums.crc(data[start : cursor.at])
+            start = cursor.at
+        entry.parts = {p: cursor.take(entry.lengths[p]) for p in ORDER if p in entry.lengths}
+    if cursor.at > start:
+        sums.crc(data[start : cursor.at])
+    check(not sums.rest(), "there are CRCs of more blocks than there are")
+    cursor.crc(data[: cursor.at])
 
-    values: dict[str, bytes] = {}
     for entry in entries:
-        if entry.target is None and not entry.joined:
-            values |= decode(entry, parts)
-    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
-    for entry in entries:
-        source = entry if entry.target is None else entries[entry.target]
-        tensors[entry.name] = entry.dtype, entry.shape, values[source.name]
+        if entry.group:
+            decode(entry.group)
+    sources = [entry if entry.target is None else entries[entry.target] for entry in entries]
+    tensors = {
+        entry.name: (entry.kind.dtype, entry.shape, source.values)
+        for entry, source in zip(entries, sources, strict=True)
+    }
     return tensors, metadata
