@@ -199,6 +199,8 @@ def widened(stored: NDArray[Any], dtype: str, storage: str) -> NDArray[Any]:
         if not np.isfinite(values).all():
             raise FormatError(f"a value stored as {storage} is not finite.")
         return values
+    if stored.dtype.kind == "f" and np.isnan(stored).any():
+        raise FormatError(f"a value stored as {storage} is no number.")
     with np.errstate(all="ignore"):
         values = stored.astype(carrier(dtype))
     if (dtype, storage) == ("float64", "float32"):
