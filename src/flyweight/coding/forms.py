@@ -137,6 +137,8 @@ class TensorGroup:
             raise FormatError("a group has wrong numbers of levels below zero.")
         below = max(negatives)
         above = max(k - n for n, k in zip(negatives, self.levels, strict=True))
+        if below + above > MAX_LEVELS:
+            raise FormatError("a group has too many levels on both sides of zero.")
         parts = {**self.parts, "tables": varint(below)}
         symbols = unpack_symbols("context", parts, self._shape, below + above)
         return symbols, [below - n for n in negatives]

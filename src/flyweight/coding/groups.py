@@ -22,6 +22,7 @@ import numpy as np
 
 from flyweight.coding.forms import (
     MAX_GROUPED,
+    MAX_LEVELS,
     OWN_PARTS,
     CodedTensor,
     TensorGroup,
@@ -76,6 +77,8 @@ def encode_tensors(
     for places in group_small_tensors(uncoded):
         members = [uncoded[place] for place in places]
         group = _smallest_group(members, coder)
+        if group is None:
+            continue
         separate: list[CodedTensor] = []
         if coder is None or members[0].encoding != "shared":
             separate = _encode_while_smaller(members, _size(group), effort, coder)
@@ -177,14 +180,17 @@ def _group_of(
     )
 
 
-def _smallest_group(members: Sequence[UncodedTensor], coder: SymbolCoder | None) -> TensorGroup:
+def _smallest_group(
+    members: Sequence[UncodedTensor], coder: SymbolCoder | None
+) -> TensorGroup | None:
+    """Encode tensors as one; None where their levels on both sides of zero are too many."""
     if members[0].encoding == "constant":
         return _group_of(members, "raw", {"dense": members[0].raw})
     if members[0].encoding == "dense":
         values = np.concatenate([tensor.stored() for tensor in members])
         return _group_of(members, "planes", {"dense": encode_planes(values, members[0].storage)})
-    coded = (_group_of(members, used, parts) for used, parts in _coded_symbols(members, coder))
-    return min(coded, key=_size)
+    coded = [_group_of(members, used, parts) for used, parts in _coded_symbols(members, coder)]
+    return min(coded, key=_size, default=None)
 
 
 def _coded_symbols(
@@ -200,6 +206,8 @@ def _coded_symbols(
         # It takes values on both sides of zero, whose place differs among codebooks.
         below = max(tensor.negatives for tensor in members)
         above = max(tensor.levels - tensor.negatives for tensor in members)
+        if below + above > MAX_LEVELS:
+            continue
         aligned = [realigned(t.symbols, below - t.negatives, below + above) for t in members]
         _, parts = pack_symbols(
             np.concatenate(aligned), below + above, negatives=below, only="context"
