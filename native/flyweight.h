@@ -66,7 +66,6 @@ typedef enum fly_status {
     FLY_ALIAS_SHAPE = 240,
     FLY_NO_GROUP = 241,           /* a tensor follows in a group and there is none */
     FLY_LARGE_GROUP = 242,
-    FLY_OTHER_LEVELS = 243,       /* a shared codebook has another number of levels */
     FLY_LONG_PARTS = 244,         /* longer than any file */
     FLY_NO_ARCHITECTURE = 245,    /* the file is bare and none was given */
     FLY_OTHER_ARCHITECTURE = 246,
@@ -148,7 +147,7 @@ typedef enum fly_form {
 } fly_form;
 
 /* Flags in the kind byte of a tensor, beside its form. */
-enum { FLY_MEMBER = 16, FLY_SCALED = 32, FLY_OFFSET = 64, FLY_SAME_CODEBOOK = 128 };
+enum { FLY_MEMBER = 16, FLY_SCALED = 32, FLY_OFFSET = 64 };
 
 /* Parts of a tensor, in their order in the file. */
 typedef enum fly_part {

@@ -37,8 +37,6 @@ const char *fly_sentence(fly_status status) {
     case FLY_ALIAS_SHAPE: return "tensor {0!r} differs in shape from what it aliases.";
     case FLY_NO_GROUP: return "tensor {0!r} belongs to no group.";
     case FLY_LARGE_GROUP: return "tensor {0!r} makes its group too large.";
-    case FLY_OTHER_LEVELS:
-        return "tensor {0!r} shares a codebook that has another number of levels.";
     case FLY_LONG_PARTS: return "tensor {0!r} has parts that are longer than any file.";
     case FLY_NO_ARCHITECTURE:
         return "the file leaves names and shapes to its architecture; give that.";
