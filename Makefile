@@ -23,6 +23,10 @@ lint: $(STAMP)
 fuzz: $(EXTENSION)
 	$(VENV)/bin/python tests/hostile/fuzz.py --cases 200000
 
+# The C reader on other machines, big-endian ones too, by QEMU; says what is not installed.
+cross:
+	$(MAKE) --no-print-directory -C examples/device cross
+
 # Each benchmark runs in a new process; single-core ones are pinned to one core.
 bench: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench
