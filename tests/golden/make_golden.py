@@ -23,6 +23,7 @@ from flyweight.format import Container, dumps
 
 FOLDER = Path(__file__).parent
 CODERS = ("huffman", "rans", "context")
+DENSE_CODERS = ("raw", "planes", "sparse", "matches")
 STORAGES = {
     "int16": ("uint8", "int8"),
     "int32": ("uint8", "int8", "uint16", "int16"),
@@ -67,14 +68,14 @@ def dense(name, dtype, values, storage=None):
     return prepare_lossless(name, values, dtype=dtype, storage=storage), values
 
 
-def shared(name, shape, seed, *, dtype="float32", levels=8, density=75, tables=0, book=0):
+def shared(name, shape, seed, *, dtype="float32", levels=8, density=75, tables=0):
     """An uncoded tensor with scales, or these and offsets, if there are tables; and its values."""
     size = int(np.prod(shape))
     middle = np.clip(np.rint((bell(size, seed) + 1) / 2 * levels), 1, levels)
     symbols = np.where(noise(size, seed + 1) % 100 < density, middle, 0).astype(np.int64)
     symbols = symbols.reshape(shape)
     # Half of an odd number, so that no level is 0, unless there are offsets.
-    codes = (2 * np.arange(levels) + (tables < 2) - levels + book) / np.float32(16)
+    codes = (2 * np.arange(levels) + (tables < 2) - levels) / np.float32(16)
     scales = (1 + noise(shape[0] if tables else 0, seed + 2) % 60).astype("f4") / 256
     offsets = (noise(len(scales), seed + 3) % 61 - 30).astype("f4") / 64
     channels = {"scales": bits_of(scales, dtype), "offsets": bits_of(offsets, dtype)}
@@ -111,17 +112,18 @@ def forms():
         dense("planes.complex64", "complex64", floats[:300] + 1j * floats[300:]),
         dense("planes.narrow", "float32", floats.astype("f2")),
         dense("sparse.far", "float32", runs),
-        dense("sparse.bits", "float32", floats * (noise(600, 22) % 2)),
-        dense("sparse.dense", "float32", floats * (noise(600, 23) % 12 > 0)),
+        dense("sparse.bits", "float32", np.where(noise(600, 22) % 2, floats, 0)),
+        dense("sparse.dense", "float32", np.where(noise(600, 23) % 12, floats, 0)),
         dense("matches", "int32", np.tile(noise(97, 24) * 65537, 20)),
         dense("matches.float32", "float32", np.tile(floats[:97], 9)),
+        dense("matches.differences", "int32", np.arange(900) * 3_000_001),
         dense("ünïcode.名前", "uint8", noise(5, 25) % 256),
     ]
     for place, dtype in enumerate(("uint8", "uint16", "uint32", "uint64", "int8")):
-        tensors.append(dense(f"any.{dtype}", dtype, noise(11, 30 + place) * 0x10001 % 100_003))
+        tensors.append(dense(f"raw.{dtype}", dtype, noise(11, 30 + place) * 0x10001 % 100_003))
     for dtype in ("float8_e4m3fn", "float8_e5m2"):
-        tensors.append(dense(f"any.{dtype}", dtype, noise(10, 40) % 256))
-    tensors.append(dense("any.complex128", "complex128", floats[:3] * 1j + 0.1))
+        tensors.append(dense(f"raw.{dtype}", dtype, noise(10, 40) % 256))
+    tensors.append(dense("raw.complex128", "complex128", floats[:3] * 1j + 0.1))
     for dtype, storages in STORAGES.items():
         for storage in storages:
             values = [1, 3, 12, 0, 5] if "u" in storage else [1, -3, 12, 0, -0.5]
@@ -148,21 +150,19 @@ def coded():
             tensor, values = shared(f"{coder}.{name}", shape, 50 + seed, **kind)
             tensors.append((tensor.encode(coder=coder), values))
     integers = noise(70_000, 91)
-    two_blocks = np.where(integers % 9 == 0, integers % 5, 7)
+    two_blocks = np.where(integers % 40 == 0, integers % 5, 7)
     return [*tensors, dense("planes.two blocks", "int16", two_blocks)]
 
 
 def grouped():
-    """Return the tensors of ``v1-groups.fly``: groups that interleave, some of one codebook."""
+    """Return the tensors of ``v1-groups.fly``: groups that interleave."""
     tensors = []
     for number, rows in enumerate((16, 3, 8)):
         for seed, coder in enumerate(CODERS):
             seed = 10 * seed + number
             for tables, rest in enumerate(((5,), (2, 3, 3), (7,))):
-                book = number % 2  # the third has the codebook of the first
-                tensor = shared(
-                    f"{number}.{coder}{tables}", (rows, *rest), seed, tables=tables, book=book
-                )
+                name, levels = f"{number}.{coder}{tables}", 8 + 2 * number
+                tensor = shared(name, (rows, *rest), seed, levels=levels, tables=tables)
                 tensors.append((*tensor, coder))
         values = bell(40 * rows, 400 + number).astype("f2").astype("f4")
         tensors.append((*dense(f"{number}.bias", "float32", values), "planes"))
@@ -177,13 +177,19 @@ def grouped():
     return [(places[place], values) for place, (_, values, _) in enumerate(tensors)]
 
 
+def encoded(tensor):
+    """Encode a tensor by the coder that its name begins with, if any."""
+    begin = tensor.name.partition(".")[0]
+    return tensor.encode(coder=begin if begin in DENSE_CODERS else None)
+
+
 def content(tensors, metadata):
     """Return a container and what it decodes to; a tensor, the first of two dimensions, twice.
 
     Up to 256 bytes stand in hex, of more their SHA-256.
     """
     told = {}
-    coded = [tensor if hasattr(tensor, "parts") else tensor.encode() for tensor, _ in tensors]
+    coded = [tensor if hasattr(tensor, "parts") else encoded(tensor) for tensor, _ in tensors]
     for tensor, (_, values) in zip(coded, tensors, strict=True):
         raw = values.tobytes()
         content = {"hex": raw.hex()} if len(raw) <= 256 else {"sha256": sha256(raw).hexdigest()}

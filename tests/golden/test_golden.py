@@ -100,12 +100,14 @@ def test_golden_files_hold_every_form():
     assert {tensor.dtype for tensor in forms} == set(DTYPES)
     masks = {tensor.parts["tables"][0] & 3 for tensor in forms if tensor.coder == "sparse"}
     assert masks == {1, 2, 3}
+    distances = {tensor.parts["dense"][0] for tensor in forms if tensor.coder == "matches"}
+    assert distances == {0, 4}
     assert {tensor.coder for tensor in coders} >= {"huffman", "rans", "context", "planes"}
     shared = [tensor for tensor in groups if tensor.encoding == "shared"]
     for coder in ("huffman", "rans", "context"):
         own = [tensor for tensor in shared if tensor.coder == coder]
         assert {len({"scales", "offsets"} & set(tensor.parts)) for tensor in own} == {0, 1, 2}
-        assert {"codebook" in tensor.parts for tensor in own if tensor.member} == {False, True}
+        assert len({tensor.levels for tensor in own}) == 3
     grouped = {tensor.encoding for tensor in groups if tensor.member}
     assert grouped == {"shared", "dense", "constant"}
     flags = {stem: (FOLDER / f"{stem}.fly").read_bytes()[5] for stem in EXPECTED}
