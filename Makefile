@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := src/flyweight/_native.abi3.so
 ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 
-.PHONY: demo test lint bench labs docs fuzz native
+.PHONY: demo test lint bench labs docs fuzz native cross
 
 demo: $(EXTENSION)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force
