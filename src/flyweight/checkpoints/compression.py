@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flyweight._files import check_output
@@ -34,6 +33,7 @@ from flyweight.checkpoints.tensor_quantization import (
     quantize_tensor,
 )
 from flyweight.coding import (
+    MAX_LEVELS,
     CodedTensor,
     Effort,
     UncodedTensor,
@@ -42,8 +42,8 @@ from flyweight.coding import (
     prepare_lossless,
     prepare_shared,
 )
+from flyweight.coding.scalars import distinct_words, exact_levels
 from flyweight.coding.threads import cores
-from flyweight.compressed import exact_symbols, to_numpy
 from flyweight.errors import ModelError
 from flyweight.format import open_writer
 
@@ -55,10 +55,12 @@ METADATA_PREFIX = "checkpoint."
 _EFFORTS = ("fast", "balanced", "smallest")
 _MOST_BITS = 8
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
+_LEAST_REPEATED = 64  # elements; fewer gain nothing from symbols
 _SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
 _MOST_DISTINCT = 0.4  # fraction of a sample, for values that are tried as symbols
 _MOST_REPEATED = 0.9  # times the entropy of the bytes of a sample, for the same
 _BLOCK = 1 << 20
+_SMALL = 1 << 23  # bytes; so large tensors are encoded side by side in any case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +104,8 @@ def compress_checkpoint(
     Tensors that are equal bit for bit are stored once. Data types that flyweight lacks are kept as
     their bits. Names are kept as they are, wrapper prefixes such as ``_orig_mod.`` included.
 
-    Each thread takes memory of 1.3 to 3 times the bytes of its tensor, the tensor included; up to
-    12 times for a tensor of repeated values that is kept bit for bit, and up to 16 times with
-    effort "smallest". No more tensors are held, so that fewer threads take less.
+    Memory holds no more tensors at a time than have the bytes of the largest one, or 8 MiB for each
+    thread, and with them at most 2.5 times these bytes in all.
 
     Args:
         source: a ``.safetensors`` file, a torch checkpoint of plain tensors, the index of a
@@ -141,8 +142,13 @@ def compress_checkpoint(
     done = quantized = 0
     workers = threads or min(cores(), 4)
 
-    def encode(entry: TensorEntry) -> tuple[CodedTensor, bool]:
-        return _encode(entry, bits, cast(Grid, grid or "auto"), cast(Effort, effort or "balanced"))
+    def encode(entry: TensorEntry, threads: int) -> tuple[CodedTensor, bool]:
+        """Encode a tensor; return whether it was quantized."""
+        quantized = _quantized(entry, bits, cast(Grid, grid or "auto"), threads)
+        if quantized is not None:  # its values are freed by now
+            return quantized.encode(effort=cast(Effort, effort or "balanced")), True
+        ways = [tensor.encode(effort="balanced") for tensor in _lossless(entry)]
+        return min(ways, key=lambda tensor: tensor.stored_bytes), False
 
     with open_writer(output, metadata, inputs=checkpoint.files, force=force) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
@@ -198,22 +204,27 @@ def _check_settings(
 
 
 def _in_order(
-    encode: Callable[[TensorEntry], tuple[CodedTensor, bool]],
+    encode: Callable[[TensorEntry, int], tuple[CodedTensor, bool]],
     entries: list[TensorEntry],
     workers: int,
 ) -> Iterator[tuple[CodedTensor, bool]]:
-    """Encode on several threads, no more tensors at a time than there are threads."""
+    """Encode on several threads: small tensors side by side, the parts of large ones."""
+    room = most = max([entry.length for entry in entries] + [_SMALL * workers])
+    running: deque[tuple[int, Future[tuple[CodedTensor, bool]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        running: deque[Future[tuple[CodedTensor, bool]]] = deque()
         try:
             for entry in entries:
-                if len(running) == workers:
-                    yield running.popleft().result()
-                running.append(pool.submit(encode, entry))
-            while running:
-                yield running.popleft().result()
+                while len(running) == workers or entry.length > room:
+                    length, future = running.popleft()
+                    yield future.result()
+                    room += length
+                threads = max(1, -(-workers * entry.length // most))
+                running.append((entry.length, pool.submit(encode, entry, threads)))
+                room -= entry.length
+            for _, future in running:
+                yield future.result()
         finally:
-            for future in running:
+            for _, future in running:
                 future.cancel()
 
 
@@ -251,51 +262,40 @@ def _sample(entry: TensorEntry) -> bytes:
 def _digest(entry: TensorEntry) -> bytes:
     digest = hashlib.blake2b()
     for start in range(0, entry.length, _BLOCK):
-        digest.update(entry.read_bytes(start, min(start + _BLOCK, entry.length)).tobytes())
+        digest.update(entry.read_bytes(start, min(start + _BLOCK, entry.length)).data)
     return digest.digest()
 
 
-def _encode(
-    entry: TensorEntry, bits: int | None, grid: Grid, effort: Effort
-) -> tuple[CodedTensor, bool]:
-    """Encode a tensor; return whether it was quantized."""
-    quantized = _quantized(entry, bits, grid)
-    if quantized is not None:
-        return quantized.encode(effort=effort), True  # its values are freed by now
-    ways = [tensor.encode(effort="balanced") for tensor in _lossless(entry)]
-    return min(ways, key=lambda tensor: tensor.stored_bytes), False
-
-
-def _quantized(entry: TensorEntry, bits: int | None, grid: Grid) -> UncodedTensor | None:
+def _quantized(
+    entry: TensorEntry, bits: int | None, grid: Grid, threads: int
+) -> UncodedTensor | None:
     large = len(entry.shape) > 1 and entry.size >= _LEAST
     if bits is None or not large or entry.dtype not in QUANTIZED_DTYPES:
         return None
-    return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid)
+    return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid, threads=threads)
 
 
 def _lossless(entry: TensorEntry) -> list[UncodedTensor]:
     """Prepare a tensor as its values and, where these repeat, as symbols of the same bits."""
-    values = entry.values()
-    storage = entry.dtype if values.size > _LEAST else None  # narrowing pays for small ones only
-    dense = prepare_lossless(entry.name, values, dtype=entry.dtype, storage=storage)
-    if dense.encoding == "constant" or not _repeats(values):
+    name, dtype = entry.name, entry.dtype
+    storage = dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
+    dense = prepare_lossless(name, entry.values(), dtype=dtype, storage=storage)
+    values = dense.stored() if dense.storage == dtype else entry.values()  # without a copy if large
+    if dense.encoding == "constant" or not _repeats(values.reshape(-1)):
         return [dense]
-    exact = exact_symbols(values, getattr(torch, entry.dtype))
+    exact = exact_levels(values.reshape(entry.shape), dtype, MAX_LEVELS)
     if exact is None:
         return [dense]
-    levels = to_numpy(exact.levels, entry.name)
-    symbols = exact.symbols.numpy()
-    return [dense, prepare_shared(entry.name, symbols, levels=levels, dtype=entry.dtype)]
+    symbols, levels = exact
+    return [dense, prepare_shared(name, symbols, levels=levels, dtype=dtype)]
 
 
 def _repeats(values: NDArray[Any]) -> bool:
     """Whether whole values of a sample tell clearly more than their bytes one by one."""
-    sample = np.ascontiguousarray(values.reshape(-1)[:: max(1, values.size // _SAMPLE)])
-    width = sample.dtype.itemsize
-    whole = sample.view(np.uint64 if width > 8 else f"u{width}")
-    counts = np.unique(whole, return_counts=True)[1]
-    if counts.size > _MOST_DISTINCT * sample.size:
+    sample = np.ascontiguousarray(values[:: max(1, values.size // _SAMPLE)])
+    found = distinct_words(sample, int(_MOST_DISTINCT * sample.size))
+    if found is None or sample.size < _LEAST_REPEATED:
         return False
-    planes = sample.view(np.uint8).reshape(-1, width)
-    apart = sum(entropy(np.bincount(planes[:, place])) for place in range(width))
-    return entropy(counts) < _MOST_REPEATED * apart
+    planes = sample.view(np.uint8).reshape(-1, sample.itemsize)
+    apart = sum(entropy(np.bincount(plane)) for plane in planes.T)
+    return entropy(found[1]) < _MOST_REPEATED * apart

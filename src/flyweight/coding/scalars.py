@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flyweight import _native
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
     "DTYPES",
     "carrier",
+    "distinct_words",
+    "exact_levels",
     "may_store",
     "negative_count",
     "nonzero_count",
     "pack_scalars",
     "unpack_scalars",
+    "word_places",
 ]
 
 #: Data types of tensors in a file.
@@ -189,3 +193,65 @@ def _magnitudes(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         bits = _bits(values)
         return np.asarray(bits & bits.dtype.type((1 << (8 * bits.dtype.itemsize - 1)) - 1))
     return values
+
+
+def distinct_words(
+    values: NDArray[Any], limit: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:
+    """Return the distinct values by their bits, ascending, and how often each occurs.
+
+    None where there are more than ``limit``, at most 65,536, or values have 16 bytes.
+
+    >>> words, counts = distinct_words(np.float32([1, -0.0, 1]), 10)
+    >>> [hex(word) for word in words], counts.tolist()
+    (['0x3f800000', '0x80000000'], [2, 1])
+    """
+    if values.itemsize > 8:
+        return None
+    words, counts = np.empty(limit, np.uint64), np.empty(limit, np.int64)
+    found = _native.distinct(np.ascontiguousarray(values), values.itemsize, words, counts)
+    if found > limit:
+        return None
+    order = np.argsort(words[:found])
+    return words[order], counts[order]
+
+
+def word_places(values: NDArray[Any], words: NDArray[np.uint64]) -> NDArray[Any]:
+    """Return the place of each value among distinct words in any order, as uint8 or uint16.
+
+    ``values`` have at most 8 bytes each, and all of them are among ``words``.
+
+    >>> word_places(np.uint8([7, 9, 7]), np.uint64([9, 7])).tolist()
+    [1, 0, 1]
+    """
+    places = np.empty(values.shape, np.uint8 if words.size <= 256 else np.uint16)
+    _native.places(np.ascontiguousarray(values), values.itemsize, words, places)
+    return places
+
+
+def exact_levels(
+    values: NDArray[Any], dtype: str, most: int
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return values, of the carrier of ``dtype``, as symbols and levels of the same bits.
+
+    Symbol 0 stands for the value whose bits are all zero, k for the k-th level. Levels ascend;
+    negative zero and NaN are levels. None where there are more than ``most``, at most 65,535, or
+    values are complex.
+
+    >>> symbols, levels = exact_levels(np.float32([2, 0, -0.0, 2, -1]), "float32", 10)
+    >>> symbols.tolist(), levels.tolist()
+    ([3, 0, 2, 3, 1], [-1.0, -0.0, 2.0])
+    """
+    found = None if values.dtype.kind == "c" else distinct_words(values, most + 1)
+    if found is None:
+        return None
+    words = found[0][found[0] != 0]
+    floating = values.dtype.kind == "f" or dtype in _CARRIERS
+    if floating or values.dtype.kind == "i":
+        negative = words >> np.uint64(8 * values.itemsize - 1) != 0
+        below = words[negative]
+        words = np.concatenate([below[::-1] if floating else below, words[~negative]])
+    if words.size > most:
+        return None
+    levels = words.astype(f"<u{values.itemsize}").view(values.dtype)
+    return word_places(values, np.concatenate([np.zeros(1, np.uint64), words])), levels
