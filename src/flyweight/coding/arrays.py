@@ -25,7 +25,7 @@ from flyweight.coding.context.stream import decode_context, encode_context
 from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans.stream import decode_rans, encode_rans
+from flyweight.coding.rans import decode_rans, encode_rans
 from flyweight.coding.scalars import DTYPES, carrier
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError, ModelError

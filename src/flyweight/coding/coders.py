@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.context.stream import decode_context, encode_context
 from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
-from flyweight.coding.rans.stream import decode_rans, encode_rans
+from flyweight.coding.rans import decode_rans, encode_rans
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
