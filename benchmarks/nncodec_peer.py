@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LONGEST = 40.0  # seconds for all repeats
+LONGEST = 20.0  # seconds for all repeats
 SAMPLE = 1_000_000  # values
 
 

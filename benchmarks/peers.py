@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import lzma
 import os
@@ -29,8 +30,11 @@ NO_NNCODEC = (
     "where there are a C++ compiler and a Python that numpy 1.26 runs on."
 )
 
+HTSCODECS = "libhtscodecs.so.2"
+NO_HTSCODECS = "htscodecs is left out: apt install libhtscodecs-dev"
+
 Compressor = tuple[str, Callable[[bytes], Any], Callable[[bytes], Any]]
-"""Name, compress, decompress."""
+"""Name, compress, decompress. It gets a bytearray of its own, which it may overwrite."""
 
 
 def general_compressors() -> list[Compressor]:
@@ -57,8 +61,7 @@ def zipnn_compressors(dtype: str) -> list[Compressor]:
         from zipnn import ZipNN
 
         codec = ZipNN(method="huffman", input_format="byte", bytearray_dtype=dtype, threads=1)
-        # It overwrites its input, so it gets a copy.
-        return [("zipnn", lambda data: codec.compress(bytearray(data)), codec.decompress)]
+        return [("zipnn", codec.compress, codec.decompress)]
     return []
 
 
@@ -93,7 +96,7 @@ def symbol_codecs() -> list[Codec]:
         *zipnn_compressors("float8_e4m3fn"),
         *_openzl_compressors(),
     ]
-    codecs = [_of_layers(*compressor) for compressor in compressors]
+    codecs = [*htscodecs(), *(_of_layers(*compressor) for compressor in compressors)]
     with suppress(ImportError):
         import constriction
 
@@ -104,14 +107,54 @@ def symbol_codecs() -> list[Codec]:
 def _of_layers(
     name: str, compress: Callable[[bytes], Any], expand: Callable[[bytes], Any]
 ) -> Codec:
-    def encode(layers: Sequence[Layer]) -> list[bytes]:
-        return [compress(b"".join(layer.symbols.tobytes() for layer in layers))]
-
     def decode(blobs: list[bytes], layers: Sequence[Layer]) -> list[NDArray[np.uint8]]:
         symbols = np.frombuffer(expand(blobs[0]), dtype=np.uint8)
         return np.split(symbols, np.cumsum([layer.symbols.size for layer in layers])[:-1])
 
-    return Codec(name, encode, decode)
+    return Codec(
+        name,
+        lambda raw: [compress(raw)],
+        decode,
+        lambda layers: bytearray().join(layer.symbols for layer in layers),
+    )
+
+
+def htscodecs() -> list[Codec]:
+    """The rANS of CRAM 3.1, order 0, 32 lanes, with AVX2, layer by layer."""
+    try:
+        library = ctypes.CDLL(HTSCODECS)
+    except OSError:
+        print(NO_HTSCODECS, flush=True)
+        return []
+    library.rans_compress_bound_4x16.restype = ctypes.c_uint
+    both = library.rans_compress_to_4x16, library.rans_uncompress_to_4x16
+    for function in both:
+        function.restype = ctypes.c_void_p
+    library.rans_set_cpu(2 | 2 << 8)  # AVX2, to encode and to decode
+    compress, expand = both
+
+    def run(function: Any, data: Any, size: int, *order: int) -> NDArray[np.uint8]:
+        source = np.frombuffer(data, dtype=np.uint8)
+        target, length = np.empty(size, dtype=np.uint8), ctypes.c_uint(size)
+        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (source, target)]
+        done = function(addresses[0], source.size, addresses[1], ctypes.byref(length), *order)
+        if not done:
+            raise RuntimeError("htscodecs failed")
+        return target[: length.value]
+
+    def encode(layers: Sequence[Layer]) -> list[bytes]:
+        bounds = [library.rans_compress_bound_4x16(layer.symbols.size, 4) for layer in layers]
+        return [
+            run(compress, layer.symbols.ravel(), bound, 4).tobytes()  # 4: 32 lanes, order 0
+            for layer, bound in zip(layers, bounds, strict=True)
+        ]
+
+    def decode(blobs: list[bytes], layers: Sequence[Layer]) -> list[NDArray[np.uint8]]:
+        return [
+            run(expand, blob, layer.symbols.size) for blob, layer in zip(blobs, layers, strict=True)
+        ]
+
+    return [Codec("htscodecs rANS 32x16, AVX2", encode, decode)]
 
 
 def _constriction(stream: Any) -> Codec:
@@ -144,7 +187,7 @@ def nncodec_timings(layers: Sequence[Layer], repeats: int) -> dict[str, Timing]:
     script = Path(__file__).with_name("nncodec_peer.py")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.npz"
-        np.savez(path, *(layer.values for layer in layers))
+        np.savez(path, *(layer.values.astype(np.int32) for layer in layers))
         try:
             done = subprocess.run(
                 [str(NNCODEC_PYTHON), str(script), str(path), str(repeats)],

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flyweight.cifar import load_pretrained
-from flyweight.coding.context.signed import signed_values
 from flyweight.pruning import global_magnitude_masks
 from flyweight.quantization import kmeans_1d, quantize_kmeans
 
@@ -34,9 +33,10 @@ class Layer(NamedTuple):
     negatives: int
 
     @property
-    def values(self) -> NDArray[np.int32]:
+    def values(self) -> NDArray[np.int8]:
         """Signed numbers in the order of the levels, 0 for zero."""
-        return signed_values(self.symbols, self.negatives)
+        signed = self.symbols.astype(np.int8) - np.int8(self.negatives)
+        return np.where(self.symbols, signed - (signed <= 0), 0).astype(np.int8)
 
 
 def laplacian(count: int) -> list[Layer]:
@@ -96,16 +96,16 @@ def layers_of(name: str, count: int) -> list[Layer] | None:
     return shared(network, 0.9 if pruned else 0.0)
 
 
-def floats_of(name: str, dtype: str, count: int) -> NDArray[Any] | None:
-    """All values of "gaussian", "resnet20" or "minilm" in a row; bfloat16 as its bits, rounded."""
+def floats_of(name: str, dtype: str, count: int) -> list[NDArray[Any]] | None:
+    """The tensors of "gaussian" (one), "resnet20" or "minilm"; bfloat16 as its bits, rounded."""
+    weights: dict[str, Tensor] | None
     if name == "gaussian":
-        values = torch.from_numpy(np.random.default_rng(0).standard_normal(count, dtype=np.float32))
-        values = values * 0.02
+        values = np.random.default_rng(0).standard_normal(count, dtype=np.float32)
+        weights = {name: torch.from_numpy(values) * 0.02}
     else:
         weights = weights_of(name)
-        if weights is None:
-            return None
-        values = torch.cat([weight.flatten() for weight in weights.values()])
+    if weights is None:
+        return None
     if dtype == "bfloat16":
-        return values.to(torch.bfloat16).view(torch.uint16).numpy()
-    return values.numpy()
+        return [w.to(torch.bfloat16).view(torch.uint16).numpy() for w in weights.values()]
+    return [weight.contiguous().numpy() for weight in weights.values()]

@@ -166,19 +166,39 @@ fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_by
     return FLY_OK;
 }
 
+/* A value is always read, and cleared by the mask: a branch on that would be a guess. */
+FLY_INLINE fly_status scatter(const uint8_t *mask, size_t count, const uint8_t *values,
+                              size_t value_count, size_t item, uint8_t *out) {
+    size_t place, byte, used = 0;
+    for (place = 0; place < count && used < value_count; place++) {
+        const uint8_t kept = mask[place] ? 0xFF : 0;
+        uint8_t value[16];
+        memcpy(value, values + item * used, item);
+        for (byte = 0; byte < item; byte++) {
+            value[byte] &= kept;
+        }
+        memcpy(out + item * place, value, item);
+        used += kept & 1u;
+    }
+    memset(out + item * place, 0, item * (count - place));
+    for (; place < count; place++) {
+        if (mask[place]) {
+            return FLY_CUT_SHORT;
+        }
+    }
+    return used == value_count ? FLY_OK : FLY_BYTES_LEFT;
+}
+
 /* Writes `count` items of `item` bytes: the next of the values where the mask is not 0, else zeros.
  * Reads value_count values, as many as the mask must have. */
 fly_status fly_scatter(const uint8_t *mask, size_t count, const uint8_t *values, size_t value_count,
                        size_t item, uint8_t *out) {
-    size_t place, used = 0;
-    memset(out, 0, count * item);
-    for (place = 0; place < count; place++) {
-        if (mask[place]) {
-            if (used == value_count) {
-                return FLY_CUT_SHORT;
-            }
-            memcpy(out + item * place, values + item * used++, item);
-        }
+    switch (item) {
+    case 1: return scatter(mask, count, values, value_count, 1, out);
+    case 2: return scatter(mask, count, values, value_count, 2, out);
+    case 4: return scatter(mask, count, values, value_count, 4, out);
+    case 8: return scatter(mask, count, values, value_count, 8, out);
+    case 16: return scatter(mask, count, values, value_count, 16, out);
+    default: return FLY_BAD_ARGUMENT;
     }
-    return used == value_count ? FLY_OK : FLY_BYTES_LEFT;
 }

@@ -30,8 +30,10 @@ FLY_INLINE float fly_float_of_half(uint16_t half) {
     const uint32_t rest = (uint32_t)(half & 0x7FFFu) << 13;
     const uint32_t normal = rest + (112u << 23);
     const float tiny = fly_float_of_bits(normal + (1u << 23)) - fly_float_of_bits(113u << 23);
-    uint32_t bits = rest < (1u << 23) ? fly_bits_of_float(tiny) : normal;
-    bits += rest >= (31u << 23) ? 112u << 23 : 0;
+    /* Without branches, so that compilers make vectors of it. */
+    const uint32_t small = 0u - ((rest - (1u << 23)) >> 31), infinite = (rest + (1u << 23)) >> 28;
+    uint32_t bits = (fly_bits_of_float(tiny) & small) | (normal & ~small);
+    bits += infinite * (112u << 23);
     return fly_float_of_bits(bits | (uint32_t)(half & 0x8000u) << 16);
 }
 

@@ -28,6 +28,22 @@ typedef enum fly_status {
     FLY_TOO_MANY = 6,         /* more elements than so few bytes may stand for */
     /* Huffman: 100 to 119; rANS: 120 to 139; context: 140 to 159; planes: 160 to 179;
      * positions: 180 to 199; file, header, tensors: 200 to 259 */
+    /* rANS */
+    FLY_RANS_NOT_EMPTY = 120,
+    FLY_RANS_NO_SYMBOL = 121,
+    FLY_RANS_TABLE_SHORT = 122,
+    FLY_RANS_TABLE_LONG = 123,
+    FLY_RANS_TABLE_END = 124,
+    FLY_RANS_ONE_LANE = 125,
+    FLY_RANS_USED = 126,
+    FLY_RANS_BEYOND = 127,
+    FLY_RANS_WEIGHT = 128,
+    FLY_RANS_NO_WEIGHT = 129,
+    FLY_RANS_LONE_LANE = 130,
+    FLY_RANS_PADDED = 131,
+    FLY_RANS_STATES = 132,
+    FLY_RANS_LOW_STATE = 133,
+    FLY_RANS_END = 134,
     /* file */
     FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
     FLY_OTHER_VERSION = 201,      /* a later format */
@@ -66,7 +82,6 @@ typedef enum fly_status {
     FLY_ALIAS_SHAPE = 240,
     FLY_NO_GROUP = 241,           /* a tensor follows in a group and there is none */
     FLY_LARGE_GROUP = 242,
-    FLY_OTHER_LEVELS = 243,       /* a shared codebook has another number of levels */
     FLY_LONG_PARTS = 244,         /* longer than any file */
     FLY_NO_ARCHITECTURE = 245,    /* the file is bare and none was given */
     FLY_OTHER_ARCHITECTURE = 246,
@@ -148,7 +163,7 @@ typedef enum fly_form {
 } fly_form;
 
 /* Flags in the kind byte of a tensor, beside its form. */
-enum { FLY_MEMBER = 16, FLY_SCALED = 32, FLY_OFFSET = 64, FLY_SAME_CODEBOOK = 128 };
+enum { FLY_MEMBER = 16, FLY_SCALED = 32, FLY_OFFSET = 64 };
 
 /* Parts of a tensor, in their order in the file. */
 typedef enum fly_part {
@@ -244,6 +259,43 @@ fly_status fly_header_tensor(const fly_header *header, uint32_t place, fly_tenso
 /* The name of the tensor at a place below header->tensors, ended by a zero, until the next call;
  * fast if places ascend. header->name_bytes is its length. */
 const char *fly_header_name(fly_header *header, uint32_t place);
+
+/* ---- rANS streams ----
+ *
+ * fly_rans_open reads a table into the workspace, fly_rans_decode then decodes chunks, in any order,
+ * by several threads if they like: a fly_rans does not change. */
+typedef struct fly_rans {
+    const uint8_t *payload;
+    size_t length;           /* of the payload, in bytes */
+    uint64_t count;          /* of symbols */
+    uint64_t chunks;
+    const uint32_t *entries; /* of each used symbol: symbol << 16 | cumulative frequency */
+    const uint32_t *slots;   /* what each slot means, or NULL */
+    uint32_t used;           /* symbols; without a payload, the symbol that is repeated */
+    uint32_t alphabet;
+    uint32_t bits;           /* of probability */
+    uint32_t lanes;
+} fly_rans;
+
+/* The workspace for a stream with this table, in words of 4 bytes: at most alphabet + 1 of them, or,
+ * if `fast`, a slot table besides, of 4 bytes for each of 2**bits slots (9 to 12 bits and an alphabet
+ * of at most 256) or 8 bytes for each (at most 16 bits). Without it each symbol is searched for. */
+size_t fly_rans_workspace(const uint8_t *table, size_t length, uint32_t alphabet, int fast);
+
+/* Read the table of a stream of `count` symbols of an alphabet of 1 to 65,536; keep the payload and
+ * the workspace as long as the stream is in use. */
+fly_status fly_rans_open(fly_rans *rans, const uint8_t *table, size_t table_length,
+                         const uint8_t *payload, size_t length, uint64_t count, uint32_t alphabet,
+                         uint32_t *workspace, size_t words);
+
+/* Decode the chunks from `first` to before `last` (0 to rans->chunks: all) into `out`, which has room
+ * for so many symbols: bytes if the alphabet is at most 256, otherwise of two bytes each. */
+fly_status fly_rans_decode(const fly_rans *rans, uint64_t first, uint64_t last, void *out,
+                           size_t room, fly_simd simd);
+
+/* Read a table alone, into at most min(alphabet, 2**16) + 1 words; for encoders. */
+fly_status fly_rans_read_table(fly_rans *rans, const uint8_t *table, size_t length,
+                               uint32_t alphabet, uint32_t *workspace, size_t words);
 
 #ifdef __cplusplus
 }

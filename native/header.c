@@ -275,9 +275,7 @@ static void read_lengths(fly_tensor *tensor, fly_bytes *in) {
     memset(tensor->lengths, 0, sizeof tensor->lengths);
     tensor->parts = 0;
     if (is_shared(tensor->form)) {
-        if ((tensor->flags & FLY_SAME_CODEBOOK) == 0) {
-            set_length(tensor, FLY_PART_CODEBOOK, tensor->levels * item);
-        }
+        set_length(tensor, FLY_PART_CODEBOOK, tensor->levels * item);
         if (tensor->flags & FLY_SCALED) {
             set_length(tensor, FLY_PART_SCALES, tensor->shape[0] * item);
         }
@@ -354,8 +352,7 @@ static fly_status check_kind(fly_header *header, const uint8_t *kind) {
     const unsigned largest = dtype > storage ? dtype : storage;
     if (form > FLY_FORM_MATCHES || ((flags & FLY_MEMBER) && !may_group(form)) ||
         ((flags & FLY_OFFSET) && !(flags & FLY_SCALED)) ||
-        ((flags & FLY_SAME_CODEBOOK) && !(flags & FLY_MEMBER)) ||
-        ((flags & ~(unsigned)FLY_MEMBER) && !is_shared(form))) {
+        ((flags & FLY_SCALED) && !is_shared(form)) || (flags & 128)) {
         return refuse(header, FLY_UNKNOWN_FORM, kind[0], 0);
     }
     if (largest >= DTYPES) {
@@ -374,7 +371,7 @@ static fly_status check_kind(fly_header *header, const uint8_t *kind) {
 
 /* Whether a tensor and that of an entry can be in one group. */
 static int same_group(const fly_header *header, const fly_entry *entry, const fly_tensor *tensor) {
-    const unsigned own = ~(unsigned)(FLY_MEMBER | FLY_SAME_CODEBOOK);
+    const unsigned own = ~(unsigned)FLY_MEMBER;
     fly_bytes in = from(header, entry->shape);
     unsigned axis;
     if ((entry->form & own) != ((tensor->form | tensor->flags) & own) ||
@@ -426,9 +423,6 @@ static fly_status place_in_group(fly_header *header, fly_entry *entry, const fly
     if (tensor->elements > MAX_GROUPED ||
         (first->rows + extent) * ((uint32_t)tensor->elements / (uint32_t)extent) > MAX_GROUPED) {
         return FLY_LARGE_GROUP;
-    }
-    if ((tensor->flags & FLY_SAME_CODEBOOK) && entry->levels != first->levels) {
-        return FLY_OTHER_LEVELS;
     }
     entry->link = *link;
     entry->rows = first->rows;

@@ -22,6 +22,7 @@ fly_simd fly_chosen_simd(int simd);
 /* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
 extern PyMethodDef fly_header_methods[];
 extern PyMethodDef fly_quantize_methods[];
+extern PyMethodDef fly_rans_methods[];
 extern PyMethodDef fly_repetition_methods[];
 
 #endif

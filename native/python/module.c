@@ -16,7 +16,7 @@ static PyMethodDef own_methods[] = {
 
 static int add_all(PyObject *module) {
     PyMethodDef *const all[] = {own_methods, fly_header_methods, fly_quantize_methods,
-                                fly_repetition_methods};
+                                fly_rans_methods, fly_repetition_methods};
     size_t index;
     for (index = 0; index < sizeof all / sizeof all[0]; index++) {
         if (PyModule_AddFunctions(module, all[index]) < 0) {

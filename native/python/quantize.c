@@ -97,7 +97,7 @@ static int is_matrix(call *c, size_t rows) {
     return 1;
 }
 
-/* The number of words in a buffer, of as many bytes as the first number says; 0 if they are none. */
+/* The number of words in a buffer, of as many bytes as the first number says; 0 if it has none. */
 static int are_words(call *c, int view, size_t most, size_t *count) {
     const Py_ssize_t item = c->numbers[0];
     if (!(item == 1 || item == 2 || item == 4 || item == 8 || item == 16) || (size_t)item > most ||
@@ -113,7 +113,7 @@ static size_t symbol_bytes(const call *c, int view, size_t count) {
     return holds(c, view, count, 1) ? 1 : holds(c, view, count, 2) ? 2 : 0;
 }
 
-/* Define a function of so many buffers, of which those from `writable` on are written, and numbers. */
+/* Define a function of so many buffers, those from `writable` on written, and so many numbers. */
 #define DEFINE(name, views, numbers, writable)                       \
     static void name##_of(call *c);                                  \
     static PyObject *name(PyObject *module, PyObject *args) {        \
@@ -256,7 +256,8 @@ DEFINE(dequantize, 5, 2, 4) {
         const size_t count = items(c, 0, width), levels = items(c, 1, item);
         const size_t rows = at(c, 2) == NULL ? 1 : items(c, 2, item);
         uint8_t *const workspace = PyMem_Malloc(fly_dequantize_workspace(dtype, levels));
-        RUN_IF((size_t)c->views[0].len == count * width && (size_t)c->views[1].len == levels * item &&
+        RUN_IF((size_t)c->views[0].len == count * width &&
+                   (size_t)c->views[1].len == levels * item &&
                    (at(c, 2) == NULL || (size_t)c->views[2].len == rows * item) &&
                    (at(c, 3) == NULL || c->views[3].len == c->views[2].len) &&
                    items(c, 4, item) == count && (size_t)c->views[4].len % item == 0 &&
@@ -284,7 +285,7 @@ PyMethodDef fly_quantize_methods[] = {
     METHOD(all_equal, "(words, item) -> 1 if they are"),
     METHOD(gather_nonzero, "(words, item, mask, out)"),
     METHOD(scatter_nonzero, "(mask, values, item, out)"),
-    METHOD(distinct, "(words, item, found, counts) -> how many, or one more than there is room for"),
+    METHOD(distinct, "(words, item, found, counts) -> how many, one more than fit if too many"),
     METHOD(places, "(words, item, known, out)"),
     METHOD(narrow, "(values, from_dtype, to_dtype, out) -> 1 if all are exact"),
     METHOD(dequantize, "(symbols, symbol_bytes, levels, dtype, scales, offsets, out)"),

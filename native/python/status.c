@@ -9,6 +9,23 @@ const char *fly_sentence(fly_status status) {
     case FLY_BAD_ARGUMENT: return "an alphabet, a count or a shape is out of range.";
     case FLY_SMALL_WORKSPACE: return "the workspace is too small.";
     case FLY_TOO_MANY: return "so few bytes cannot stand for so many elements.";
+    case FLY_RANS_NOT_EMPTY: return "an rANS stream of no symbols is not empty.";
+    case FLY_RANS_NO_SYMBOL:
+        return "an rANS stream without a payload does not name the symbol to repeat.";
+    case FLY_RANS_TABLE_SHORT:
+        return "an rANS table is cut short or holds a number that is too large.";
+    case FLY_RANS_TABLE_LONG: return "an rANS table has at most 524288 bytes.";
+    case FLY_RANS_TABLE_END: return "an rANS table does not end where its last weight does.";
+    case FLY_RANS_ONE_LANE: return "an rANS table has one lane in the form for several.";
+    case FLY_RANS_USED: return "an rANS table cannot hold so few or so many symbols in its bits.";
+    case FLY_RANS_BEYOND: return "an rANS table names symbols beyond its alphabet.";
+    case FLY_RANS_WEIGHT: return "an rANS table gives a symbol a weight out of range.";
+    case FLY_RANS_NO_WEIGHT: return "an rANS table gives every symbol a weight of zero.";
+    case FLY_RANS_LONE_LANE: return "an rANS stream of several chunks has only one lane.";
+    case FLY_RANS_PADDED: return "the state of an rANS stream is missing or padded with zeros.";
+    case FLY_RANS_STATES: return "an rANS chunk cannot hold its states and whole words.";
+    case FLY_RANS_LOW_STATE: return "an rANS state is below 65536.";
+    case FLY_RANS_END: return "rANS symbols do not end where their bytes do.";
     /* Sentences about a header are formatted: {0} is the name of the tensor, {1} and {2} are two
      * numbers, {3} and {4} the dtypes of these numbers, {5} its place. */
     case FLY_BAD_HEADER_LENGTH: return "so few bytes cannot be so long a header.";
@@ -37,8 +54,6 @@ const char *fly_sentence(fly_status status) {
     case FLY_ALIAS_SHAPE: return "tensor {0!r} differs in shape from what it aliases.";
     case FLY_NO_GROUP: return "tensor {0!r} belongs to no group.";
     case FLY_LARGE_GROUP: return "tensor {0!r} makes its group too large.";
-    case FLY_OTHER_LEVELS:
-        return "tensor {0!r} shares a codebook that has another number of levels.";
     case FLY_LONG_PARTS: return "tensor {0!r} has parts that are longer than any file.";
     case FLY_NO_ARCHITECTURE:
         return "the file leaves names and shapes to its architecture; give that.";

@@ -1,7 +1,7 @@
 /* quantize.h: loops over the values of large tensors, for the encoder's side only.
  *
- * `values` are little-endian, as in a file. Sums are of integers or in a fixed order, and no product
- * that is rounded is added, so that results are the same on every machine and for any `simd`.
+ * `values` are little-endian, as in a file. Sums are of integers or in a fixed order, and products
+ * that are added are exact, so that results are the same on every machine and for any `simd`.
  */
 #ifndef FLY_QUANTIZE_H
 #define FLY_QUANTIZE_H
@@ -22,7 +22,8 @@ typedef struct fly_matrix {
 } fly_matrix;
 
 /* Of each row, the values up to its limit in size: how many are not zero, the sum of their squares
- * (NaN if one is NaN), and the largest size. All arrays have an item for each row. */
+ * (NaN if one is NaN), and the largest size. All arrays have an item for each row; those of a row
+ * with a limit below 0 stay as they are. */
 void fly_measure_rows(const fly_matrix *matrix, const float *limits, int64_t *counts,
                       double *squares, double *peaks, fly_simd simd);
 
@@ -32,7 +33,8 @@ void fly_measure_rows(const fly_matrix *matrix, const float *limits, int64_t *co
 void fly_tally(const fly_matrix *matrix, const float *steps, int64_t *counts, int64_t *sums,
                double *squares, fly_simd simd);
 
-/* The multiples beyond the slots, rounded to 11 bits, in order: at most `room`; returns how many. */
+/* Writes the multiples beyond the slots, rounded to 11 bits, in order, at most `room`; returns how
+ * many. */
 size_t fly_large_multiples(const fly_matrix *matrix, const float *steps, float *out, size_t room);
 
 /* Writes for each value the entry of its slot in `table`, or, beyond the slots, the entry of

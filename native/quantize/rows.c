@@ -22,7 +22,9 @@
 #else
 #define TWINS(name, parameters, arguments) \
     static void name##_plain parameters { name##_body arguments; }
-#define RUN(name, arguments) (void)simd; name##_plain arguments;
+#define RUN(name, arguments) \
+    (void)simd;              \
+    name##_plain arguments;
 #endif
 
 static size_t item_of(const fly_matrix *matrix) { return matrix->dtype == FLY_FLOAT32 ? 4 : 2; }
@@ -100,8 +102,10 @@ void fly_measure_rows(const fly_matrix *matrix, const float *limits, int64_t *co
     const size_t bytes = item_of(matrix) * matrix->columns;
     size_t row;
     for (row = 0; row < matrix->rows; row++) {
-        RUN(measure, (matrix->values + bytes * row, matrix->dtype, matrix->columns, limits[row],
-                      counts + row, squares + row, peaks + row))
+        if (!(limits[row] < 0)) {
+            RUN(measure, (matrix->values + bytes * row, matrix->dtype, matrix->columns,
+                          limits[row], counts + row, squares + row, peaks + row))
+        }
     }
 }
 

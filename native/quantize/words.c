@@ -61,19 +61,18 @@ int fly_all_equal(const uint8_t *words, size_t count, size_t item) {
 
 FLY_INLINE int gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, uint8_t *out,
                       size_t room) {
-    size_t place;
+    size_t place, used = 0;
     for (place = 0; place < count; place++) {
         const int kept = word_at(words + item * place, item) != 0;
         mask[place] = (uint8_t)kept;
-        if (kept) {
-            if (room-- == 0) {
-                return 0;
-            }
-            memcpy(out, words + item * place, item);
-            out += item;
+        if (used < room) { /* written in any case: a branch on what is kept would be a guess */
+            memcpy(out + item * used, words + item * place, item);
+            used += (size_t)kept;
+        } else if (kept) {
+            return 0;
         }
     }
-    return room == 0;
+    return used == room;
 }
 
 int fly_gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, uint8_t *out,
@@ -85,7 +84,7 @@ int fly_gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, u
 
 size_t fly_distinct_workspace(void) { return sizeof(slot) << SLOT_BITS; }
 
-/* The slot of a word, or the free one where it belongs. Items of 1 and 2 bytes are their own place. */
+/* The slot of a word, or the free one where it belongs. Items of 1 and 2 bytes tell their place. */
 FLY_INLINE slot *slot_of(slot *table, uint64_t word, size_t item) {
     const size_t mask = ((size_t)1 << SLOT_BITS) - 1;
     size_t at = item <= 2 ? (size_t)word
@@ -172,7 +171,8 @@ static format format_of(fly_dtype dtype) {
 static int narrow_word(uint64_t bits, format from, fly_dtype dtype, uint64_t *out) {
     const format to = format_of(dtype);
     const int eight = dtype >= FLY_FLOAT8_E4M3FN;
-    const uint64_t top = ((uint64_t)1 << from.exponent) - 1, most = ((uint64_t)1 << to.exponent) - 1;
+    const uint64_t top = ((uint64_t)1 << from.exponent) - 1;
+    const uint64_t most = ((uint64_t)1 << to.exponent) - 1;
     const uint64_t exponent = bits >> from.mantissa & top;
     const uint64_t mantissa = bits & (((uint64_t)1 << from.mantissa) - 1);
     const uint64_t sign = bits >> (from.exponent + from.mantissa) << (to.exponent + to.mantissa);

@@ -16,7 +16,7 @@ from flyweight.coding import (
     encode_tensors,
     prepare_shared,
 )
-from flyweight.coding.channels import scaled_values
+from flyweight.coding.channels import all_finite, dequantized
 from flyweight.compressed import CompressedModel, CompressedTensor, by_channel
 from flyweight.errors import FormatError, ModelError
 from flyweight.format import (
@@ -129,16 +129,54 @@ def test_dequantize_decode_and_file_give_the_same_bits(data, dtype, rest, rows, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dequantize_matches_scaled_values_bit_for_bit(dtype):
+@pytest.mark.parametrize("width", [np.uint8, np.uint16])
+@pytest.mark.parametrize("columns", [20, 3000])  # fewer than there are levels, and more
+@pytest.mark.parametrize("tables", [0, 1, 2])
+def test_dequantized_matches_torch_bit_for_bit(dtype, width, columns, tables):
     generator = torch.Generator().manual_seed(1)
     levels, scales, offsets = (
         torch.randn(size, generator=generator, dtype=torch.float64).to(DTYPES[dtype])
-        for size in ((50, 400), 50, 50)
+        for size in (200, 50, 50)
     )
-    wanted = carried(by_channel(levels, scales, offsets))
-    found = scaled_values(carried(levels), dtype, carried(scales), carried(offsets))
-    assert found.dtype == wanted.dtype
-    assert found.tobytes() == wanted.tobytes()
+    symbols = torch.randint(0, 201, (50, columns), generator=generator)
+    used = [scales, offsets][:tables]
+    wanted = CompressedTensor(symbols, levels, *used).dequantize()
+    found = dequantized(symbols.numpy().astype(width), carried(levels), dtype, *map(carried, used))
+    assert found.dtype == carried(wanted).dtype
+    assert found.tobytes() == carried(wanted).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 2.0**-9, 300.0])
+def test_dequantized_rounds_all_values_of_16_bits(dtype, scale):
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(DTYPES[dtype])
+    for sign in (every.signbit(), ~every.signbit()):
+        levels = every[every.isfinite() & sign]
+        factor = torch.tensor([scale, 1 + 2**-7], dtype=levels.dtype)
+        wanted = (levels.float() * factor.float()[:, None] + factor.float()[:, None]).to(levels)
+        symbols = np.tile(np.arange(1, levels.numel() + 1, dtype=np.uint16), (2, 1))
+        for columns in (symbols.shape[1], symbols.shape[1] - 1):
+            part = symbols[:, :columns]
+            found = dequantized(part, carried(levels), dtype, carried(factor), carried(factor))
+            assert found.tobytes() == carried(wanted[:, :columns].contiguous()).tobytes()
+
+
+@pytest.mark.parametrize("width", [np.uint8, np.uint16])
+@pytest.mark.parametrize("scales", [None, np.float32([1, 2])])
+@pytest.mark.parametrize("columns", [3, 5000])
+def test_dequantized_refuses_symbols_without_a_level(width, scales, columns):
+    symbols = np.ones((2, columns), width)
+    symbols[1, -1] = 7
+    with pytest.raises(ValueError, match="do not match"):
+        dequantized(symbols, np.ones(6, np.float32), "float32", scales)
+    assert dequantized(symbols, np.ones(7, np.float32), "float32", scales).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_finite_finds_nan_and_infinity(dtype):
+    for value, finite in ((math.inf, False), (-math.inf, False), (math.nan, False), (-3e4, True)):
+        values = carried(torch.tensor([1.0, value, -2.0], dtype=DTYPES[dtype]))
+        assert all_finite(values, dtype) == finite
 
 
 def test_encode_shared_stores_tables_in_the_narrowest_exact_dtype():

@@ -547,8 +547,8 @@ def byte_planes(data: bytes, dtype: str, count: int) -> bytes:
 
 def matches(data: bytes, size: int) -> bytes:
     """Decode so many bytes (*Matches*)."""
-    properties = Cursor(data).take(1)[0]
-    check(properties < 225 and properties % 9 + properties // 9 % 5 <= 4, "wrong properties")
+    distance = Cursor(data).take(1)[0]
+    check(distance <= 16, "a distance is too large")
     dictionary = min(max(4096, 1 << (size - 1).bit_length()), 1 << 26)
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
@@ -558,7 +558,10 @@ def matches(data: bytes, size: int) -> bytes:
         raise ValueError("an LZMA2 stream is damaged") from error
     check(len(raw) == size and decoder.eof, "an LZMA2 stream is of another length")
     check(not decoder.unused_data, "there are bytes after an LZMA2 stream")
-    return raw
+    values = bytearray(raw)
+    for place in range(distance, size if distance else 0):
+        values[place] = (values[place] + values[place - distance]) % 256
+    return bytes(values)
 
 
 def unpacked(raw: bytes, code: str) -> list[Any]:
@@ -614,7 +617,6 @@ class Kind(NamedTuple):
     form: int
     follows: bool
     tables: tuple[str, ...]  # of the channels: scales, offsets
-    shares: bool
     dtype: str
     storage: str
 
@@ -641,17 +643,16 @@ class Entry:
 def read_kind(cursor: Cursor) -> Kind:
     """Read three bytes."""
     first, dtype, storage = cursor.take(3)
-    form, follows, shares = first & 15, bool(first & 16), bool(first & 128)
-    check(form <= MATCHES, "there is no such form")
+    form, follows = first & 15, bool(first & 16)
+    check(form <= MATCHES and first < 128, "there is no such form")
     check(not follows or form in (CONSTANT, *SHARED, PLANES), "a form cannot follow in a group")
-    check(not shares or (follows and form in SHARED), "there is no first codebook to share")
     check(first & 32 or not first & 64, "there are offsets without scales")
     tables = ("scales", "offsets")[: (first >> 5 & 1) + (first >> 6 & 1)]
     check(max(dtype, storage) < len(DTYPES), "there is no such dtype")
     names = [NAMES[number] for number in (dtype, storage)]
     check(dtype == storage or names[1] in STORAGES.get(names[0], ()), "there is no such storage")
     check(not tables or (form in SHARED and names[0] in SCALED), "a tensor cannot have scales")
-    return Kind(form, follows, tables, shares, *names)
+    return Kind(form, follows, tables, *names)
 
 
 def fingerprint(shapes: Shapes) -> bytes:
@@ -709,7 +710,7 @@ def read_header(cursor: Cursor, known: Shapes | None) -> tuple[list[Entry], Meta
         check(len(whole.encode()) <= 1024, "a name is too long")
         entry = Entry(whole, again.kind if again else kinds[number])
         entries.append(entry)
-        form, follows, tables, shares, dtype, storage = entry.kind
+        form, follows, tables, dtype, storage = entry.kind
         if form == ALIAS:
             entry.target = cursor.varint()
             check(entry.target < place, "an alias of no earlier tensor")
@@ -724,14 +725,13 @@ def read_header(cursor: Cursor, known: Shapes | None) -> tuple[list[Entry], Meta
         if form in SHARED:
             entry.levels = again.levels if again else cursor.varint()
             check(entry.levels <= 65535, "there are too many levels")
-            entry.lengths["codebook"] = 0 if shares else entry.levels * ITEM[storage]
+            entry.lengths["codebook"] = entry.levels * ITEM[storage]
         check(entry.shape or not tables, "a tensor has scales and no channels")
         entry.lengths |= dict.fromkeys(tables, prod(entry.shape[:1]) * ITEM[storage])
         likeness = form, tables, dtype, storage, len(entry.shape), entry.shape[1:]
         if follows:
             check(likeness in firsts and entry.shape, "a tensor follows in no group")
             group = firsts[likeness].group
-            check(not shares or entry.levels == group[0].levels, "a codebook of other levels")
             group.append(entry)
             check(all(one.size for one in group), "a tensor of a group has no elements")
             check(sum(one.size for one in group) <= 1 << 20, "a group is too large")
@@ -751,10 +751,10 @@ def read_header(cursor: Cursor, known: Shapes | None) -> tuple[list[Entry], Meta
 def decode(group: list[Entry]) -> None:
     """Decode the values of a tensor that does not follow in a group, and of those that follow."""
     parts = group[0].parts
-    form, _, _, _, dtype, storage = group[0].kind
+    form, _, _, dtype, storage = group[0].kind
     if form in SHARED:
         for one, symbols in zip(group, stacked_symbols(group), strict=True):
-            one.values = shared_values(one, parts["codebook"], symbols)
+            one.values = shared_values(one, symbols)
         return
     dense = parts["dense"]
     count = sum(one.size for one in group)
@@ -786,29 +786,30 @@ def stacked_symbols(group: list[Entry]) -> Iterator[list[int]]:
         most = max(one.levels for one in group)
         values = stream(tables, payload, sum(one.size for one in group), most + 1)
     cursor = Cursor(tables)
-    start = 0
+    start = below = above = 0
     for one in group:
         symbols = values[start : start + one.size]
         start += one.size
         if form == CONTEXT and one.size:
             negatives = cursor.varint()
             check(negatives <= one.levels, "the number of negative levels is wrong")
+            below, above = max(below, negatives), max(above, one.levels - negatives)
             check(min(symbols) >= -negatives, "there is no such level")
             symbols = [value and value + negatives + (value < 0) for value in symbols]
         check(max(symbols, default=0) <= one.levels, "there is no such level")
         yield symbols
+    check(below + above <= 65535, "a group has too many levels on both sides of zero")
     check(form != CONTEXT or not cursor.rest(), "there are bytes after a table")
 
 
-def shared_values(entry: Entry, codebook: bytes, symbols: list[int]) -> bytes:
+def shared_values(entry: Entry, symbols: list[int]) -> bytes:
     """Put levels for symbols (*Shared tensors*, *Scales and offsets*).
 
     Python computes in binary64. Of binary32 numbers, this gives products exactly, and sums with
     digits enough that rounding them once more is as good as rounding once.
     """
-    _, _, names, shares, dtype, storage = entry.kind
-    told = [codebook if shares else entry.parts["codebook"], *(entry.parts[name] for name in names)]
-    tables = [converted(table, dtype, storage) for table in told]
+    _, _, names, dtype, storage = entry.kind
+    tables = [converted(entry.parts[part], dtype, storage) for part in ("codebook", *names)]
     item = ITEM[dtype]
     if not names:
         items = [bytes(item), *unpacked(tables[0], f"{item}s")]

@@ -14,11 +14,7 @@ import numpy as np
 
 from flyweight.coding import (
     carrier,
-    decode_channels,
-    decode_shared,
     encode_alias,
-    encode_lossless,
-    encode_shared,
     encode_tensors,
     prepare_lossless,
     prepare_shared,
@@ -26,6 +22,15 @@ from flyweight.coding import (
 from flyweight.format import Container, dumps
 
 FOLDER = Path(__file__).parent
+CODERS = ("huffman", "rans", "context")
+DENSE_CODERS = ("raw", "planes", "sparse", "matches")
+STORAGES = {
+    "int16": ("uint8", "int8"),
+    "int32": ("uint8", "int8", "uint16", "int16"),
+    "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
+    "float32": ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+    "float64": ("float16", "float32"),
+}
 
 
 def noise(size, seed):
@@ -37,268 +42,174 @@ def noise(size, seed):
     return out
 
 
-def arrays():
-    """Return name -> (dtype, array, whether it is shared)."""
-    levels = np.array([0, -24, -10, -3, 5, 11, 30], dtype="f4") / 16
-
-    def shared(size, shape, kept_of_100, seed):
-        which = 1 + noise(size, seed) * 11 % 6
-        kept = noise(size, seed + 1) % 100 < kept_of_100
-        return levels[np.where(kept, which, 0)].reshape(shape)
-
-    far = np.zeros(3000, dtype="f4")
-    far[[0, 1, 700, 2998]] = 1
-    return {
-        "conv1.weight": ("float32", shared(432, (16, 3, 3, 3), 35, 1), True),
-        "layer1.0.conv1.weight": ("float32", shared(2304, (16, 16, 3, 3), 20, 2), True),
-        "layer1.0.bn1.weight": ("float32", noise(16, 3).astype("f4") / 7, False),
-        "layer1.0.bn1.bias": ("float32", noise(16, 4).astype("f4") / 65536 - 0.5, False),
-        "layer1.0.bn1.num_batches_tracked": ("int64", np.int64(31200), False),
-        "layer1.0.conv2.weight": ("float32", shared(7500, (7500,), 25, 5), True),
-        "dense.mostly_kept": ("float32", shared(800, (40, 20), 93, 6), True),
-        "dense.coarse": ("float32", (noise(500, 14) % 4).astype("f4").reshape(20, 25), True),
-        "dense.one_level": ("float32", (noise(700, 15) % 16 > 0).astype("f4"), True),
-        "dense.half_kept": ("float32", shared(64, (8, 8), 50, 7), True),
-        "dense.all_kept": ("float32", shared(300, (300,), 100, 8), True),
-        "dense.all_pruned": ("float32", np.zeros((7, 9), dtype="f4"), True),
-        "far.apart": ("float32", far, True),
-        "one.level": ("float32", np.full((2, 3), levels[1]), True),
-        "empty": ("float32", np.zeros((0, 4), dtype="f4"), False),
-        "scalar": ("float64", np.float64(0.1), False),
-        "zeros": ("float32", np.zeros((3, 5), dtype="f4"), False),
-        "ones": ("float16", np.ones(6, dtype="f2"), False),
-        "bits.bfloat16": ("bfloat16", noise(10, 9).astype("u2"), False),
-        "bits.float8": ("float8_e4m3fn", (noise(10, 10) % 256).astype("u1"), False),
-        "flags": ("bool", noise(11, 11) % 2 == 1, False),
-        "integers": ("int32", (noise(9, 12) - 40000).astype("i4"), False),
-        "ünïcode.名前": ("uint8", (noise(5, 13) % 256).astype("u1"), False),
-    }
-
-
-def container():
-    """Return the content of ``v1.fly``."""
-    tensors = []
-    for name, (dtype, values, is_shared) in arrays().items():
-        if is_shared:
-            levels = np.unique(values[values != 0])
-            symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(encode_shared(name, symbols, levels=levels, dtype=dtype, coder="plain"))
-        else:
-            tensors.append(encode_lossless(name, values, dtype=dtype, planes=False))
-    tensors.append(encode_alias("tied.weight", tensors[1], target=1))
-    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight", "用": "golden"})
-
-
-def weights(size, seed):
-    """Return sums of noise: bell-shaped, between -2 and 2."""
+def bell(size, seed):
+    """Sums of noise, between -2 and 2."""
     four = sum(noise(size, seed + 7 * part) for part in range(4))
     return (four - 2 * 65536) / 65536
 
 
-def coded_arrays():
-    """Return name -> (dtype, array, coder) for every coder but the plain one."""
-    table = {}
-    for coder in ("interleaved", "rans", "context"):
-        for name, shape in {
-            "kernels": (24, 16, 3, 3),
-            "rows": (64, 80),
-            "line": (300,),
-            "few": (3, 2),
-            "none": (0, 5),
-        }.items():
-            size = int(np.prod(shape))
-            kept = noise(size, 50) % 5 > 0
-            values = np.rint(weights(size, len(table)) * 4) * kept / 8 + 0.0  # no zero below zero
-            table[f"{coder}.{name}"] = ("float32", values.astype("f4").reshape(shape), coder)
-        table[f"{coder}.one"] = ("float16", np.full((40, 3), -0.5, dtype="f2"), coder)
-    bell = weights(3000, 90)
-    table |= {
-        "planes.float32": ("float32", bell.astype("f4") * np.float32(0.37), "planes"),
-        "planes.float16": ("float16", bell.astype("f2"), "planes"),
-        "planes.bfloat16": ("bfloat16", bell.astype("f4").view("u4") >> 16, "planes"),
-        "planes.int64": ("int64", noise(3000, 91) - 40_000 + (1 << 40), "planes"),
-        "planes.bool": ("bool", noise(3000, 92) % 2 == 1, "planes"),
-        "planes.two blocks": ("int16", noise(70_000, 93) % 11 - 3, "planes"),
+def bits_of(values, dtype):
+    """Float32 values that are exact in 16 bits, as the carrier of a dtype."""
+    values = np.asarray(values, "f4")
+    return values.view("u4") >> 16 if dtype == "bfloat16" else values
+
+
+def rounded(values, dtype):
+    """Round to a dtype, as its carrier; to nearest, ties to even."""
+    if dtype == "bfloat16":
+        bits = values.view("u4")
+        values = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+    return values.astype(carrier(dtype))
+
+
+def dense(name, dtype, values, storage=None):
+    """An uncoded tensor, and its values."""
+    values = np.asarray(values).astype(carrier(dtype))
+    return prepare_lossless(name, values, dtype=dtype, storage=storage), values
+
+
+def shared(name, shape, seed, *, dtype="float32", levels=8, density=75, tables=0):
+    """An uncoded tensor with scales, or these and offsets, if there are tables; and its values."""
+    size = int(np.prod(shape))
+    middle = np.clip(np.rint((bell(size, seed) + 1) / 2 * levels), 1, levels)
+    symbols = np.where(noise(size, seed + 1) % 100 < density, middle, 0).astype(np.int64)
+    symbols = symbols.reshape(shape)
+    # Half of an odd number, so that no level is 0, unless there are offsets.
+    codes = (2 * np.arange(levels) + (tables < 2) - levels) / np.float32(16)
+    scales = (1 + noise(shape[0] if tables else 0, seed + 2) % 60).astype("f4") / 256
+    offsets = (noise(len(scales), seed + 3) % 61 - 30).astype("f4") / 64
+    channels = {"scales": bits_of(scales, dtype), "offsets": bits_of(offsets, dtype)}
+    channels = {
+        kind: channels[kind].astype(carrier(dtype)) for kind in ("scales", "offsets")[:tables]
     }
-    return table
+    book = bits_of(codes, dtype).astype(carrier(dtype))
+    tensor = prepare_shared(name, symbols, levels=book, dtype=dtype, **channels)
+    wide = "f8" if dtype == "float64" else "f4"
+    values = np.append(np.float32(0), codes)[symbols].astype(wide)
+    if tables:
+        across = (shape[0], *[1] * (len(shape) - 1))
+        values = values * scales.astype(wide).reshape(across)
+        if tables > 1:
+            values = values + offsets.astype(wide).reshape(across)
+        values = np.where(symbols == 0, 0, values).astype(wide)
+    return tensor, rounded(values, dtype)
 
 
-def uncoded(table, storage=None):
-    """Return the uncoded tensors of name -> (dtype, array, coder)."""
-    tensors = []
-    for name, (dtype, array, coder) in table.items():
-        values = np.asarray(array).astype(carrier(dtype))
-        if coder == "planes":
-            own = dtype if storage == "own" else None
-            tensors.append(prepare_lossless(name, values, dtype=dtype, storage=own))
-        else:
-            levels = np.unique(values[values != 0])
-            symbols = np.where(values == 0, 0, np.searchsorted(levels, values) + 1)
-            tensors.append(prepare_shared(name, symbols, levels=levels, dtype=dtype))
+def forms():
+    """Return the tensors of ``v1.fly``: every dtype and form, but those that share."""
+    floats = bell(600, 20).astype("f4") * np.float32(0.37)
+    runs = np.zeros(3000, "f4")
+    runs[[0, 1, 700, 2998]] = 1, 2, 3, np.float32(0.1)
+    tensors = [
+        dense("raw", "float32", floats[:7]),
+        dense("constant", "float16", np.ones((2, 3))),
+        dense("zeros", "float32", np.zeros((3, 5))),
+        dense("empty", "float32", np.zeros((0, 4))),
+        dense("scalar", "float64", 0.1),
+        dense("planes", "float32", floats),
+        dense("planes.bool", "bool", noise(900, 21) % 3 == 0),
+        dense("planes.bfloat16", "bfloat16", bits_of(floats, "bfloat16")),
+        dense("planes.complex64", "complex64", floats[:300] + 1j * floats[300:]),
+        dense("planes.narrow", "float32", floats.astype("f2")),
+        dense("sparse.far", "float32", runs),
+        dense("sparse.bits", "float32", np.where(noise(600, 22) % 2, floats, 0)),
+        dense("sparse.dense", "float32", np.where(noise(600, 23) % 12, floats, 0)),
+        dense("matches", "int32", np.tile(noise(97, 24) * 65537, 20)),
+        dense("matches.float32", "float32", np.tile(floats[:97], 9)),
+        dense("matches.differences", "int32", np.arange(900) * 3_000_001),
+        dense("ünïcode.名前", "uint8", noise(5, 25) % 256),
+    ]
+    for place, dtype in enumerate(("uint8", "uint16", "uint32", "uint64", "int8")):
+        tensors.append(dense(f"raw.{dtype}", dtype, noise(11, 30 + place) * 0x10001 % 100_003))
+    for dtype in ("float8_e4m3fn", "float8_e5m2"):
+        tensors.append(dense(f"raw.{dtype}", dtype, noise(10, 40) % 256))
+    tensors.append(dense("raw.complex128", "complex128", floats[:3] * 1j + 0.1))
+    for dtype, storages in STORAGES.items():
+        for storage in storages:
+            values = [1, 3, 12, 0, 5] if "u" in storage else [1, -3, 12, 0, -0.5]
+            values = np.trunc(values) if "int" in dtype else values
+            tensors.append(dense(f"{dtype}.{storage}", dtype, values, storage))
     return tensors
 
 
-def coder_of(tensor):
-    """Return the coder that the name of a quantized tensor begins with."""
-    return tensor.name.partition(".")[0] if tensor.encoding == "shared" else None
-
-
-def coded_container():
-    """Return the content of ``v1-coders.fly``."""
-    tensors = uncoded(coded_arrays(), storage="own")
-    coded = tuple(tensor.encode(coder=coder_of(tensor)) for tensor in tensors)
-    return Container(tensors=coded, metadata={"made by": "flyweight"})
-
-
-def shapes():
-    """Return the names and shapes that ``v1-bare.fly`` leaves to its architecture."""
-    return {name: np.shape(values) for name, (_, values, _) in coded_arrays().items()}
-
-
-def grouped_arrays():
-    """Return name -> (dtype, array, coder): tensors that form groups, others between them."""
-    table = {}
-    for coder in ("plain", "interleaved", "rans", "context"):
-        for number, rows in enumerate((16, 3, 8)):
-            shape = (rows, 4, 3, 3) if coder == "context" else (rows, 60)
-            size = int(np.prod(shape))
-            kept = noise(size, 70 + number) % 4 > 0
-            step = 8 + number  # codebooks of different lengths
-            values = np.rint(weights(size, 300 + number + len(table)) * step) * kept / 8 + 0.0
-            table[f"{coder}.{number}.weight"] = (
-                "float32",
-                values.astype("f4").reshape(shape),
-                coder,
-            )
-            bell = weights(40 * rows, 400 + len(table)).astype("f2")
-            table[f"{coder}.{number}.bias"] = ("float32", bell.astype("f4"), "planes")
-            table[f"{coder}.{number}.scale"] = ("float32", np.full(rows, 1.5, "f4"), "planes")
-            table[f"{coder}.{number}.steps"] = ("int64", np.int64(0), "planes")
-    return table
-
-
-def scaled_tables(name, rows):
-    """Return the scales and the offsets of channels: float32 that are exact in 16 bits."""
-    scales = (1 + noise(rows, len(name)) % 60).astype("f4") / 256
-    return scales, (noise(rows, 7 + len(name)) % 61 - 30).astype("f4") / 64
-
-
-def scaled_tensors():
-    """Return the tensors of ``v1-scaled.fly``, groups last."""
+def coded():
+    """Return the tensors of ``v1-coders.fly``, and the coder of each."""
     tensors = []
-    alone = [
-        ("float32", (16, 40), "plain", False),
-        ("float32", (16, 40), "interleaved", True),
-        ("float16", (9, 4, 3, 3), "rans", True),
-        ("bfloat16", (9, 4, 3, 3), "context", True),
-        ("float64", (40,), "rans", False),
-        ("float32", (0, 5), "plain", True),
-        ("float32", (3, 0), "rans", False),
-    ]
-    sets = [
-        ("float32", (rows, 4, 3, 3), coder, coder != "rans")
-        for coder in ("plain", "interleaved", "rans", "context")
-        for rows in (8, 5, 16)
-    ]
-    for number, (dtype, shape, coder, has_offsets) in enumerate(alone + sets):
-        size = int(np.prod(shape))
-        kept = noise(size, 60 + number) % 4 > 0
-        codes = np.rint(weights(size, 500 + number) * 6).reshape(shape)
-        # Level 0 is no zero where there are offsets; half levels tell channels from values.
-        codes = (codes / 2 if has_offsets else codes) + 0.0  # one zero, as sorting keeps either
-        used = np.unique(codes[kept.reshape(shape)])
-        used = used if has_offsets else used[used != 0]
-        kept = kept.reshape(shape) & np.isin(codes, used)
-        symbols = np.where(kept, np.searchsorted(used, codes) + 1, 0)
-        tables = [used, *scaled_tables(f"{number}{coder}", shape[0])][: 2 + has_offsets]
-        if dtype == "bfloat16":
-            tables = [table.astype("f4").view("u4") >> 16 for table in tables]
-        levels, scales, *offsets = (table.astype(carrier(dtype)) for table in tables)
-        made = prepare_shared(
-            f"{coder}.{number}.weight",
-            symbols,
-            levels=levels,
-            scales=scales,
-            offsets=offsets[0] if offsets else None,
-            dtype=dtype,
-        )
-        tensors.append(made)
-    found = [tensor.encode(coder=coder_of(tensor)) for tensor in tensors[: len(alone)]]
-    for first in range(len(alone), len(tensors), 3):
-        group = tensors[first : first + 3]
-        found += encode_tensors(group, coder=coder_of(group[0]))
-    return found
+    for seed, coder in enumerate(CODERS):
+        for name, shape, kind in (
+            ("kernels", (16, 6, 3, 3), {}),
+            ("rows", (24, 40), {"levels": 40, "tables": 1}),
+            ("line", (300,), {"dtype": "float16", "tables": 2}),
+            ("bfloat16", (9, 8), {"dtype": "bfloat16", "tables": 2}),
+            ("float64", (9, 8), {"dtype": "float64", "tables": 2}),
+            ("few", (3, 2), {"levels": 1, "density": 50}),
+            ("one", (40, 3), {"levels": 1, "density": 100}),
+            ("none", (0, 5), {"tables": 2}),
+            ("sparse", (40, 40), {"density": 4}),
+        ):
+            tensor, values = shared(f"{coder}.{name}", shape, 50 + seed, **kind)
+            tensors.append((tensor.encode(coder=coder), values))
+    integers = noise(70_000, 91)
+    two_blocks = np.where(integers % 40 == 0, integers % 5, 7)
+    return [*tensors, dense("planes.two blocks", "int16", two_blocks)]
 
 
-def scaled_container():
-    """Return the content of ``v1-scaled.fly``."""
-    tensors = scaled_tensors()
-    tensors.append(encode_alias("tied.weight", tensors[3], target=3))
-    return Container(tensors=tuple(tensors), metadata={"made by": "flyweight"})
+def grouped():
+    """Return the tensors of ``v1-groups.fly``: groups that interleave."""
+    tensors = []
+    for number, rows in enumerate((16, 3, 8)):
+        for seed, coder in enumerate(CODERS):
+            seed = 10 * seed + number
+            for tables, rest in enumerate(((5,), (2, 3, 3), (7,))):
+                name, levels = f"{number}.{coder}{tables}", 8 + 2 * number
+                tensor = shared(name, (rows, *rest), seed, levels=levels, tables=tables)
+                tensors.append((*tensor, coder))
+        values = bell(40 * rows, 400 + number).astype("f2").astype("f4")
+        tensors.append((*dense(f"{number}.bias", "float32", values), "planes"))
+        tensors.append((*dense(f"{number}.scale", "float32", np.full(rows, 1.5)), "constant"))
+        tensors.append((*dense(f"{number}.steps", "int64", 0), "zeros"))
+    places = {}
+    for coder in {kind for _, _, kind in tensors}:
+        own = [place for place, (_, _, kind) in enumerate(tensors) if kind == coder]
+        forced = coder if coder in CODERS else None
+        group = encode_tensors([tensors[place][0] for place in own], coder=forced)
+        places |= dict(zip(own, group, strict=True))
+    return [(places[place], values) for place, (_, values, _) in enumerate(tensors)]
 
 
-def scaled_values():
-    """Return what they decode to, name -> (dtype, array, coder), computed by single steps."""
-    table = {}
-    for tensor in scaled_tensors():
-        symbols, levels = decode_shared(tensor)
-        tables = [levels, *(one for one in decode_channels(tensor) if one is not None)]
-        if tensor.dtype == "bfloat16":
-            tables = [(one.astype("u4") << 16).view("f4") for one in tables]
-        elif tensor.dtype == "float16":
-            tables = [one.astype("f4") for one in tables]
-        levels, scales, *offsets = tables
-        values = np.zeros(tensor.shape, levels.dtype)
-        for channel, own in enumerate(symbols):
-            products = np.append(levels[:1] * 0, levels)[own] * scales[channel]
-            products = products + offsets[0][channel] if offsets else products
-            values[channel] = np.where(own == 0, levels.dtype.type(0), products)
-        if tensor.dtype == "bfloat16":  # to nearest, ties to even
-            bits = values.view("u4")
-            values = bits + 0x7FFF + (bits >> 16 & 1) >> 16
-        table[tensor.name] = (tensor.dtype, values.astype(carrier(tensor.dtype)), tensor.coder)
-    return table
+def encoded(tensor):
+    """Encode a tensor by the coder that its name begins with, if any."""
+    begin = tensor.name.partition(".")[0]
+    return tensor.encode(coder=begin if begin in DENSE_CODERS else None)
 
 
-def grouped_container():
-    """Return the content of ``v1-groups.fly``."""
-    tensors = {tensor.name: tensor for tensor in uncoded(grouped_arrays())}
-    coded = {}
-    for coder in ("plain", "interleaved", "rans", "context"):
-        group = [tensor for tensor in tensors.values() if coder_of(tensor) == coder]
-        coded |= {tensor.name: tensor for tensor in encode_tensors(group, coder=coder)}
-    others = [tensor for tensor in tensors.values() if tensor.encoding != "shared"]
-    coded |= {tensor.name: tensor for tensor in encode_tensors(others)}
-    content = tuple(coded[name] for name in tensors)
-    return Container(tensors=content, metadata={"architecture": "none", "recipe": "golden"})
-
-
-def expected(table):
-    """Return what a file must decode to: dtype, shape and little-endian bytes.
+def content(tensors, metadata):
+    """Return a container and what it decodes to; a tensor, the first of two dimensions, twice.
 
     Up to 256 bytes stand in hex, of more their SHA-256.
     """
     told = {}
-    for name, (dtype, values, _) in table.items():
-        raw = np.asarray(values).astype(carrier(dtype)).tobytes()
+    coded = [tensor if hasattr(tensor, "parts") else encoded(tensor) for tensor, _ in tensors]
+    for tensor, (_, values) in zip(coded, tensors, strict=True):
+        raw = values.tobytes()
         content = {"hex": raw.hex()} if len(raw) <= 256 else {"sha256": sha256(raw).hexdigest()}
-        told[name] = {"dtype": dtype, "shape": list(np.shape(values))} | content
-    return told
+        told[tensor.name] = {"dtype": tensor.dtype, "shape": list(values.shape)} | content
+    target = next(place for place, tensor in enumerate(coded) if len(tensor.shape) == 2)
+    coded.append(encode_alias("tied.weight", coded[target], target=target))
+    told["tied.weight"] = told[coded[target].name]
+    return Container(tensors=tuple(coded), metadata=metadata), told
 
 
 def make():
     """Return stem -> (bytes of the file, what it decodes to)."""
-    first = expected(arrays())
-    coded = expected(coded_arrays())
-    scaled = expected(scaled_values())
-    scaled["tied.weight"] = scaled["context.3.weight"]
-    return {
-        "v1": (dumps(container()), first | {"tied.weight": first["layer1.0.conv1.weight"]}),
-        "v1-coders": (dumps(coded_container()), coded),
-        "v1-groups": (dumps(grouped_container()), expected(grouped_arrays())),
-        "v1-scaled": (dumps(scaled_container()), scaled),
-        "v1-bare": (dumps(coded_container(), bare=True), coded),
+    groups, told = content(grouped(), {"architecture": "none", "recipe": "golden"})
+    files = {
+        "v1": content(forms(), {"made by": "flyweight", "用": "golden"}),
+        "v1-coders": content(coded(), {}),
+        "v1-groups": (groups, told),
     }
+    made = {stem: (dumps(container), told) for stem, (container, told) in files.items()}
+    return made | {"v1-bare": (dumps(groups, bare=True), told)}
 
 
 if __name__ == "__main__":

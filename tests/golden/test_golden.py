@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import runpy
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,68 +12,73 @@ import pytest
 import torch
 
 from flyweight.coding import carrier, decode_tensor
+from flyweight.coding.scalars import DTYPES
 from flyweight.compressed import CompressedModel
 from flyweight.format import dumps, read
 
 FOLDER = Path(__file__).parent
-MAKER = runpy.run_path(str(FOLDER / "make_golden.py"))
+sys.path.insert(0, str(FOLDER))
+
+from fly_reader import read_fly  # noqa: E402
+
 EXPECTED = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted(FOLDER.glob("*.json"))
 }
+SHAPES = {
+    stem: {name: tuple(told["shape"]) for name, told in table.items()}
+    for stem, table in EXPECTED.items()
+}
 
 
 def opened(stem):
-    return read(FOLDER / f"{stem}.fly", MAKER["shapes"]())
+    return read(FOLDER / f"{stem}.fly", SHAPES[stem])
 
 
-@pytest.fixture(scope="module")
-def golden():
-    return opened("v1")
+def check(told, dtype, shape, raw):
+    assert (dtype, list(shape)) == (told["dtype"], told["shape"])
+    if "hex" in told:
+        assert raw.hex() == told["hex"]
+    else:
+        assert sha256(raw).hexdigest() == told["sha256"]
 
 
 @pytest.fixture(scope="module")
 def made():
-    return MAKER["make"]()
+    return runpy.run_path(str(FOLDER / "make_golden.py"))["make"]()
 
 
 def test_golden_files_are_complete():
-    assert {"v1", "v1-bare", "v1-coders", "v1-scaled"} <= set(EXPECTED)
+    assert set(EXPECTED) == {"v1", "v1-bare", "v1-coders", "v1-groups"}
     assert set(EXPECTED) == {path.stem for path in FOLDER.glob("*.fly")}
 
 
-def test_read_returns_metadata_and_names(golden):
-    assert golden.metadata == {"made by": "flyweight", "用": "golden"}
-    assert [tensor.name for tensor in golden.tensors] == list(EXPECTED["v1"])
+@pytest.mark.parametrize("stem", EXPECTED)
+def test_decode_tensor_gives_the_recorded_bits(stem):
+    container = opened(stem)
+    assert [tensor.name for tensor in container.tensors] == list(EXPECTED[stem])
+    for tensor in container.tensors:
+        source = tensor if tensor.target is None else container.tensors[tensor.target]
+        values = decode_tensor(source)
+        assert values.dtype == carrier(tensor.dtype)
+        check(EXPECTED[stem][tensor.name], tensor.dtype, values.shape, values.tobytes())
 
 
-@pytest.mark.parametrize(
-    ("stem", "name"), [(stem, name) for stem, table in EXPECTED.items() for name in table]
-)
-def test_decode_tensor_gives_the_recorded_bits(stem, name):
-    container, expected = opened(stem), EXPECTED[stem][name]
-    tensor = next(tensor for tensor in container.tensors if tensor.name == name)
-    assert tensor.dtype == expected["dtype"]
-    if tensor.target is not None:
-        tensor = container.tensors[tensor.target]
-    values = decode_tensor(tensor)
-    assert values.dtype == carrier(expected["dtype"])
-    assert list(values.shape) == expected["shape"]
-    raw = values.tobytes()
-    if "hex" in expected:
-        assert raw.hex() == expected["hex"]
-    else:
-        assert sha256(raw).hexdigest() == expected["sha256"]
+@pytest.mark.parametrize("stem", EXPECTED)
+def test_the_independent_reader_gives_the_recorded_bits(stem):
+    tensors, _ = read_fly((FOLDER / f"{stem}.fly").read_bytes(), SHAPES[stem])
+    assert list(tensors) == list(EXPECTED[stem])
+    for name, tensor in tensors.items():
+        check(EXPECTED[stem][name], *tensor)
 
 
-def test_state_dict_gives_the_recorded_bits_of_scaled_tensors():
-    state = CompressedModel.from_container(opened("v1-scaled")).state_dict()
-    assert list(state) == list(EXPECTED["v1-scaled"])
+@pytest.mark.parametrize("stem", EXPECTED)
+def test_state_dict_gives_the_recorded_bits(stem):
+    state = CompressedModel.from_container(opened(stem)).state_dict()
+    assert list(state) == list(EXPECTED[stem])
     for name, value in state.items():
-        expected = EXPECTED["v1-scaled"][name]
         raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        found = raw.hex() if "hex" in expected else sha256(raw).hexdigest()
-        assert found == expected.get("hex", expected.get("sha256"))
+        check(EXPECTED[stem][name], str(value.dtype).removeprefix("torch."), value.shape, raw)
 
 
 @pytest.mark.parametrize("stem", EXPECTED)
@@ -84,31 +89,27 @@ def test_dumps_gives_the_bytes_that_were_read(stem):
 
 @pytest.mark.parametrize("stem", EXPECTED)
 def test_encoding_the_content_gives_the_recorded_bytes(made, stem):
-    assert made[stem][0] == (FOLDER / f"{stem}.fly").read_bytes()
-    assert made[stem][1] == EXPECTED[stem]
+    assert made[stem] == ((FOLDER / f"{stem}.fly").read_bytes(), EXPECTED[stem])
 
 
-def test_golden_files_hold_every_form(golden):
-    shared = [tensor for tensor in golden.tensors if tensor.encoding == "shared"]
-    apart = [tensor.parts["tables"] for tensor in shared if tensor.parts["tables"][0]]
-    assert len(apart) < len(shared), "no tensor has zeros in the alphabet"
-    forms = {table[1] & 3 if table[0] > 1 else "all kept" for table in apart}
-    assert forms == {0, 1, 2, 3, "all kept"}
-    assert {tensor.encoding for tensor in golden.tensors} == {
-        "shared",
-        "dense",
-        "constant",
-        "alias",
-    }
-    assert any(tensor.stored_bytes >= 1024 for tensor in golden.tensors)
-    assert (FOLDER / "v1.fly").read_bytes()[5] == 1, "the header is not Huffman-coded"
-    assert (FOLDER / "v1-bare.fly").read_bytes()[5] & 2, "the header is not bare"
-    coders = {tensor.coder for tensor in opened("v1-coders").tensors}
-    assert coders >= {"interleaved", "rans", "context", "planes"}
-    scaled = [tensor for tensor in opened("v1-scaled").tensors if tensor.scaled]
-    for dtype in ("float16", "bfloat16", "float32", "float64"):
-        assert any(tensor.dtype == dtype for tensor in scaled)
-    for form in itertools.product((True, False), repeat=2):
-        assert any(
-            ("offsets" in tensor.parts, tensor.group is not None) == form for tensor in scaled
-        )
+def test_golden_files_hold_every_form():
+    forms, coders, groups = (opened(stem).tensors for stem in ("v1", "v1-coders", "v1-groups"))
+    assert opened("v1").metadata == {"made by": "flyweight", "用": "golden"}
+    assert {tensor.encoding for tensor in forms} == {"dense", "constant", "alias"}
+    assert {tensor.coder for tensor in forms} == {"raw", "planes", "sparse", "matches"}
+    assert {tensor.dtype for tensor in forms} == set(DTYPES)
+    masks = {tensor.parts["tables"][0] & 3 for tensor in forms if tensor.coder == "sparse"}
+    assert masks == {1, 2, 3}
+    distances = {tensor.parts["dense"][0] for tensor in forms if tensor.coder == "matches"}
+    assert distances == {0, 4}
+    assert {tensor.coder for tensor in coders} >= {"huffman", "rans", "context", "planes"}
+    shared = [tensor for tensor in groups if tensor.encoding == "shared"]
+    for coder in ("huffman", "rans", "context"):
+        own = [tensor for tensor in shared if tensor.coder == coder]
+        assert {len({"scales", "offsets"} & set(tensor.parts)) for tensor in own} == {0, 1, 2}
+        assert len({tensor.levels for tensor in own}) == 3
+    grouped = {tensor.encoding for tensor in groups if tensor.member}
+    assert grouped == {"shared", "dense", "constant"}
+    flags = {stem: (FOLDER / f"{stem}.fly").read_bytes()[5] for stem in EXPECTED}
+    assert flags["v1"] & 1, "the header is not Huffman-coded"
+    assert flags["v1-bare"] & 2, "the header is not bare"

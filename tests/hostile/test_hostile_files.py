@@ -28,7 +28,7 @@ from flyweight.coding import (
 from flyweight.coding.header.outline import outline_of
 from flyweight.coding.header.pack import pack_header
 from flyweight.coding.header.unpack import open_header
-from flyweight.coding.rans.stream import decode_rans
+from flyweight.coding.rans import decode_rans
 from flyweight.coding.varint import varint
 from flyweight.errors import FormatError
 from flyweight.format import Container, dumps, loads

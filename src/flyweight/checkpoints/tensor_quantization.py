@@ -9,22 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flyweight.checkpoints.histogram_quantization import (
-    KMEANS_DTYPES,
-    histogram_kmeans,
-    histogram_symbols,
-)
+from flyweight import _native
+from flyweight.checkpoints.histogram_quantization import histogram_kmeans, histogram_symbols
 from flyweight.checkpoints.uniform_grids import (
     RowStatistics,
     UniformGrid,
     as_rows,
     row_statistics,
     tally,
-    to_float32,
     to_levels,
     uniform_grids,
 )
 from flyweight.coding import UncodedTensor, entropy, prepare_shared
+from flyweight.coding.scalars import DTYPES, distinct_words, nonzero_count
 
 __all__ = ["GRIDS", "QUANTIZED_DTYPES", "Grid", "quantize_tensor"]
 
@@ -32,7 +29,7 @@ __all__ = ["GRIDS", "QUANTIZED_DTYPES", "Grid", "quantize_tensor"]
 Grid = Literal["auto", "kmeans", "uniform"]
 #: The names of `Grid`.
 GRIDS: tuple[Grid, ...] = ("auto", "kmeans", "uniform")
-QUANTIZED_DTYPES = tuple(KMEANS_DTYPES)
+QUANTIZED_DTYPES = ("float16", "bfloat16", "float32")
 
 _MOST_BITS_OF_KMEANS = 5  # beyond, a uniform grid is always smaller for its error
 _SAMPLE = 1 << 20  # elements on which the grids are compared
@@ -53,7 +50,13 @@ class _Choice:
 
 
 def quantize_tensor(
-    name: str, values: NDArray[Any], dtype: str, bits: int, grid: Grid = "auto"
+    name: str,
+    values: NDArray[Any],
+    dtype: str,
+    bits: int,
+    grid: Grid = "auto",
+    *,
+    threads: int | None = None,
 ) -> UncodedTensor | None:
     """Quantize a tensor to about ``bits`` bits a value; zeros stay zeros.
 
@@ -65,26 +68,27 @@ def quantize_tensor(
         grid: "kmeans" for 2^bits levels, "uniform" for multiples of a step of that precision, the
             same for all or scaled for each row, or "auto" for the smallest of them all at the same
             error.
+        threads: to work on; None for one a core.
 
     Returns:
         Symbols and levels, to be encoded; None if the tensor holds NaN or infinity, or nothing but
         zeros.
     """
     matrix = as_rows(values)
-    statistics = row_statistics(matrix, dtype)
+    statistics = row_statistics(matrix, dtype, threads)
     if statistics is None:
         return None
     choices = _choices(matrix, dtype, statistics, bits, grid)
     for choice in sorted(choices, key=lambda choice: choice.cost):
         if choice.grid is not None:
-            tensor = _uniform(name, values, dtype, choice.grid, statistics)
+            tensor = _uniform(name, values, dtype, choice.grid, statistics, threads)
             if tensor is not None:
                 return tensor
         else:
             break
-    centroids, table = histogram_kmeans(values, dtype, bits)
-    symbols = histogram_symbols(values, dtype, table)
-    levels = _carried(centroids, dtype)
+    clusters = histogram_kmeans(values, dtype, bits, threads)
+    symbols = histogram_symbols(values, clusters, threads)
+    levels = _carried(clusters.centroids, dtype)
     return prepare_shared(name, symbols, levels=levels, dtype=dtype)
 
 
@@ -94,12 +98,13 @@ def _uniform(
     dtype: str,
     grid: UniformGrid,
     statistics: RowStatistics,
+    threads: int | None,
 ) -> UncodedTensor | None:
     matrix = as_rows(values)
-    found = tally(matrix, dtype, grid, statistics.rms)
+    found = tally(matrix, dtype, grid, statistics.rms, threads)
     if found is None:
         return None
-    made = to_levels(matrix, dtype, grid, found)
+    made = to_levels(matrix, dtype, grid, found, threads)
     if made is None:
         return None
     tables = [table for table in (made.levels, made.scales) if table is not None]
@@ -115,7 +120,7 @@ def _uniform(
 
 
 def _rounded(values: NDArray[Any], dtype: str) -> torch.Tensor:
-    return torch.from_numpy(values).to(KMEANS_DTYPES[dtype])
+    return torch.from_numpy(values).to(getattr(torch, dtype))
 
 
 def _carried(values: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -137,7 +142,7 @@ def _choices(
     places = _sampled(matrix.shape)
     sample = np.ascontiguousarray(matrix[places])
     rms = statistics.rms[places[0]]
-    density = float(np.count_nonzero(to_float32(sample, dtype))) / max(1, sample.size)
+    density = nonzero_count(sample, dtype) / max(1, sample.size)
     share = sample.size / matrix.size
     item = 2 if dtype != "float32" else 4
     choices: list[_Choice] = []
@@ -152,8 +157,8 @@ def _choices(
             choices.append(_Choice(one, _cost(coded, error, density, matrix.size)))
             most = _ALIKE * error  # of the last grid, that of rows if they have scales
     if grid == "auto":
-        distinct = np.unique(sample.ravel()[:_DISTINCT_SAMPLE]).size
-        if bits <= _MOST_BITS_OF_KMEANS or distinct <= 1 << bits:
+        few = distinct_words(sample.ravel()[:_DISTINCT_SAMPLE], 1 << bits) is not None
+        if bits <= _MOST_BITS_OF_KMEANS or few:
             coded, error = _kmeans_bytes(sample, dtype, bits, rms)
             coded = coded / share + (1 << bits) * (item + _TABLE_BYTES)
             if error <= most:
@@ -178,12 +183,11 @@ def _cost(coded: float, error: float, density: float, size: int) -> float:
 def _kmeans_bytes(
     sample: NDArray[Any], dtype: str, bits: int, rms: NDArray[np.float64]
 ) -> tuple[float, float]:
-    if not sample.any():
+    if not nonzero_count(sample, dtype):
         return 0.0, 0.0
-    centroids, table = histogram_kmeans(sample, dtype, bits)
-    symbols = histogram_symbols(sample, dtype, table)
-    levels = np.concatenate([[0.0], centroids])
-    rest = to_float32(sample, dtype) - levels[symbols]
-    rest /= np.where(rms > 0, rms, np.inf)[:, None]
-    counts = np.bincount(symbols.ravel(), minlength=levels.size)
-    return entropy(counts) / 8, float(np.square(rest).mean())
+    clusters = histogram_kmeans(sample, dtype, bits)
+    levels = np.concatenate([[0.0], clusters.centroids]).astype(np.float32)
+    squares = np.empty(sample.shape[0])
+    _native.bin_errors(sample, DTYPES.index(dtype), levels[clusters.table], squares)
+    squares /= np.where(rms > 0, np.square(rms), np.inf)
+    return entropy(clusters.counts) / 8, float(squares.sum()) / sample.size

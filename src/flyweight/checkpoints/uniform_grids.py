@@ -16,15 +16,17 @@ rate-distortion bound (Gish and Pierce 1968), k-means levels of the same number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flyweight import _native
 from flyweight.coding import MAX_LEVELS
-from flyweight.coding.numba_choice import loops_for
+from flyweight.coding.scalars import DTYPES
+from flyweight.coding.threads import in_threads
 
 __all__ = [
     "RowStatistics",
@@ -34,7 +36,6 @@ __all__ = [
     "as_rows",
     "row_statistics",
     "tally",
-    "to_float32",
     "to_levels",
     "uniform_grids",
 ]
@@ -48,7 +49,7 @@ _BLOCK = 1 << 20  # elements in work at a time
 _ZERO = 2048  # slot of the multiple 0, in the middle; multiples of this size are beyond the table
 _LARGE = 0  # slot of all that are beyond it
 _SLOTS = 2 * _ZERO
-_CUT = 13  # low bits of a float32 that a multiple beyond the table loses
+_SUM_BITS = 24  # of a step, in which sums beyond multiples are whole numbers
 _LEAST_BASE = 128.0  # levels are stored as multiples of 1/base: small scales stay normal numbers
 _LARGEST_LEVEL = 32_768.0
 _FLOAT16_RANGE = (2.0**-14, 2.0**15)  # of scales
@@ -75,14 +76,6 @@ class UniformGrid:
     scaled: bool
 
 
-def to_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Convert values of the carrier of a 16- or 32-bit float type to float32."""
-    if dtype == "bfloat16":
-        wide: NDArray[np.float32] = (values.astype("<u4") << 16).view("<f4")
-        return wide
-    return values.astype("<f4", copy=False)
-
-
 def as_rows(values: NDArray[Any]) -> NDArray[Any]:
     """View a tensor as a matrix of its output channels; as one row where these are tiny."""
     rows = values.shape[0] if values.ndim > 1 else 1
@@ -91,22 +84,33 @@ def as_rows(values: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(rows, -1)
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+_Found = TypeVar("_Found")
+
+
+def _in_blocks(
+    work: Callable[[slice, slice], _Found], shape: tuple[int, ...], threads: int | None
+) -> list[tuple[slice, _Found]]:
+    """Work on blocks of whole rows, or of parts of one row; return the rows and what was found."""
     rows, columns = shape
     high = max(1, _BLOCK // max(1, columns))
-    for top in range(0, rows, high):
-        for left in range(0, columns, _BLOCK):
-            yield slice(top, top + high), slice(left, left + _BLOCK)
+    blocks = [
+        (slice(top, top + high), slice(left, left + _BLOCK))
+        for top in range(0, rows, high)
+        for left in range(0, columns, _BLOCK)
+    ]
+    found = in_threads(lambda block: work(*block), blocks, threads)
+    return [(up, one) for (up, _), one in zip(blocks, found, strict=True)]
 
 
-def row_statistics(matrix: NDArray[Any], dtype: str) -> RowStatistics | None:
+def row_statistics(
+    matrix: NDArray[Any], dtype: str, threads: int | None = None
+) -> RowStatistics | None:
     """Measure the rows of a matrix; None if it holds NaN or infinity, or nothing but zeros.
 
     Outliers are values beyond six times the root mean square of the others, at most one in a
     hundred of a row.
     """
-    limits = np.full(matrix.shape[0], np.inf)
-    first, rms, peak = _measured(matrix, dtype, limits)
+    first, rms, peak = _measured(matrix, dtype, np.full(matrix.shape[0], np.inf), threads)
     if not np.isfinite(rms).all() or not first.any():
         return None
     open_ = np.full(matrix.shape[0], True)
@@ -114,27 +118,31 @@ def row_statistics(matrix: NDArray[Any], dtype: str) -> RowStatistics | None:
         open_ &= peak > _OUTLIER * rms
         if not open_.any():
             break
-        rows = np.flatnonzero(open_)
-        part = matrix if rows.size == open_.size else matrix[rows]
-        counts, trimmed, below = _measured(part, dtype, _OUTLIER * rms[rows])
-        few = first[rows] - counts <= np.maximum(1, _MOST_OUTLIERS * first[rows])
-        rms[rows], peak[rows] = np.where(few, [trimmed, below], [rms[rows], peak[rows]])
-        open_[rows] = few
+        limits = np.where(open_, _OUTLIER * rms, -1.0)
+        counts, trimmed, below = _measured(matrix, dtype, limits, threads)
+        open_ &= first - counts <= np.maximum(1, _MOST_OUTLIERS * first)
+        rms[open_], peak[open_] = trimmed[open_], below[open_]
     return RowStatistics(rms, peak)
 
 
 def _measured(
-    matrix: NDArray[Any], dtype: str, limits: NDArray[np.float64]
+    matrix: NDArray[Any], dtype: str, limits: NDArray[np.float64], threads: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Count the nonzero values up to the limit of their row; their root mean square and peak."""
     rows = matrix.shape[0]
     counts, squares, peak = np.zeros(rows, np.int64), np.zeros(rows), np.zeros(rows)
-    for up, across in _blocks(matrix.shape):
-        part = np.abs(to_float32(matrix[up, across], dtype))
-        part[part > limits[up, None]] = 0
-        counts[up] += np.count_nonzero(part, axis=1)
-        squares[up] += np.square(part, dtype=np.float64).sum(axis=1)
-        np.maximum(peak[up], part.max(axis=1), out=peak[up])
+    bounds = limits.astype(np.float32)
+
+    def measure(up: slice, across: slice) -> tuple[NDArray[Any], ...]:
+        part = matrix[up, across]
+        own = np.zeros(len(part), np.int64), np.zeros(len(part)), np.zeros(len(part))
+        _native.measure_rows(part, DTYPES.index(dtype), bounds[up], *own)
+        return own
+
+    for up, (count, square, most) in _in_blocks(measure, matrix.shape, threads):
+        counts[up] += count
+        squares[up] += square
+        np.maximum(peak[up], most, out=peak[up])
     return counts, np.sqrt(squares / np.maximum(counts, 1)), peak
 
 
@@ -187,88 +195,49 @@ class Tally:
 
 
 def tally(
-    matrix: NDArray[Any], dtype: str, grid: UniformGrid, rms: NDArray[np.float64]
+    matrix: NDArray[Any],
+    dtype: str,
+    grid: UniformGrid,
+    rms: NDArray[np.float64],
+    threads: int | None = None,
 ) -> Tally | None:
     """Count the multiples of a grid; None where there are more than a file can hold."""
-    kernels = loops_for("flyweight.checkpoints.numba_grids", matrix.size)
-    run = _tally_block if kernels is None else kernels.tally
-    steps = np.broadcast_to(grid.steps, rms.shape)
-    counts, sums, squares = np.zeros(_SLOTS, np.int64), np.zeros(_SLOTS), np.zeros(rms.size)
+    number = DTYPES.index(dtype)
+    steps = np.broadcast_to(grid.steps, rms.shape).copy()
+    counts, beyond, squares = np.zeros(_SLOTS, np.int64), np.zeros(_SLOTS, np.int64), 0 * rms
+
+    def count(up: slice, across: slice) -> tuple[NDArray[Any], ...]:
+        part = matrix[up, across]
+        own = np.zeros(_SLOTS, np.int64), np.zeros(_SLOTS, np.int64), np.zeros(len(part))
+        _native.tally(part, number, steps[up], *own)
+        large = np.empty(own[0][_LARGE], np.float32)
+        if large.size:
+            _native.large_multiples(part, number, steps[up], large)
+        return *own, large
+
     large: list[NDArray[np.float32]] = []
-    for up, across in _blocks(matrix.shape):
-        part = to_float32(matrix[up, across], dtype)
-        of_block = np.zeros(_SLOTS, np.int64), np.zeros(_SLOTS), np.zeros(part.shape[0])
-        run(part, steps[up].copy(), *of_block)
-        counts += of_block[0]
-        sums += of_block[1]
-        squares[up] += of_block[2]
-        if of_block[0][_LARGE]:
-            large.append(_large_multiples(part, steps[up])[1])
-    found = np.unique(np.concatenate(large), return_counts=True) if large else None
+    for up, own in _in_blocks(count, matrix.shape, threads):
+        counts += own[0]
+        beyond += own[1]
+        squares[up] += own[2]
+        large.append(own[3])
+    found = np.unique(np.concatenate(large), return_counts=True)
     counts[_LARGE] = 0
     slots = np.flatnonzero(counts)
     multiples = slots.astype(np.float64) - _ZERO
-    shifts = np.where(multiples == 0, 0, sums[slots] / counts[slots])
+    shifts = np.where(multiples == 0, 0, beyond[slots] / counts[slots] / 2.0**_SUM_BITS)
     total, gain = float(squares.sum()), float((shifts**2 * counts[slots]).sum())
     importance = np.square(steps / np.where(rms > 0, rms, np.inf), dtype=np.float64)
     error = float((importance * squares).sum()) * (1 - gain / total if total else 0.0)
     levels = multiples + shifts
     counts = counts[slots]
-    if found is not None:
-        if not np.isfinite(found[0]).all() or slots.size + found[0].size > MAX_LEVELS:
-            return None
-        multiples = np.concatenate([multiples, found[0]])
-        order = np.argsort(multiples, kind="stable")
-        multiples, levels = multiples[order], np.concatenate([levels, found[0]])[order]
-        counts = np.concatenate([counts, found[1]])[order]
+    if not np.isfinite(found[0]).all() or slots.size + found[0].size > MAX_LEVELS:
+        return None
+    multiples = np.concatenate([multiples, found[0]])
+    order = np.argsort(multiples, kind="stable")
+    multiples, levels = multiples[order], np.concatenate([levels, found[0]])[order]
+    counts = np.concatenate([counts, found[1]])[order]
     return Tally(multiples, counts, levels, max(error, 0.0) / matrix.size)
-
-
-def _tally_block(
-    part: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    counts: NDArray[np.int64],
-    sums: NDArray[np.float64],
-    squares: NDArray[np.float64],
-) -> None:
-    """Add to the count of each multiple, to the sum of what is beyond it, and to the squares."""
-    nearest, rest = _rounded(part, steps)
-    inside = np.abs(nearest) < _ZERO
-    slots = np.where(inside, nearest + _ZERO, _LARGE).astype(np.int64).ravel()
-    beyond = np.where(inside, rest, 0).astype(np.float64).ravel()
-    counts += np.bincount(slots, minlength=_SLOTS)
-    sums += np.bincount(slots, weights=beyond, minlength=_SLOTS)
-    rows = np.repeat(np.arange(part.shape[0]), part.shape[1])
-    squares += np.bincount(rows, weights=beyond * beyond, minlength=part.shape[0])
-
-
-def _look_up_block(
-    part: NDArray[np.float32], steps: NDArray[np.float32], table: NDArray[Any], out: NDArray[Any]
-) -> None:
-    nearest, _ = _rounded(part, steps)
-    inside = np.abs(nearest) < _ZERO
-    out[...] = table[np.where(inside, nearest + _ZERO, _LARGE).astype(np.int64)]
-
-
-def _rounded(
-    part: NDArray[np.float32], steps: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the nearest multiples, ties to even, and the rest, in steps."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        units = part / steps[:, None]
-        nearest: NDArray[np.float32] = np.rint(units)
-        return nearest, units - nearest
-
-
-def _large_multiples(
-    part: NDArray[np.float32], steps: NDArray[np.float32]
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return where multiples are beyond the table, and those, rounded to 11 bits."""
-    nearest, _ = _rounded(part, steps)
-    outside = ~(np.abs(nearest) < _ZERO)
-    bits = nearest[outside].view("<u4") + np.uint32(1 << (_CUT - 1))
-    rounded: NDArray[np.float32] = (bits >> _CUT << _CUT).astype("<u4").view("<f4")
-    return outside, rounded
 
 
 @dataclass(frozen=True)
@@ -281,7 +250,7 @@ class UniformLevels:
 
 
 def to_levels(
-    matrix: NDArray[Any], dtype: str, grid: UniformGrid, found: Tally
+    matrix: NDArray[Any], dtype: str, grid: UniformGrid, found: Tally, threads: int | None = None
 ) -> UniformLevels | None:
     """Turn values into symbols, and multiples into levels; None where there are none or too many.
 
@@ -291,7 +260,7 @@ def to_levels(
     multiples, levels = found.multiples[nonzero], found.levels[nonzero]
     if not 1 <= levels.size <= MAX_LEVELS:
         return None
-    symbols = _symbols(matrix, dtype, grid, multiples)
+    symbols = _symbols(matrix, dtype, grid, multiples, threads)
     if grid.scaled:
         largest = float(np.abs(levels).max())
         base = max(_LEAST_BASE, 2.0 ** np.ceil(np.log2(largest / _LARGEST_LEVEL)))
@@ -303,22 +272,27 @@ def to_levels(
 
 
 def _symbols(
-    matrix: NDArray[Any], dtype: str, grid: UniformGrid, multiples: NDArray[np.float64]
+    matrix: NDArray[Any],
+    dtype: str,
+    grid: UniformGrid,
+    multiples: NDArray[np.float64],
+    threads: int | None,
 ) -> NDArray[Any]:
-    kernels = loops_for("flyweight.checkpoints.numba_grids", matrix.size)
-    run = _look_up_block if kernels is None else kernels.look_up
-    kind = np.uint8 if multiples.size < 256 else np.uint16
     inside = np.abs(multiples) < _ZERO
-    table = np.zeros(_SLOTS, kind)
+    table = np.zeros(_SLOTS, np.uint16)
     table[multiples[inside].astype(np.int64) + _ZERO] = np.flatnonzero(inside) + 1
-    symbols = np.empty(matrix.shape, kind)
-    steps = np.broadcast_to(grid.steps, matrix.shape[:1])
-    for up, across in _blocks(matrix.shape):
-        part = to_float32(matrix[up, across], dtype)
-        run(part, steps[up].copy(), table, symbols[up, across])
-        if not inside.all():
-            outside, large = _large_multiples(part, steps[up])
-            symbols[up, across][outside] = np.searchsorted(multiples, large) + 1
+    large = multiples[~inside].astype(np.float32)
+    large_symbols = (np.flatnonzero(~inside) + 1).astype(np.uint16)
+    symbols = np.empty(matrix.shape, np.uint8 if multiples.size < 256 else np.uint16)
+    steps = np.broadcast_to(grid.steps, matrix.shape[:1]).copy()
+
+    def look_up(up: slice, across: slice) -> None:
+        tables = steps[up], table, large, large_symbols
+        _native.grid_symbols(
+            matrix[up, across], DTYPES.index(dtype), *tables, symbols[up, across]
+        )
+
+    _in_blocks(look_up, matrix.shape, threads)
     return symbols
 
 

@@ -1,4 +1,4 @@
-"""Per-channel scales and offsets: level times scale, plus offset.
+"""Dequantize: the levels of symbols, times the scale and plus the offset of their channel.
 
 A channel is a place along the first axis of a tensor. The arithmetic is part of the file format:
 single steps in float32 (float64 for values of float64), each rounded to nearest, ties to even, so
@@ -15,53 +15,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flyweight.coding.scalars import carrier
+from flyweight import _native
+from flyweight.coding.scalars import DTYPES
+from flyweight.coding.threads import in_threads
 
-__all__ = ["SCALED_DTYPES", "all_finite", "scaled_values"]
+__all__ = ["SCALED_DTYPES", "all_finite", "dequantized"]
 
 SCALED_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0xFF << 23, "float64": 0x7FF << 52}
+_BLOCK = 1 << 20  # elements that a thread dequantizes at a time
 
 
-def scaled_values(
+def dequantized(
+    symbols: NDArray[Any],
     levels: NDArray[Any],
     dtype: str,
-    scales: NDArray[Any],
-    offsets: NDArray[Any] | None,
+    scales: NDArray[Any] | None = None,
+    offsets: NDArray[Any] | None = None,
+    *,
+    threads: int | None = None,
 ) -> NDArray[Any]:
-    """Return levels times scales plus offsets, all of them arrays of the carrier of ``dtype``.
+    """Return the values of symbols, in their shape.
 
     Args:
-        levels: the level of each element, in the shape of the tensor.
-        dtype: one of `SCALED_DTYPES`.
-        scales: 1-D, as long as the first extent.
+        symbols: uint8 or uint16: 0 for zero, k for the k-th level.
+        levels: 1-D, of the carrier of ``dtype``, as scales and offsets are.
+        dtype: of the values; one of `SCALED_DTYPES` if there are scales.
+        scales: 1-D, as long as the first extent; None multiplies by nothing.
         offsets: the same; None adds nothing.
+        threads: to work on; None for one a core.
 
-    >>> levels = np.float32([[1, 2], [1, 2]])
-    >>> scaled_values(levels, "float32", np.float32([1, 0.5]), np.float32([0, 3])).tolist()
-    [[1.0, 2.0], [3.5, 4.0]]
+    Raises ValueError where a symbol has no level.
+
+    >>> symbols = np.uint8([[0, 1, 2], [0, 1, 2]])
+    >>> scales, offsets = np.float32([1, 0.5]), np.float32([0, 3])
+    >>> dequantized(symbols, np.float32([1, 2]), "float32", scales, offsets).tolist()
+    [[0.0, 1.0, 2.0], [0.0, 3.5, 4.0]]
     """
-    along = (-1, *[1] * (levels.ndim - 1))
-    with np.errstate(all="ignore"):
-        values = _wide(levels, dtype) * _wide(scales, dtype).reshape(along)
-        if offsets is not None:
-            values += _wide(offsets, dtype).reshape(along)
-        return _rounded(values, dtype)
+    rows = symbols.shape[0] if scales is not None else 1
+    out = np.empty(symbols.shape, levels.dtype)
+    if not symbols.size:
+        return out
+    matrix, values = (np.ascontiguousarray(array).reshape(rows, -1) for array in (symbols, out))
+    high = max(1, _BLOCK // matrix.shape[1])
+    number = DTYPES.index(dtype)
+
+    def work(block: tuple[slice, slice]) -> None:
+        tables = (None if table is None else table[block[0]] for table in (scales, offsets))
+        _native.dequantize(
+            matrix[block], matrix.itemsize, levels, number, *tables, values[block]
+        )
+
+    blocks = [
+        (slice(top, top + high), slice(left, left + _BLOCK))
+        for top in range(0, rows, high)
+        for left in range(0, matrix.shape[1], _BLOCK)
+    ]
+    in_threads(work, blocks, threads)
+    return values.reshape(symbols.shape)
 
 
 def all_finite(values: NDArray[Any], dtype: str) -> bool:
     """Return whether values of the carrier of ``dtype`` are neither NaN nor infinite."""
-    return bool(np.isfinite(_wide(values, dtype)).all())
-
-
-def _wide(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    if dtype == "bfloat16":
-        return (values.astype("<u4") << 16).view("<f4")
-    return values.astype("<f8" if dtype == "float64" else "<f4")
-
-
-def _rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    if dtype != "bfloat16":
-        return values.astype(carrier(dtype), copy=False)
-    bits = values.view("<u4")
-    bits += ((bits >> 16) & 1) + np.uint32(0x7FFF)  # to nearest, ties to even; no value is NaN
-    return (bits >> 16).astype("<u2")
+    bits = np.ascontiguousarray(values).view(f"<u{values.itemsize}")
+    infinity = bits.dtype.type(_INFINITY[dtype])
+    return not bool((bits & infinity == infinity).any())

@@ -29,7 +29,14 @@ from flyweight import _native
 from flyweight.coding.order_zero import entropy
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.positions import decode_positions, encode_positions
-from flyweight.coding.scalars import ascending, carrier, distinct_words, places, words_of
+from flyweight.coding.scalars import (
+    ascending_words,
+    carrier,
+    distinct_words,
+    negative_count,
+    word_places,
+    words_of,
+)
 from flyweight.coding.symbols import Coder, Effort, PartKind
 from flyweight.errors import FormatError
 
@@ -110,19 +117,17 @@ def exact_levels(stored: NDArray[Any], storage: str, at_most: int) -> ExactLevel
     """Represent values by symbols and levels, if their entropy is below ``at_most`` bytes."""
     if stored.nbytes < _LEAST or stored.dtype.kind == "c" or not repeats(words_of(stored)):
         return None
-    found = distinct_words(words_of(stored), _MOST_LEVELS + 1)
+    found = distinct_words(stored, _MOST_LEVELS + 1)
     if found is None:
         return None
-    distinct, counts = found
-    levels = distinct[distinct != 0]
-    stated = entropy(counts) / 8 + levels.nbytes
-    if levels.size > _MOST_LEVELS or stated >= at_most:
+    nonzero = found[0][found[0] != 0]
+    stated = entropy(found[1]) / 8 + nonzero.size * stored.itemsize
+    if nonzero.size > _MOST_LEVELS or stated >= at_most:
         return None
-    order, negatives = ascending(levels, storage)
-    symbol_of = np.zeros(distinct.size, dtype=np.uint8 if levels.size < 256 else np.uint16)
-    symbol_of[np.flatnonzero(distinct)[order]] = np.arange(1, levels.size + 1)
-    symbols = places(words_of(stored), distinct, symbol_of)
-    return ExactLevels(symbols, levels[order].view(carrier(storage)), negatives)
+    words = ascending_words(nonzero, storage, stored.dtype)
+    symbols = word_places(stored, np.concatenate([np.zeros(1, np.uint64), words]))
+    levels = words.astype(f"<u{stored.itemsize}").view(stored.dtype)
+    return ExactLevels(symbols, levels, negative_count(levels, storage))
 
 
 def repeats(words: NDArray[Any]) -> bool:

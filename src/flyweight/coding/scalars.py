@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flyweight import _native
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
     "DTYPES",
     "all_equal",
-    "ascending",
+    "ascending_words",
     "carrier",
     "distinct_words",
     "float8_values",
@@ -25,9 +26,9 @@ __all__ = [
     "negative_count",
     "nonzero_count",
     "pack_scalars",
-    "places",
     "unpack_scalars",
     "widened",
+    "word_places",
     "words_of",
 ]
 
@@ -260,29 +261,49 @@ def all_equal(values: NDArray[Any]) -> bool:
 
 
 def distinct_words(
-    words: NDArray[Any], most: int
-) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
-    """Return the distinct words, ascending, and how often each occurs; None if above ``most``."""
-    distinct, counts = np.unique(words, return_counts=True)
-    return None if distinct.size > most else (distinct, counts)
+    values: NDArray[Any], limit: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:
+    """Return the distinct values by their bits, ascending, and how often each occurs.
+
+    None where there are more than ``limit``, at most 65,536, or values have 16 bytes.
+
+    >>> words, counts = distinct_words(np.float32([1, -0.0, 1]), 10)
+    >>> [hex(word) for word in words], counts.tolist()
+    (['0x3f800000', '0x80000000'], [2, 1])
+    """
+    if values.itemsize > 8:
+        return None
+    words, counts = np.empty(limit, np.uint64), np.empty(limit, np.int64)
+    found = _native.distinct(np.ascontiguousarray(values), values.itemsize, words, counts)
+    if found > limit:
+        return None
+    order = np.argsort(words[:found])
+    return words[order], counts[order]
 
 
-def places(
-    words: NDArray[Any], distinct: NDArray[Any], symbol_of: NDArray[Any]
-) -> NDArray[Any]:
-    """Return the symbol of each word, given that of each distinct one, which ascend."""
-    found: NDArray[Any] = symbol_of[np.searchsorted(distinct, words)]
-    return found
+def word_places(values: NDArray[Any], words: NDArray[np.uint64]) -> NDArray[Any]:
+    """Return the place of each value among distinct words in any order, as uint8 or uint16.
+
+    ``values`` have at most 8 bytes each, and all of them are among ``words``.
+
+    >>> word_places(np.uint8([7, 9, 7]), np.uint64([9, 7])).tolist()
+    [1, 0, 1]
+    """
+    places = np.empty(values.shape, np.uint8 if words.size <= 256 else np.uint16)
+    _native.places(np.ascontiguousarray(values), values.itemsize, words, places)
+    return places
 
 
-def ascending(words: NDArray[Any], dtype: str) -> tuple[NDArray[Any], int]:
-    """Order the bits of values by value; count those below zero, negative zero not included."""
-    values = words.view(carrier(dtype))
-    negatives = negative_count(values, dtype)
-    if values.dtype.kind == "i":
-        return np.argsort(values, kind="stable"), negatives
-    if values.dtype.kind != "f" and dtype not in _CARRIERS:
-        return np.argsort(words, kind="stable"), negatives
-    sign = words.dtype.type(1 << (8 * words.dtype.itemsize - 1))
-    keys = np.where(words & sign, ~words, words | sign)
-    return np.argsort(keys, kind="stable"), negatives
+def ascending_words(
+    words: NDArray[np.uint64], dtype: str, kind: np.dtype[Any]
+) -> NDArray[np.uint64]:
+    """Order bits, which ascend as unsigned integers, by the values of ``dtype`` that they are.
+
+    Negative zero comes before the values above zero; ``kind`` is the carrier.
+    """
+    floating = kind.kind == "f" or dtype in _CARRIERS
+    if not floating and kind.kind != "i":
+        return words
+    negative = words >> np.uint64(8 * kind.itemsize - 1) != 0
+    below = words[negative]
+    return np.concatenate([below[::-1] if floating else below, words[~negative]])

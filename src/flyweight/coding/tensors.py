@@ -5,13 +5,12 @@ The coder is chosen by the bytes that come out. `forms` describes the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flyweight.coding.channels import all_finite, scaled_values
+from flyweight.coding.channels import all_finite, dequantized
 from flyweight.coding.forms import OWN_PARTS, CodedTensor, Encoding, defect
 from flyweight.coding.lossless import decode_matches, decode_sparse
 from flyweight.coding.planes import decode_planes
@@ -31,8 +30,6 @@ __all__ = [
     "encode_lossless",
     "encode_shared",
 ]
-
-_BLOCK = 1 << 16  # elements dequantized at a time
 
 
 def encode_shared(
@@ -222,38 +219,11 @@ def encode_alias(name: str, tensor: CodedTensor | UncodedTensor, *, target: int)
 
 
 def decode_tensor(tensor: CodedTensor) -> NDArray[Any]:
-    """Return the values of any tensor that is no alias, as an array of the carrier of its dtype.
-
-    Beside symbols and values, memory holds blocks of 2**16 elements.
-    """
+    """Return the values of any tensor that is no alias, as an array of the carrier of its dtype."""
     if tensor.encoding != "shared":
         return decode_dense(tensor)
     symbols, levels = decode_shared(tensor)
-    table = np.concatenate([np.zeros(1, dtype=levels.dtype), levels])
-    scales, offsets = decode_channels(tensor)
-    values = np.empty(symbols.shape, dtype=levels.dtype)
-    channels = 1 if scales is None else len(scales)
-    rows, out = (
-        array.reshape(channels, -1) if array.size else array for array in (symbols, values)
-    )
-    for block in _blocks((channels, rows.shape[1])) if symbols.size else ():
-        found = table[rows[block]]
-        if scales is not None:
-            own = None if offsets is None else offsets[block[0]]
-            found = scaled_values(found, tensor.dtype, scales[block[0]], own)
-            found[rows[block] == 0] = 0
-        out[block] = found
-    return values
-
-
-def _blocks(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Divide a matrix into blocks of whole rows, or of parts of one row where rows are long."""
-    rows, columns = shape
-    width = min(columns, _BLOCK)
-    height = max(1, _BLOCK // width)
-    for row in range(0, rows, height):
-        for column in range(0, columns, width):
-            yield slice(row, row + height), slice(column, column + width)
+    return dequantized(symbols, levels, tensor.dtype, *decode_channels(tensor))
 
 
 def _require(tensor: CodedTensor, *encodings: Encoding) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from flyweight import _native
 from flyweight.errors import ModelError
 
 __all__ = ["LEAST_SHARE", "exact_kmeans_edges"]
@@ -17,15 +18,14 @@ Edges = NDArray[np.int64]
 
 # Of the sum of all weights; smaller ones vanish in sums of float64.
 LEAST_SHARE = 1e-14
-_WORTH_COMPILING = 512  # points, from which a table of all pairs costs more than the compiled loop
+_MOST = 2**31 - 2  # points
 _COARSE = (4096, 65_536)  # positions at which clusters may begin while the penalty is searched
 
 
 def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
     """Find the clusters of least weighted squared error.
 
-    Costs O(n log n) whatever k, and 32 bytes a point; up to 512 points cost O(k·n²) in NumPy, which
-    needs no compiler.
+    Costs O(n log n) whatever k, and 44 bytes a point.
 
     Args:
         points: (n,) distinct values, ascending, finite.
@@ -37,7 +37,7 @@ def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
         has a smaller error, up to the rounding of float64.
 
     Raises:
-        ModelError: there are fewer points than clusters, or Numba is missing.
+        ModelError: there are fewer points than clusters, or 2^31 points.
 
     Example:
         >>> exact_kmeans_edges(np.array([0.0, 1.0, 5.0, 7.0]), np.ones(4), 2).tolist()
@@ -47,7 +47,7 @@ def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
     by the queue of Hirschberg & Larmore 1987); the penalty that gives k of them, and the splice of
     two solutions if none does, are after Aggarwal, Schieber & Tokuyama 1994.
     """
-    if not 1 <= clusters <= points.size:
+    if not 1 <= clusters <= points.size < _MOST:
         raise ModelError(f"{points.size} distinct values cannot make {clusters} clusters")
     share = np.maximum(weights / weights.mean(), LEAST_SHARE * weights.size)
     centered = points - np.average(points, weights=share)
@@ -55,31 +55,7 @@ def exact_kmeans_edges(points: Array, weights: Array, clusters: int) -> Edges:
     centered = centered / widest  # squares neither overflow nor vanish
     sums = np.concatenate([[0.0], np.cumsum(centered * share)])
     totals = np.concatenate([[0.0], np.cumsum(share)])
-    if points.size <= _WORTH_COMPILING:
-        return _by_table(sums, totals, clusters)
-    return _by_penalty(sums, totals, clusters)
-
-
-def _by_table(sums: Array, totals: Array, clusters: int) -> Edges:
-    """Dynamic programming over all pairs of positions."""
-    n = sums.size - 1
-    begin, end = np.tril_indices(n + 1, -1)[::-1]
-    gain = np.full((n + 1, n + 1), -np.inf)
-    gain[begin, end] = (sums[end] - sums[begin]) ** 2 / (totals[end] - totals[begin])
-    best = gain[0]
-    begins = np.zeros((clusters, n + 1), dtype=np.int32)
-    for cluster in range(1, clusters):
-        candidates = best[:, None] + gain
-        begins[cluster] = candidates.argmax(0)
-        best = candidates.max(0)
-    edges = np.full(clusters + 1, n, dtype=np.int64)
-    for cluster in range(clusters - 1, -1, -1):
-        edges[cluster] = begins[cluster, edges[cluster + 1]]
-    return edges
-
-
-def _by_penalty(sums: Array, totals: Array, clusters: int) -> Edges:
-    n = sums.size - 1
+    n = points.size
     penalty = 1.0
     for size in (size for size in _COARSE if n > 4 * size and size > 8 * clusters):
         places = np.linspace(0, n, size + 1).astype(np.int64)
@@ -118,23 +94,12 @@ def _search(sums: Array, totals: Array, clusters: int, penalty: float) -> Edges:
 
 def _solver(sums: Array, totals: Array) -> Callable[[float], Edges]:
     """The best clusters as a function of the penalty of each."""
-    try:
-        from flyweight.quantization.numba_exact_kmeans import cheapest_clusters
-    except ImportError as error:
-        raise ModelError(
-            f"optimal clusters of more than {_WORTH_COMPILING} values need Numba; install it, or "
-            "choose another init"
-        ) from error
-    n = sums.size - 1
-    gains = np.empty(n + 1)
-    before, waiting, since = (np.empty(n + 1, dtype=np.int32) for _ in range(3))
+    edges = np.empty(sums.size, dtype=np.int64)
+    workspace = np.empty(-(-20 * sums.size // 8))
 
     def solve(penalty: float) -> Edges:
-        cheapest_clusters(sums, totals, penalty, gains, before, waiting, since)
-        edges = [n]
-        while edges[-1]:
-            edges.append(int(before[edges[-1]]))
-        return np.array(edges[::-1])
+        found = _native.cheapest_clusters(sums, totals, penalty, workspace, edges)
+        return edges[sums.size - found :].copy()
 
     return solve
 
