@@ -54,7 +54,7 @@ _NARROWER: dict[str, tuple[str, ...]] = {
     "int16": ("uint8", "int8"),
     "int32": ("uint8", "int8", "uint16", "int16"),
     "int64": ("uint8", "int8", "uint16", "int16", "uint32", "int32"),
-    "float32": ("float16", "bfloat16"),
+    "float32": ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"),
     "float64": ("float16", "float32"),
 }
 
@@ -84,7 +84,7 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
     Raises `ModelError` if ``storage`` would not give back every value bit for bit.
 
     >>> pack_scalars(np.float32([0.5, 2.0]), "float32")
-    (b'\\x008\\x00@', 'float16')
+    (b'0@', 'float8_e4m3fn')
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} cannot be stored; known are {', '.join(DTYPES)}.")
@@ -93,44 +93,33 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
         raise ModelError(
             f"values of dtype {dtype} must come as {carrier(dtype)}, not {flat.dtype}."
         )
-    raw = flat.astype(carrier(dtype), copy=False).tobytes()
+    flat = np.ascontiguousarray(flat.astype(carrier(dtype), copy=False))
     if storage is not None and not may_store(dtype, storage):
         raise ModelError(f"values of dtype {dtype} cannot be stored as {storage!r}.")
     choices = (*_NARROWER.get(dtype, ()), dtype) if storage is None else (storage,)
     for choice in choices:
         if choice == dtype:
-            return raw, choice
+            return flat.tobytes(), choice
         stored = _narrow(flat, dtype, choice)
-        if stored is not None and unpack_scalars(stored, dtype, choice).tobytes() == raw:
+        if stored is not None:
             return stored, choice
     raise ModelError(f"values of dtype {dtype} are not exact in {storage}; round them first.")
 
 
 def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
-    if storage == dtype:
-        return flat.astype(carrier(dtype)).tobytes()
-    if storage == "bfloat16":
-        return (flat.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    if flat.dtype.kind == "f" and np.isnan(flat).any():
-        return None  # processors differ in the NaN that a conversion gives
-    with np.errstate(all="ignore"):
-        stored = flat.astype(carrier(storage))
-    if (dtype, storage) == ("float64", "float32"):
-        _narrow_subnormals_(stored, flat)
-    return stored.tobytes()
-
-
-def _narrow_subnormals_(stored: NDArray[Any], values: NDArray[Any]) -> None:
-    """Set the float32 values that are subnormal, by integers: programs may flush them to zero."""
-    sizes = np.abs(values)
-    small = np.flatnonzero((sizes < 2.0**-126) & (sizes >= 2.0**-149))
-    if small.size:
-        bits = np.ldexp(sizes[small], 149).astype("<u4")  # inexact values are found by unpacking
-        stored.view("<u4")[small] = bits | np.signbit(values[small]).astype("<u4") << 31
+    """Return values in a narrower dtype, or None where a bit would be lost."""
+    kind = carrier(storage)
+    if flat.dtype.kind != "f":
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+        fits = not flat.size or (flat.min() >= low and flat.max() <= high)
+        return flat.astype(kind).tobytes() if fits else None
+    narrow = np.empty(flat.size, kind)
+    exact = _native.narrow(flat, DTYPES.index(dtype), DTYPES.index(storage), narrow)
+    return narrow.tobytes() if exact else None
 
 
 def _widen_subnormals_(values: NDArray[Any], stored: NDArray[Any]) -> None:
-    """Set the float64 values of float32 that are subnormal, as `_narrow_subnormals_` does."""
+    """Set the float64 values of subnormal float32, by integers: programs may flush them to zero."""
     bits = stored.view("<u4")
     small = np.flatnonzero(((bits & 0x7F800000) == 0) & ((bits & 0x7FFFFF) != 0))
     if small.size:
@@ -151,12 +140,28 @@ def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
     if storage == dtype:
         return stored.copy()
     if storage == "bfloat16":
-        return (stored.astype("<u4") << 16).view("<f4")
-    with np.errstate(all="ignore"):
-        values = stored.astype(carrier(dtype))
+        wide: NDArray[np.float32] = (stored.astype("<u4") << 16).view("<f4")
+        return wide
+    if storage == "float8_e4m3fn":
+        values = _float8_values()[stored]
+    else:
+        if storage == "float8_e5m2":  # the upper byte of a float16
+            stored = (stored.astype("<u2") << 8).view("<f2")
+        with np.errstate(all="ignore"):
+            values = stored.astype(carrier(dtype))
     if (dtype, storage) == ("float64", "float32"):
         _widen_subnormals_(values, stored)
+    if np.isnan(values).any() or (kind.itemsize == 1 and not np.isfinite(values).all()):
+        raise FormatError(f"a value of dtype {dtype} is not a number that {storage} can hold.")
     return values
+
+
+def _float8_values() -> NDArray[np.float32]:
+    """Return the values of all float8_e4m3fn by their bits."""
+    sizes, exponents = np.meshgrid(np.arange(8.0), np.arange(16))
+    values = np.ldexp(sizes + 8 * (exponents > 0), np.maximum(exponents, 1) - 10).ravel()
+    values[-1] = np.nan
+    return np.concatenate([values, -values]).astype("<f4")
 
 
 def nonzero_count(values: NDArray[Any], dtype: str) -> int:
