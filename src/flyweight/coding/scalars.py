@@ -137,11 +137,12 @@ def unpack_scalars(raw: bytes, dtype: str, storage: str) -> NDArray[Any]:
     if storage == "bool" and raw.strip(b"\0\1"):
         raise FormatError("a value of dtype bool is neither 0 nor 1.")
     stored = np.frombuffer(raw, dtype=kind)
+    values: NDArray[Any]
     if storage == dtype:
         return stored.copy()
     if storage == "bfloat16":
-        wide: NDArray[np.float32] = (stored.astype("<u4") << 16).view("<f4")
-        return wide
+        values = (stored.astype("<u4") << 16).view("<f4")
+        return values
     if storage == "float8_e4m3fn":
         values = _float8_values()[stored]
     else:
