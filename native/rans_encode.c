@@ -14,20 +14,26 @@
 
 /* ---- counts ---- */
 
+/* Whether all of `count` symbols of two bytes are in the alphabet. */
+static int all_below(const void *symbols, size_t count, uint32_t alphabet) {
+    uint16_t highest = 0;
+    size_t index;
+    for (index = 0; index < count; index++) {
+        const uint16_t symbol = ((const uint16_t *)symbols)[index];
+        highest = symbol > highest ? symbol : highest;
+    }
+    return count == 0 || highest < alphabet;
+}
+
 fly_status fly_rans_count(const void *symbols, int item, size_t count, uint32_t alphabet,
                           uint64_t *counts) {
     size_t index, done = 0;
     if (item == 2) {
-        const uint16_t *const words = (const uint16_t *)symbols;
-        uint16_t highest = 0;
-        for (index = 0; index < count; index++) {
-            highest = words[index] > highest ? words[index] : highest;
-        }
-        if (count != 0 && highest >= alphabet) {
+        if (!all_below(symbols, count, alphabet)) {
             return FLY_BAD_ARGUMENT;
         }
         for (index = 0; index < count; index++) {
-            counts[words[index]]++;
+            counts[((const uint16_t *)symbols)[index]]++;
         }
         return FLY_OK;
     }
@@ -123,8 +129,9 @@ static uint64_t pop(uint64_t *heap, uint32_t *size) {
 typedef struct search {
     uint64_t *counts; /* of each used symbol */
     uint64_t *gains, *losses;
-    uint32_t *symbols, *scaled, *wanted, *numbers, *best;
+    uint32_t *symbols, *scaled, *wanted, *numbers, *best; /* numbers: tried, and the best so far */
     uint32_t used;
+    unsigned bits, precision, order, lanes; /* of the best */
 } search;
 
 /* The highest frequency that a writer gives, so that few bytes never stand for a vast array. */
@@ -196,18 +203,21 @@ static void set_frequencies(search *s, unsigned bits) {
     } while (moves != 0);
 }
 
-/* The bits that the symbols take with the frequencies of `wanted`. */
-static uint64_t wanted_length(const search *s, unsigned bits) {
-    uint64_t cost = 0;
-    uint32_t index;
+/* Set `numbers` to those of the weights: wanted frequencies less 1, or the counts themselves. */
+static void set_numbers(search *s, int from_counts, unsigned precision) {
+    uint32_t index, any = 0;
     for (index = 0; index < s->used; index++) {
-        cost += s->counts[index] * ((bits << 16) - log2_of(s->wanted[index]));
+        const uint32_t weight = from_counts ? (uint32_t)s->counts[index] : s->wanted[index] - 1;
+        s->numbers[index] = fly_rans_number(weight, precision);
+        any |= s->numbers[index];
     }
-    return cost >> 16;
+    for (index = 0; any == 0 && index < s->used; index++) {
+        s->numbers[index] = 1;
+    }
 }
 
-/* The bits that they take with the frequencies of a table of `numbers`, or -1 if one of these is
- * above the ceiling. */
+/* The bits that all symbols take with the frequencies of a table of `numbers`, or 2**64 - 1 if one
+ * of these is above the ceiling. */
 static uint64_t table_length(const search *s, unsigned bits, unsigned precision) {
     const uint32_t size = 1u << bits, highest = ceiling(bits);
     uint64_t total = 0, sum = 0, cost = 0;
@@ -292,56 +302,40 @@ static void put_golomb(bit_writer *writer, uint32_t value, unsigned order) {
     put(writer, value & ((1u << order) - 1), order);
 }
 
-/* The length of the run from a symbol on of symbols that are used, or that are not. */
-static uint32_t run_from(const search *s, uint32_t symbol, uint32_t index, uint32_t alphabet) {
-    uint32_t run = 0;
-    if (index < s->used && s->symbols[index] == symbol) {
-        while (index + run < s->used && s->symbols[index + run] == symbol + run) {
-            run++;
-        }
-        return run;
-    }
-    return (index < s->used ? s->symbols[index] : alphabet) - symbol;
-}
-
-/* Write which symbols are used, as runs or as a bitmap; or tell the bits of the runs, if there is
- * no writer. */
-static uint64_t put_runs(const search *s, uint32_t alphabet, bit_writer *writer) {
-    uint32_t symbol = 0, index = 0;
-    uint64_t width = 0;
-    if (s->symbols[0] == 0) {
-        width++;
-        if (writer != NULL) {
-            put_golomb(writer, 0, 0);
-        }
-    }
-    while (symbol < alphabet) {
-        const uint32_t run = run_from(s, symbol, index, alphabet);
-        const uint32_t value = symbol == 0 && s->symbols[0] != 0 ? run : run - 1;
-        width += golomb_width(value, 0);
-        if (writer != NULL) {
-            put_golomb(writer, value, 0);
-        }
-        index += index < s->used && s->symbols[index] == symbol ? run : 0;
-        symbol += run;
-    }
-    return width;
-}
-
+/* Write which symbols are used, as runs or, where that is shorter, as a bitmap. */
 static void put_used(const search *s, uint32_t alphabet, bit_writer *writer) {
-    uint32_t symbol, index = 0;
+    const bit_writer start = *writer;
+    const int gap_first = s->symbols[0] != 0;
+    uint32_t symbol = 0, index = 0;
+    uint64_t width = !gap_first;
     if (s->used == alphabet) {
         put(writer, 1, 1);
-    } else if (put_runs(s, alphabet, NULL) <= alphabet) {
-        put(writer, 0, 2);
-        put_runs(s, alphabet, writer);
-    } else {
-        put(writer, 1, 2);
-        for (symbol = 0; symbol < alphabet; symbol++) {
-            const int is_used = index < s->used && s->symbols[index] == symbol;
-            put(writer, (uint32_t)is_used, 1);
-            index += (uint32_t)is_used;
+        return;
+    }
+    put(writer, 0, 2);
+    if (!gap_first) {
+        put_golomb(writer, 0, 0);
+    }
+    while (symbol < alphabet) {
+        const uint32_t first = symbol;
+        for (; index < s->used && s->symbols[index] == symbol; index++) {
+            symbol++;
         }
+        if (symbol == first) {
+            symbol = index < s->used ? s->symbols[index] : alphabet;
+        }
+        put_golomb(writer, symbol - first - !(gap_first && first == 0), 0);
+        width += golomb_width(symbol - first - !(gap_first && first == 0), 0);
+    }
+    if (width <= alphabet) {
+        return;
+    }
+    *writer = start;
+    put(writer, 1, 2);
+    for (symbol = 0, index = 0; symbol < alphabet; symbol++) {
+        const int is_used = index < s->used && s->symbols[index] == symbol;
+        put(writer, (uint32_t)is_used, 1);
+        index += (uint32_t)is_used;
     }
 }
 
@@ -360,15 +354,62 @@ static search search_in(uint64_t *workspace, uint32_t alphabet) {
     s.numbers = s.wanted + alphabet;
     s.best = s.numbers + alphabet;
     s.used = 0;
+    s.bits = s.precision = s.order = 0;
+    s.lanes = 1;
     return s;
+}
+
+/* Find the table that stores the symbols, and itself, in fewest bits. */
+static void choose(search *s, uint64_t total) {
+    static const uint8_t choices[2][3] = {{12, 14, 16}, {9, 12, 0}};
+    const uint64_t chunks = total > RANS_CHUNK ? 2 * ((total - 1) / (2 * RANS_CHUNK) + 1) : 1;
+    const int is_short = total < RANS_SHORT;
+    uint64_t cost = ~(uint64_t)0;
+    unsigned choice;
+    for (choice = 0; choice < 3; choice++) {
+        const unsigned bits = choices[is_short][choice];
+        unsigned precision = total < RANS_LONG ? 0 : RANS_EXACT;
+        int from_counts;
+        if (bits == 0 || s->used > 1u << bits) {
+            continue;
+        }
+        set_frequencies(s, bits);
+        set_numbers(s, 0, RANS_EXACT);
+        if (with_penalty(table_length(s, bits, RANS_EXACT), bits) >= cost) {
+            continue;
+        }
+        for (; precision <= RANS_EXACT; precision++) {
+            for (from_counts = 0; from_counts <= is_short; from_counts++) {
+                uint64_t payload, width, all;
+                unsigned order, lanes;
+                set_numbers(s, from_counts, precision);
+                payload = table_length(s, bits, precision);
+                if (payload == ~(uint64_t)0) {
+                    continue;
+                }
+                order = best_order(s, bits, precision, &width);
+                lanes = lanes_for(payload / 8 / chunks, total, chunks);
+                all = with_penalty(payload + width + bits + 32 * lanes, bits);
+                if (all < cost) {
+                    uint32_t *const numbers = s->best;
+                    cost = all;
+                    s->bits = bits;
+                    s->precision = precision;
+                    s->order = order;
+                    s->lanes = lanes;
+                    s->best = s->numbers;
+                    s->numbers = numbers;
+                }
+            }
+        }
+    }
 }
 
 size_t fly_rans_table(const uint64_t *counts, uint32_t alphabet, uint8_t *table, uint32_t *used,
                       uint64_t *workspace) {
-    static const uint8_t choices[2][3] = {{12, 14, 16}, {9, 12, 0}};
     search s = search_in(workspace, alphabet);
-    uint64_t total = 0, chunks, cost = ~(uint64_t)0;
-    unsigned choice, best_bits = 0, best_precision = 0, order = 0, lanes = 1, shift = 0;
+    uint64_t total = 0;
+    unsigned shift = 0;
     uint32_t symbol, index, before;
     bit_writer writer;
     for (symbol = 0; symbol < alphabet; symbol++) {
@@ -392,66 +433,18 @@ size_t fly_rans_table(const uint64_t *counts, uint32_t alphabet, uint8_t *table,
         const uint32_t scaled = (uint32_t)(s.counts[index] >> shift);
         s.scaled[index] = scaled > 1 ? scaled : 1;
     }
-    chunks = total > RANS_CHUNK ? 2 * ((total - 1) / (2 * RANS_CHUNK) + 1) : 1;
-    for (choice = 0; choice < 3; choice++) {
-        const unsigned bits = choices[total < RANS_SHORT][choice];
-        unsigned precision, source;
-        if (bits == 0 || s.used > 1u << bits) {
-            continue;
-        }
-        set_frequencies(&s, bits);
-        if (with_penalty(wanted_length(&s, bits), bits) >= cost) {
-            continue;
-        }
-        for (precision = total < RANS_LONG ? 0 : RANS_EXACT; precision <= RANS_EXACT; precision++) {
-            for (source = 0; source < (total < RANS_SHORT ? 2u : 1u); source++) {
-                uint32_t any = 0, one_lanes;
-                uint64_t payload, width, all;
-                unsigned one_order;
-                for (index = 0; index < s.used; index++) {
-                    const uint32_t weight =
-                        source ? (uint32_t)s.counts[index] : s.wanted[index] - 1;
-                    s.numbers[index] = fly_rans_number(weight, precision);
-                    any |= s.numbers[index];
-                }
-                for (index = 0; any == 0 && index < s.used; index++) {
-                    s.numbers[index] = 1;
-                }
-                payload = table_length(&s, bits, precision);
-                if (payload == ~(uint64_t)0) {
-                    continue;
-                }
-                one_order = best_order(&s, bits, precision, &width);
-                one_lanes = lanes_for(payload / 8 / chunks, total, chunks);
-                all = with_penalty(payload + width + bits + 32 * one_lanes, bits);
-                if (all < cost) {
-                    uint32_t *const numbers = s.best;
-                    cost = all;
-                    best_bits = bits;
-                    best_precision = precision;
-                    order = one_order;
-                    lanes = one_lanes;
-                    s.best = s.numbers;
-                    s.numbers = numbers;
-                }
-            }
-        }
-    }
+    choose(&s, total);
     writer.at = table;
     writer.bits = 0;
     writer.width = 0;
-    if (lanes == 1) {
-        put(&writer, 0, 1);
-    } else {
-        put(&writer, 8 | fly_rans_log2(lanes), 4);
-    }
-    put(&writer, best_bits - RANS_MIN_BITS, 3);
-    put(&writer, best_precision, 3);
-    put(&writer, order, 3);
+    put(&writer, s.lanes == 1 ? 0 : 8 | fly_rans_log2(s.lanes), s.lanes == 1 ? 1 : 4);
+    put(&writer, s.bits - RANS_MIN_BITS, 3);
+    put(&writer, s.precision, 3);
+    put(&writer, s.order, 3);
     put_used(&s, alphabet, &writer);
-    before = fly_rans_first(s.used, best_bits, best_precision);
+    before = fly_rans_first(s.used, s.bits, s.precision);
     for (index = 0; index < s.used; index++) {
-        put_golomb(&writer, folded(s.best[index], before), order);
+        put_golomb(&writer, folded(s.best[index], before), s.order);
         before = s.best[index];
     }
     put(&writer, 0, (8 - writer.width) & 7);
@@ -610,18 +603,10 @@ fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, int 
     const size_t whole = count & ~((size_t)lanes - 1);
     uint8_t *at = out + fly_rans_chunk_bound(count);
     unsigned lane;
-    size_t index;
     (void)simd;
     memset(workspace, 0, fly_rans_chunk_workspace(rans->alphabet, item));
-    if (item == 2) {
-        uint16_t highest = 0;
-        for (index = 0; index < count; index++) {
-            const uint16_t symbol = ((const uint16_t *)symbols)[index];
-            highest = symbol > highest ? symbol : highest;
-        }
-        if (highest >= rans->alphabet) {
-            return FLY_BAD_ARGUMENT;
-        }
+    if (item == 2 && !all_below(symbols, count, rans->alphabet)) {
+        return FLY_BAD_ARGUMENT;
     }
     fill_entries(rans, entries);
     for (lane = 0; lane < lanes; lane++) {

@@ -1,12 +1,13 @@
-"""Read hostile files by the hundred thousand: ``make fuzz``.
+"""Read hostile files by the million under sanitizers: ``make fuzz``.
 
-    python tests/hostile/fuzz.py [--cases 200000] [--seed 0] [--processes N]
+    python tests/hostile/fuzz.py [--cases 1000000] [--minutes 10] [--seed 0] [--processes N]
     python tests/hostile/fuzz.py --case 1234 [--seed 0]
 
-The second line reads one case again. Compiled loops check their bounds here, with a cache of their
-own; a case that crashes or hangs ends its process, is reported, and the others go on. Prints what
-each decoder made of the cases, adds that to ``benchmarks/results/fuzz.csv``, and ends with code 1
-if there was a finding. Ctrl-C ends early and prints what was done.
+First structure-aware cases go through the public readers of Python, then libFuzzer looks for bytes
+that reach new code of the C decoders, for so many minutes of processor time. The second line reads
+one case again. A case that crashes or hangs ends its process, is reported, and the others go on.
+Prints what came of the cases, adds both runs to ``benchmarks/results/fuzz.csv``, and ends with code
+1 if there was a finding. Ctrl-C ends early and prints what was done.
 """
 
 from __future__ import annotations
@@ -17,66 +18,62 @@ import datetime
 import faulthandler
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cases import KINDS, case
-from judge import DECODERS, Judge, Tally
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from sanitized import ROOT, build_extension, build_program, environment, use_extension
 
-from flyweight._provenance import source_commit
-from flyweight.coding.threads import cores
+if TYPE_CHECKING:
+    from judge import Tally
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"
+CORPUS = ROOT / "runs" / "fuzz"  # inputs that libFuzzer found, and those that crashed
 STARTS, ENDED = -2, -1  # what a process does that reads no case
 HANGS = 60  # seconds, after which a case is given up
 FIELDS = (
-    *("date", "commit", "seed", "cases", "minutes", "decoder", "accepted", "refused"),
-    *("slowest_ms", "largest_allocation_ratio", "findings"),
+    *("date", "commit", "compiler", "run", "seed", "cases", "minutes", "accepted", "slowest_ms"),
+    *("memory_ratio", "coverage", "findings"),
 )
 
 
 def run_cases(seed: int, numbers: range) -> Tally:
     """Read cases in this process."""
+    from cases import case
+    from judge import Judge
+
     with tempfile.TemporaryDirectory() as folder:
         judge = Judge(Path(folder))
-        judge.start()
         for number in numbers:
-            judge.judge(number, case(seed, number))
+            judge.judge(number, *case(seed, number))
         return judge.tally
-
-
-def check_bounds() -> None:
-    """Let Numba check every index; to be called before it is imported."""
-    os.environ["NUMBA_BOUNDSCHECK"] = "1"
-    os.environ["NUMBA_CACHE_DIR"] = str(ROOT / "build" / "checked-kernels")
-    from checked_kernels import check_kernels
-
-    check_kernels()
 
 
 def _work(seed: int, numbers: range, place: Any, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    check_bounds()
-    with tempfile.TemporaryDirectory() as folder:
+    use_extension()
+    from cases import case
+    from judge import Judge, Tally
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         judge = Judge(Path(folder))
         judge.start()
-        told = time.monotonic()
+        sent = time.monotonic()
         for number in numbers:
             place.value = number
-            faulthandler.dump_traceback_later(HANGS, exit=True)
-            judge.judge(number, case(seed, number))
-            if judge.tally.findings or time.monotonic() - told > 0.5:
+            if number % 64 < numbers.step:
+                faulthandler.dump_traceback_later(HANGS, exit=True)
+            judge.judge(number, *case(seed, number))
+            if judge.tally.findings or time.monotonic() - sent > 1:
                 pipe.send(judge.tally)
-                judge.tally, told = Tally(), time.monotonic()
+                judge.tally, sent = Tally(), time.monotonic()
         faulthandler.cancel_dump_traceback_later()
         place.value = ENDED
         pipe.send(judge.tally)
@@ -112,98 +109,138 @@ class _Worker:
         return _Worker(self.seed, left) if left else None
 
 
-def fuzz(seed: int, count: int, processes: int, console: Console) -> Tally:
+def fuzz(seed: int, count: int, processes: int) -> Tally:
     """Read cases side by side; returns what was done so far if interrupted."""
+    from judge import Tally
+
     total = Tally()
     workers = [_Worker(seed, range(first, count, processes)) for first in range(processes)]
-    begin = time.monotonic()
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=count)
-        try:
-            while workers:
-                ready = wait([worker.pipe for worker in workers])
-                for worker in [worker for worker in workers if worker.pipe in ready]:
-                    try:
-                        total.add(worker.pipe.recv())
-                    except EOFError:
-                        workers.remove(worker)
-                        if died := worker.died():
-                            total.findings.append(died)
-                            workers += [new for new in [worker.successor()] if new]
+    begin, said = time.monotonic(), 0
+    try:
+        while workers:
+            ready = wait([worker.pipe for worker in workers])
+            for worker in [worker for worker in workers if worker.pipe in ready]:
+                try:
+                    total.add(worker.pipe.recv())
+                except EOFError:
+                    workers.remove(worker)
+                    if died := worker.died():
+                        total.findings.append(died)
+                        workers += [new for new in [worker.successor()] if new]
+            if time.monotonic() - begin > said:
+                said += 60
                 rate = total.cases / (time.monotonic() - begin)
-                told = f"{rate:.0f} cases a second, {len(total.findings)} findings"
-                progress.update(bar, completed=total.cases, description=told)
-        except KeyboardInterrupt:
-            for worker in workers:
-                worker.process.terminate()
+                print(f"{total.cases:,} cases, {rate:.0f} a second", flush=True)
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.process.terminate()
     return total
 
 
-def show(total: Tally, console: Console) -> None:
-    """Print tables of the cases and of the decoders, and the findings."""
-    kinds = Table("damage", "accepted", "refused", title=f"{total.cases:,} cases")
-    for kind in KINDS:
-        kinds.add_row(kind, *(f"{total.kinds[kind, what]:,}" for what in ("accepted", "refused")))
-    table = Table("decoder", "accepted", "refused", "slowest", "case", "memory", "case")
-    for decoder in DECODERS:
-        seconds, slow = total.slowest.get(decoder, (0.0, 0))
-        ratio, large = total.largest.get(decoder, (0.0, 0))
-        counts = f"{total.accepted[decoder]:,}", f"{total.refused[decoder]:,}"
-        table.add_row(
-            decoder, *counts, f"{1000 * seconds:.0f} ms", str(slow), f"{ratio:.2f}", str(large)
-        )
-    console.print(kinds, table)
+def show(total: Tally) -> None:
+    """Print what came of the cases of each kind, and the findings."""
+    for kind, coder in sorted({key[:2] for key in total.outcomes}):
+        accepted, refused = (total.outcomes[kind, coder, outcome] for outcome in (True, False))
+        print(f"{kind:12} {coder:9} {accepted:9,} accepted {refused:9,} refused")
+    slow, large = total.slowest, total.largest
+    print(f"slowest: {slow[0]:.0f} ms in case {slow[1]}; memory: {large[0]:.2f} in case {large[1]}")
     for number, what in sorted(total.findings)[:100]:
-        console.print(f"case {number}: {what}", markup=False)
-    console.print(f"{len(total.findings)} findings")
+        print(f"case {number}: {what}")
+    print(f"{total.cases:,} cases, {len(total.findings)} findings")
 
 
-def write(total: Tally, seed: int, minutes: float, commit: str) -> None:
-    """Add a row for each decoder to the results."""
+def guided(minutes: float, processes: int) -> dict[str, object]:
+    """Run libFuzzer; return the fields of its row, none if there is no clang."""
+    try:
+        program = build_program("fuzz_file.c", "-fsanitize=fuzzer", compiler="clang")
+    except OSError as error:
+        print(f"the coverage-guided part is left out: {error}")
+        return {}
+    found, crashes = CORPUS / "found", CORPUS / "crashes"
+    for folder in (found, crashes):
+        folder.mkdir(parents=True, exist_ok=True)
+    before = {*crashes.iterdir()}
+    seeds = [ROOT / "tests" / "golden", ROOT / "tests" / "hostile" / "files"]
+    seconds = max(1, int(60 * minutes / processes))
+    runs = []
+    for number in range(processes):
+        command = [program, f"-max_total_time={seconds}", f"-seed={number + 1}", "-max_len=20000"]
+        command += ["-timeout=60", "-rss_limit_mb=3000", "-print_final_stats=1", "-reload=10"]
+        command += [f"-artifact_prefix={crashes}/", found, *seeds]
+        runs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    texts = [run.communicate()[1] for run in runs]
+    failed = sum(run.returncode != 0 for run in runs)
+    for text in texts if failed else ():
+        print(text[-4000:])
+    findings = max(failed, len({*crashes.iterdir()} - before))
+    cases = sum(map(int, re.findall(r"number_of_executed_units: (\d+)", "".join(texts))))
+    edges = max(map(int, re.findall(r"cov: (\d+)", "".join(texts))), default=0)
+    print(f"libFuzzer: {cases:,} cases, {edges} edges, {findings} findings; see {crashes}")
+    return {"run": "coverage-guided", "cases": cases, "coverage": edges, "findings": findings}
+
+
+def write(row: dict[str, object], compiler: str, seed: int, begin: float) -> None:
+    """Add a run to the results."""
+    from flyweight._provenance import source_commit
+
+    new = not RESULTS.exists()
+    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True)
     start = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit,
+        "commit": source_commit(),
+        "compiler": f"{compiler} {version.stdout.strip()}",
         "seed": seed,
-        "cases": total.cases,
-        "minutes": round(minutes, 1),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
     }
-    new = not RESULTS.exists()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if new:
             writer.writeheader()
-        for decoder in DECODERS:
-            row = {
-                "decoder": decoder,
-                "accepted": total.accepted[decoder],
-                "refused": total.refused[decoder],
-                "slowest_ms": round(1000 * total.slowest.get(decoder, (0.0, 0))[0], 1),
-                "largest_allocation_ratio": round(total.largest.get(decoder, (0.0, 0))[0], 2),
-                "findings": len(total.findings),
-            }
-            writer.writerow(start | row)
+        writer.writerow(start | row)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Read hostile files and find fault.")
-    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--cases", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=10, help="of the coverage-guided part")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--case", type=int, help="read this one case again")
     options = parser.parse_args()
-    console = Console()
+    if "FLYWEIGHT_SANITIZED" not in os.environ:
+        build_extension()
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment())
+    use_extension()
     if options.case is not None:
-        check_bounds()
-        found = case(options.seed, options.case)
-        console.print(f"{found.kind}, for the reader of {found.reader}: {found.data.hex()}")
+        from cases import case
+
+        print(case(options.seed, options.case))
         total = run_cases(options.seed, range(options.case, options.case + 1))
-        show(total, console)
+        show(total)
         return bool(total.findings)
-    commit, begin = source_commit(), time.monotonic()
-    total = fuzz(options.seed, options.cases, options.processes, console)
-    show(total, console)
-    write(total, options.seed, (time.monotonic() - begin) / 60, commit)
-    return bool(total.findings)
+    begin = time.monotonic()
+    findings = 0
+    if options.cases:
+        total = fuzz(options.seed, options.cases, options.processes)
+        show(total)
+        findings += len(total.findings)
+        accepted = sum(count for key, count in total.outcomes.items() if key[2])
+        row = {
+            "run": "mutations",
+            "cases": total.cases,
+            "accepted": accepted,
+            "slowest_ms": round(total.slowest[0]),
+            "memory_ratio": round(total.largest[0], 2),
+            "findings": len(total.findings),
+        }
+        write(row, "gcc", options.seed, begin)
+    if options.minutes:
+        del os.environ["LD_PRELOAD"]  # clang has a runtime of its own
+        begin = time.monotonic()
+        if row := guided(options.minutes, options.processes):
+            findings += int(row["findings"])
+            write(row, "clang", options.seed, begin)
+    return bool(findings)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Ways to damage bytes, each a function of a random generator, the bytes, and others to mix in."""
+"""Damage bytes at random."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 
 from flyweight.coding.varint import varint
@@ -14,98 +13,58 @@ INTERESTING = (
     *(1 << 20, (1 << 20) + 1, (1 << 31) - 1, 1 << 31, 1 << 40, 1 << 62, (1 << 63) - 1),
 )
 
-Mutation = Callable[[Random, bytes, bytes], bytes]
-
 
 def some_bytes(random: Random, length: int) -> bytes:
-    """Random bytes, of which many are 0, 1 or 255."""
-    choices = random.choices((0, 1, 255, -1), (2, 1, 1, 4), k=length)
-    return bytes(random.randrange(256) if choice < 0 else choice for choice in choices)
+    """Random bytes, half of them 0, 1 or 255."""
+    mask = random.randbytes(length)
+    return bytes(
+        (0, 0, 1, 255)[byte & 3] if chosen & 1 else byte
+        for byte, chosen in zip(random.randbytes(length), mask, strict=True)
+    )
 
 
-def _place(random: Random, data: bytes) -> int:
+def _place(random: Random, data: bytes | bytearray) -> int:
     """A place in the bytes, more often near the start, where tables and counts are."""
     size = len(data) if random.random() < 0.5 else min(len(data), 24)
-    return random.randrange(size) if size else 0
+    return int(random.random() * size)
 
 
-def flip(random: Random, data: bytes, _: bytes) -> bytes:
-    damaged = bytearray(data or b"\0")
-    for _ in range(random.choice((1, 1, 1, 2, 5))):
-        damaged[_place(random, damaged)] ^= 1 << random.randrange(8)
-    return bytes(damaged)
-
-
-def change(random: Random, data: bytes, _: bytes) -> bytes:
-    damaged = bytearray(data or b"\0")
-    damaged[_place(random, damaged)] = some_bytes(random, 1)[0]
-    return bytes(damaged)
-
-
-def truncate(random: Random, data: bytes, _: bytes) -> bytes:
-    kept = len(data) - random.choice((1, 1, 2, 3, random.randint(1, len(data) or 1)))
-    return data[: max(kept, 0)]
-
-
-def insert(random: Random, data: bytes, _: bytes) -> bytes:
-    at = random.choice((0, len(data), _place(random, data)))
-    length = 20_000 if random.random() < 0.005 else random.randint(1, 5)
-    return data[:at] + some_bytes(random, length) + data[at:]
-
-
-def delete(random: Random, data: bytes, _: bytes) -> bytes:
+def _mutate(random: Random, data: bytes, other: bytes) -> bytes:
     at = _place(random, data)
-    return data[:at] + data[at + random.randint(1, 5) :]
-
-
-def splice(random: Random, data: bytes, other: bytes) -> bytes:
-    at = _place(random, data)
-    return data[:at] + other[random.choice((at, _place(random, other))) :]
-
-
-def count(random: Random, data: bytes, _: bytes) -> bytes:
-    """Put a number that is at the edge of something where there may be one."""
-    at = _place(random, data)
-    number = max(0, min(random.choice(INTERESTING) + random.randint(-1, 1), (1 << 63) - 1))
-    return data[:at] + varint(number) + data[at + random.randint(0, 3) :]
-
-
-def swap(random: Random, data: bytes, _: bytes) -> bytes:
-    first, second, third = sorted(_place(random, data) for _ in range(3))
-    return data[:first] + data[second:third] + data[first:second] + data[third:]
-
-
-def repeat(random: Random, data: bytes, _: bytes) -> bytes:
-    first = _place(random, data)
-    last = first + random.randint(1, 16)
-    return data[:last] + data[first:]
-
-
-def noise(random: Random, _: bytes, __: bytes) -> bytes:
-    return some_bytes(random, random.choice((0, 1, 2, 3, 8, 30)))
-
-
-def other(random: Random, _: bytes, other: bytes) -> bytes:
+    how = random.randrange(11)
+    if how <= 1:
+        damaged = bytearray(data or b"\0")
+        for _ in range(random.choice((1, 1, 1, 2, 5)) if how else 0):
+            damaged[_place(random, damaged)] ^= 1 << random.randrange(8)
+        if not how:
+            damaged[at] = some_bytes(random, 1)[0]
+        return bytes(damaged)
+    if how == 2:  # cut the end off
+        kept = len(data) - random.choice((1, 1, 2, 3, random.randint(1, len(data) or 1)))
+        return data[: max(kept, 0)]
+    if how == 3:  # insert
+        length = 20_000 if random.random() < 0.001 else random.randint(1, 5)
+        at = random.choice((0, len(data), at))
+        return data[:at] + some_bytes(random, length) + data[at:]
+    if how == 4:  # leave out
+        return data[:at] + data[at + random.randint(1, 5) :]
+    if how == 5:  # splice
+        return data[:at] + other[random.choice((at, _place(random, other))) :]
+    if how == 6:  # put a number that is at the edge of something where there may be one
+        number = max(0, min(random.choice(INTERESTING) + random.randint(-1, 1), (1 << 63) - 1))
+        return data[:at] + varint(number) + data[at + random.randint(0, 3) :]
+    if how == 7:  # swap two runs
+        first, second, third = sorted((at, _place(random, data), _place(random, data)))
+        return data[:first] + data[second:third] + data[first:second] + data[third:]
+    if how == 8:  # repeat a run
+        return data[: at + random.randint(1, 16)] + data[at:]
+    if how == 9:
+        return some_bytes(random, random.choice((0, 1, 2, 3, 8, 30)))
     return other
 
 
-MUTATIONS: tuple[Mutation, ...] = (
-    flip,
-    change,
-    truncate,
-    insert,
-    delete,
-    splice,
-    count,
-    swap,
-    repeat,
-    noise,
-    other,
-)
-
-
 def mutated(random: Random, data: bytes, other: bytes) -> bytes:
-    """Bytes with one mutation, seldom two."""
+    """Bytes with one mutation, seldom two; ``other`` bytes are mixed in."""
     for _ in range(random.choice((1, 1, 1, 2))):
-        data = random.choice(MUTATIONS)(random, data, other)
+        data = _mutate(random, data, other)
     return data

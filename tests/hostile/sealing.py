@@ -1,22 +1,44 @@
-"""Files however unsound with every checksum right, made by the library's own writers."""
+"""Build files, sound or not, with every checksum right."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from types import ModuleType
 
 from flyweight.coding import CodedTensor
-from flyweight.coding.header.outline import Outline, outline_of
+from flyweight.coding.forms import PART_KINDS
+from flyweight.coding.header import Outline, outline_of, pack_header
+from flyweight.coding.varint import varint
 from flyweight.errors import FormatError
-from flyweight.format import (
-    Container,
-    dumps,
-    layout,
-    writer,
-)
+from flyweight.format.layout import BLOCK_BYTES, LONGEST_PREAMBLE, crc, head_length
 
-__all__ = ["outlines", "resealed", "sealed"]
+__all__ = ["file_of", "outlines", "resealed", "sealed"]
+
+
+def file_of(
+    header: bytes,
+    *blocks: bytes,
+    version: int = 1,
+    flags: int = 0,
+    sizes: bytes = b"",
+    checks: int | None = None,
+) -> bytes:
+    """Return a file of this header and these checksum blocks."""
+    count = len(blocks) if checks is None else checks
+    head = b"FLYW" + bytes([version, flags]) + varint(len(header)) + sizes + varint(count)
+    head += header + b"".join(map(crc, blocks))
+    body = b"".join([head, crc(head), *blocks])
+    return body + crc(body)
+
+
+def outlines(tensors: Sequence[CodedTensor]) -> list[Outline]:
+    """Outlines of tensors; one in a group follows the last that is in none."""
+    found: list[Outline] = []
+    first = 0
+    for place, tensor in enumerate(tensors):
+        first = first if tensor.member else place
+        found.append(outline_of(tensor, first if tensor.member else None))
+    return found
 
 
 def sealed(
@@ -26,51 +48,29 @@ def sealed(
     bare: bool = False,
     header: bytes | None = None,
 ) -> bytes:
-    """A file of tensors however unsound, or of another header, with every checksum right.
-
-    The header of a lone tensor is stored as it is: to code it takes longer than all the rest.
-    """
-    container = Container(tensors=tuple(tensors), metadata=metadata or {})
-    with ExitStack() as stack:
-
-        def exchange(owner: ModuleType | type, name: str, other: object) -> None:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, other)
-
-        exchange(writer, "defect", lambda _: None)
-        exchange(writer, "too_many_elements", lambda *_: None)
-        exchange(writer.Writer, "_misfit", lambda *_: None)
-        exchange(writer.Writer, "_first", _first)
-        if header is not None:
-            exchange(layout, "pack_header", lambda *_, **__: header)
-        if len(tensors) == 1:
-            exchange(layout, "encode_huffman", lambda symbols, _: (bytes(symbols), b""))
-        return dumps(container, bare=bare)
-
-
-def outlines(tensors: Sequence[CodedTensor]) -> list[Outline]:
-    """What a header tells of sound tensors, groups among them."""
-    found: list[Outline] = []
-    first = 0
-    for place, tensor in enumerate(tensors):
-        first = first if tensor.member else place
-        found.append(outline_of(tensor, first if tensor.member else None))
-    return found
-
-
-def _first(made: writer.Writer, tensor: CodedTensor) -> int | None:
-    """The place of the tensor before, whatever it is, of one in a group."""
-    return len(made._outlines) - 1 if tensor.member else None
+    """Return a file of tensors however unsound, or of another header than theirs, not coded."""
+    blocks: list[bytes] = []
+    room = 0
+    for tensor in tensors:
+        raw = b"".join(tensor.parts[kind] for kind in PART_KINDS if kind in tensor.parts)
+        if raw and (room <= 0 or len(raw) >= BLOCK_BYTES):
+            blocks.append(b"")
+            room = BLOCK_BYTES
+        if raw:
+            blocks[-1] += raw
+            room -= len(raw)
+    if header is None:
+        header = pack_header(outlines(tensors), metadata or {}, bare=bare)
+    return file_of(header, *blocks, flags=2 * bare)
 
 
 def resealed(data: bytes) -> bytes:
-    """A file with the checksums of its head and of the whole computed again."""
+    """Return a file with the checksums of its head and of the whole computed again."""
     try:
-        length = layout.head_length(data[: layout.LONGEST_PREAMBLE])
+        length = head_length(data[:LONGEST_PREAMBLE])
     except FormatError:
         return data
-    if length + layout.CRC_BYTES > len(data) or length < layout.CRC_BYTES:
+    if not 4 <= length <= len(data) - 4:
         return data
-    head = data[: length - layout.CRC_BYTES]
-    body = head + layout.crc(head) + data[length : -layout.CRC_BYTES]
-    return body + layout.crc(body)
+    body = data[: length - 4] + crc(data[: length - 4]) + data[length:-4]
+    return body + zlib.crc32(body).to_bytes(4, "little")

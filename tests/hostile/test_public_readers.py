@@ -5,13 +5,14 @@ import threading
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
-from time import process_time
 
 import pytest
 import torch
+from judge import SPARE, declared_bytes
 
+from flyweight.coding import forms
+from flyweight.coding.symbols import unpack_symbols
 from flyweight.errors import FlyweightError, FormatError
-from flyweight.format import Reader
 from flyweight.io import decompress, load, load_state_dict
 from flyweight.size_report import inspect
 
@@ -28,21 +29,22 @@ def read(request, tmp_path):
     }[request.param]
 
 
-def declared_bytes(path):
-    with Reader(path) as reader:
-        return sum(8 * outline.size for outline in reader.outlines)
-
-
-def test_readers_bound_time_and_memory_of_interleaved_groups(read):
-    path = FILES / "interleaved_groups.fly"
+@pytest.mark.parametrize("name", sorted(path.stem for path in FILES.glob("*.fly")))
+def test_readers_bound_memory_of_hostile_files(read, name):
+    path = FILES / f"{name}.fly"
     tracemalloc.start()
-    begin = process_time()
-    read(path)
-    seconds = process_time() - begin
+    with suppress(FormatError):
+        read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 * declared_bytes(path)
-    assert seconds < 60, "each member decodes its whole group"
+    assert peak < 4 * declared_bytes(path) + SPARE
+
+
+def test_readers_decode_each_interleaved_group_once(read, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(forms, "unpack_symbols", lambda *a: decoded.append(a) or unpack_symbols(*a))
+    read(FILES / "interleaved_groups.fly")
+    assert len(decoded) <= 17
 
 
 def test_readers_read_a_context_coded_scalar(read):
@@ -51,15 +53,9 @@ def test_readers_read_a_context_coded_scalar(read):
     assert value.shape == ()
 
 
-def test_readers_count_aliases_against_the_bound_of_elements(read):
-    with pytest.raises(FormatError, match="1049624576 elements in all, where a file of 9638 bytes"):
+def test_readers_count_aliases_against_the_bound_of_bytes(read):
+    with pytest.raises(FormatError, match="4198498304 bytes in all"):
         read(FILES / "aliases.fly")
-
-
-@pytest.mark.parametrize("name", ["context_zeros", "rans_interleaved", "escape_sequences"])
-def test_readers_read_or_refuse_other_hostile_files(read, name):
-    with suppress(FormatError):
-        read(FILES / f"{name}.fly")
 
 
 def test_inspect_escapes_control_characters_of_names():

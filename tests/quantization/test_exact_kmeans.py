@@ -35,15 +35,8 @@ def by_brute_force(points, weights, clusters):
     return min(error_of(points, weights, (0, *cut, len(points))) for cut in cuts)
 
 
-@pytest.fixture(params=["table", "penalty"])
-def algorithm(request, monkeypatch):
-    """Either algorithm, whatever the number of points."""
-    monkeypatch.setattr(exact_kmeans, "_WORTH_COMPILING", 10**9 if request.param == "table" else 0)
-    return request.param
-
-
 @pytest.mark.parametrize("spread", ["normal", "equal steps", "heavy tails", "mirrored"])
-def test_exact_kmeans_edges_have_the_least_error(algorithm, spread):
+def test_exact_kmeans_edges_have_the_least_error(spread):
     generator = np.random.default_rng(0)
     for _ in range(12):
         points = {
@@ -73,16 +66,26 @@ def test_exact_kmeans_edges_of_integers_are_exact(points, data):
     assert exact_error(points, edges) == least
 
 
+def by_table(points, weights, clusters):
+    """The least error of all partitions, by dynamic programming over all pairs of positions."""
+    totals, sums = (np.concatenate([[0], np.cumsum(x)]) for x in (weights, weights * points))
+    begin, end = np.tril_indices(totals.size, -1)[::-1]
+    gain = np.full((totals.size, totals.size), -np.inf)
+    gain[begin, end] = (sums[end] - sums[begin]) ** 2 / (totals[end] - totals[begin])
+    best = gain[0]
+    for _ in range(clusters - 1):
+        best = (best[:, None] + gain).max(0)
+    return float(weights @ points**2) - best[-1]
+
+
 @pytest.mark.parametrize("clusters", [2, 7, 32, 255])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_exact_kmeans_edges_agree_by_table_and_by_penalty(monkeypatch, clusters, offset):
-    points = np.unique(np.random.default_rng(1).laplace(size=500)) + offset
+def test_exact_kmeans_edges_agree_with_dynamic_programming(clusters, offset):
+    points = np.unique(np.random.default_rng(1).laplace(size=500))
     weights = np.random.default_rng(2).exponential(size=500) * 1e-9
-    table = exact_kmeans_edges(points, weights, clusters)
-    monkeypatch.setattr(exact_kmeans, "_WORTH_COMPILING", 0)
-    penalty = exact_kmeans_edges(points, weights, clusters)
-    assert error_of(points, weights, penalty) == pytest.approx(
-        error_of(points, weights, table), rel=1e-6
+    edges = exact_kmeans_edges(points + offset, weights, clusters)
+    assert error_of(points, weights, edges) == pytest.approx(
+        by_table(points, weights, clusters), rel=1e-6
     )
 
 
@@ -93,7 +96,7 @@ def test_exact_kmeans_edges_do_not_depend_on_the_first_penalty(monkeypatch):
     assert np.array_equal(guessed, exact_kmeans_edges(points, np.ones(points.size), 16))
 
 
-def test_exact_kmeans_edges_take_the_ends_of_float32(algorithm):
+def test_exact_kmeans_edges_take_the_ends_of_float32():
     points = np.array([-3e38, -2.9e38, 1e-45, 2e38, 3e38])
     assert exact_kmeans_edges(points, np.ones(5), 3).tolist() == [0, 2, 3, 5]
     tiny = np.array([1e-45, 2e-45, 9e-45, 1e-44])
@@ -101,7 +104,7 @@ def test_exact_kmeans_edges_take_the_ends_of_float32(algorithm):
 
 
 @pytest.mark.parametrize("decades", [13, 18, 24])
-def test_exact_kmeans_edges_take_weights_of_any_span(algorithm, decades):
+def test_exact_kmeans_edges_take_weights_of_any_span(decades):
     generator = np.random.default_rng(5)
     for _ in range(6):
         points = np.unique(generator.normal(size=9))
@@ -115,7 +118,7 @@ def test_exact_kmeans_edges_take_weights_of_any_span(algorithm, decades):
 
 
 @pytest.mark.parametrize("heavy", ["first", "last"])
-def test_exact_kmeans_edges_count_weights_that_vanish_in_sums(algorithm, heavy):
+def test_exact_kmeans_edges_count_weights_that_vanish_in_sums(heavy):
     points = np.arange(400.0)
     weights = np.ones(400)
     weights[300:] = 1e-18

@@ -288,9 +288,7 @@ def _symbols(
 
     def look_up(up: slice, across: slice) -> None:
         tables = steps[up], table, large, large_symbols
-        _native.grid_symbols(
-            matrix[up, across], DTYPES.index(dtype), *tables, symbols[up, across]
-        )
+        _native.grid_symbols(matrix[up, across], DTYPES.index(dtype), *tables, symbols[up, across])
 
     _in_blocks(look_up, matrix.shape, threads)
     return symbols

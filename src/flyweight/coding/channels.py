@@ -62,9 +62,7 @@ def dequantized(
 
     def work(block: tuple[slice, slice]) -> None:
         tables = (None if table is None else table[block[0]] for table in (scales, offsets))
-        _native.dequantize(
-            matrix[block], matrix.itemsize, levels, number, *tables, values[block]
-        )
+        _native.dequantize(matrix[block], matrix.itemsize, levels, number, *tables, values[block])
 
     blocks = [
         (slice(top, top + high), slice(left, left + _BLOCK))

@@ -6,7 +6,6 @@ bfloat16 as uint16, the float8 types as uint8.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ __all__ = [
     "ascending_words",
     "carrier",
     "distinct_words",
-    "float8_values",
     "may_store",
     "negative_count",
     "nonzero_count",
@@ -54,8 +52,6 @@ DTYPES = (
     "complex128",
 )
 _CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-_FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
-_SAMPLE = 1024  # values that tell most tensors from those that are exact in a narrower type
 # What else a dtype may be stored as, the first choice first.
 _NARROWER: dict[str, tuple[str, ...]] = {
     "int16": ("uint8", "int8"),
@@ -64,23 +60,6 @@ _NARROWER: dict[str, tuple[str, ...]] = {
     "float32": ("float8_e5m2", "float8_e4m3fn", "float16", "bfloat16"),
     "float64": ("float16", "float32"),
 }
-
-
-@functools.cache
-def float8_values(dtype: str) -> NDArray[np.float32]:
-    """Return the values of the 256 codes of an 8-bit float type.
-
-    >>> float8_values("float8_e4m3fn")[[0, 1, 0x38, 0x7E]].tolist()
-    [0.0, 0.001953125, 1.0, 448.0]
-    """
-    codes = np.arange(256, dtype=np.uint16)
-    if dtype == "float8_e5m2":
-        return (codes << 8).view("<f2").astype("<f4")
-    exponent, mantissa = (codes >> 3 & 15).astype(int), (codes & 7).astype("<f4")
-    values = np.where(exponent > 0, np.ldexp(8 + mantissa, exponent - 10), np.ldexp(mantissa, -9))
-    values = np.where(codes & 128 > 0, -values, values).astype("<f4")
-    values[[127, 255]] = np.nan
-    return values
 
 
 def carrier(dtype: str) -> np.dtype[Any]:
@@ -108,7 +87,7 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
     Raises `ModelError` if ``storage`` would not give back every value bit for bit.
 
     >>> pack_scalars(np.float32([0.5, 2.0]), "float32")
-    (b'\\x008\\x00@', 'float16')
+    (b'8@', 'float8_e5m2')
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} cannot be stored; known are {', '.join(DTYPES)}.")
@@ -117,59 +96,33 @@ def pack_scalars(values: ArrayLike, dtype: str, storage: str | None = None) -> t
         raise ModelError(
             f"values of dtype {dtype} must come as {carrier(dtype)}, not {flat.dtype}."
         )
-    raw = flat.astype(carrier(dtype), copy=False).tobytes()
+    flat = np.ascontiguousarray(flat.astype(carrier(dtype), copy=False))
     if storage is not None and not may_store(dtype, storage):
         raise ModelError(f"values of dtype {dtype} cannot be stored as {storage!r}.")
     choices = (*_NARROWER.get(dtype, ()), dtype) if storage is None else (storage,)
-    sample = flat[:: max(1, flat.size // _SAMPLE)]
     for choice in choices:
         if choice == dtype:
-            return raw, choice
-        if _narrowed(sample, dtype, choice) is not None:
-            stored = _narrowed(flat, dtype, choice)
-            if stored is not None:
-                return stored, choice
+            return flat.tobytes(), choice
+        stored = _narrow(flat, dtype, choice)
+        if stored is not None:
+            return stored, choice
     raise ModelError(f"values of dtype {dtype} are not exact in {storage}; round them first.")
 
 
-def _narrowed(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
-    """Return values in a narrower type, or None where that would lose a bit."""
-    stored = _narrow(flat, dtype, storage)
-    if stored is None or unpack_scalars(stored, dtype, storage).tobytes() != flat.tobytes():
-        return None
-    return stored
-
-
 def _narrow(flat: NDArray[Any], dtype: str, storage: str) -> bytes | None:
-    if storage in _FLOAT8:
-        bits = flat.astype("<f4", copy=False).view("<u4")
-        table = float8_values(storage).view("<u4")
-        order = np.argsort(table).astype(np.uint8)
-        codes = order[np.minimum(np.searchsorted(table, bits, sorter=order), 255)]
-        finite = np.isfinite(float8_values(storage))[codes].all()
-        return codes.tobytes() if finite and (table[codes] == bits).all() else None
-    if storage == "bfloat16":
-        return (flat.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    if flat.dtype.kind == "f" and np.isnan(flat).any():
-        return None  # processors differ in the NaN that a conversion gives
-    with np.errstate(all="ignore"):
-        stored = flat.astype(carrier(storage))
-    if (dtype, storage) == ("float64", "float32"):
-        _narrow_subnormals_(stored, flat)
-    return stored.tobytes()
-
-
-def _narrow_subnormals_(stored: NDArray[Any], values: NDArray[Any]) -> None:
-    """Set the float32 values that are subnormal, by integers: programs may flush them to zero."""
-    sizes = np.abs(values)
-    small = np.flatnonzero((sizes < 2.0**-126) & (sizes >= 2.0**-149))
-    if small.size:
-        bits = np.ldexp(sizes[small], 149).astype("<u4")  # inexact values are found by unpacking
-        stored.view("<u4")[small] = bits | np.signbit(values[small]).astype("<u4") << 31
+    """Return values in a narrower dtype, or None where a bit would be lost."""
+    kind = carrier(storage)
+    if flat.dtype.kind != "f":
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+        fits = not flat.size or (flat.min() >= low and flat.max() <= high)
+        return flat.astype(kind).tobytes() if fits else None
+    narrow = np.empty(flat.size, kind)
+    exact = _native.narrow(flat, DTYPES.index(dtype), DTYPES.index(storage), narrow)
+    return narrow.tobytes() if exact else None
 
 
 def _widen_subnormals_(values: NDArray[Any], stored: NDArray[Any]) -> None:
-    """Set the float64 values of float32 that are subnormal, as `_narrow_subnormals_` does."""
+    """Set the float64 values of subnormal float32, by integers: programs may flush them to zero."""
     bits = stored.view("<u4")
     small = np.flatnonzero(((bits & 0x7F800000) == 0) & ((bits & 0x7FFFFF) != 0))
     if small.size:
@@ -193,20 +146,32 @@ def widened(stored: NDArray[Any], dtype: str, storage: str) -> NDArray[Any]:
         raise FormatError("a value of dtype bool is neither 0 nor 1.")
     if storage == dtype:
         return stored
+    values: NDArray[Any]
     if storage == "bfloat16":
-        return (stored.astype("<u4") << 16).view("<f4")
-    if storage in _FLOAT8:
-        values: NDArray[Any] = float8_values(storage)[stored]
-        if not np.isfinite(values).all():
-            raise FormatError(f"a value stored as {storage} is not finite.")
+        values = (stored.astype("<u4") << 16).view("<f4")
         return values
-    if stored.dtype.kind == "f" and np.isnan(stored).any():
-        raise FormatError(f"a value stored as {storage} is no number.")
-    with np.errstate(all="ignore"):
-        values = stored.astype(carrier(dtype))
+    if storage == "float8_e4m3fn":
+        values = _float8_values()[stored]
+    else:
+        if storage == "float8_e5m2":  # the upper byte of a float16
+            stored = (stored.astype("<u2") << 8).view("<f2")
+        with np.errstate(all="ignore"):
+            values = stored.astype(carrier(dtype))
     if (dtype, storage) == ("float64", "float32"):
         _widen_subnormals_(values, stored)
+    if values.dtype.kind == "f":
+        narrow = carrier(storage).itemsize == 1
+        if np.isnan(values).any() or (narrow and np.isinf(values).any()):
+            raise FormatError(f"a value of dtype {dtype} is not a number that {storage} can hold.")
     return values
+
+
+def _float8_values() -> NDArray[np.float32]:
+    """Return the values of all float8_e4m3fn by their bits."""
+    sizes, exponents = np.meshgrid(np.arange(8.0), np.arange(16))
+    values = np.ldexp(sizes + 8 * (exponents > 0), np.maximum(exponents, 1) - 10).ravel()
+    values[-1] = np.nan
+    return np.concatenate([values, -values]).astype("<f4")
 
 
 def nonzero_count(values: NDArray[Any], dtype: str) -> int:
@@ -243,21 +208,6 @@ def _magnitudes(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         bits = _bits(values)
         return np.asarray(bits & bits.dtype.type((1 << (8 * bits.dtype.itemsize - 1)) - 1))
     return values
-
-
-def words_of(values: NDArray[Any]) -> NDArray[Any]:
-    """View values, 1-D, as unsigned integers of the same bits; those of 16 bytes as pairs."""
-    flat = values.reshape(-1)
-    if flat.dtype.itemsize == 16:
-        return flat.view("<u8").reshape(-1, 2).any(axis=1).astype(np.uint8)
-    return flat.view(f"<u{flat.dtype.itemsize}")
-
-
-def all_equal(values: NDArray[Any]) -> bool:
-    """Return whether there is a value and all have the same bits."""
-    raw = memoryview(values).cast("B")
-    item = values.dtype.itemsize
-    return raw.nbytes > 0 and raw[item:] == raw[:-item]
 
 
 def distinct_words(
@@ -307,3 +257,18 @@ def ascending_words(
     negative = words >> np.uint64(8 * kind.itemsize - 1) != 0
     below = words[negative]
     return np.concatenate([below[::-1] if floating else below, words[~negative]])
+
+
+def words_of(values: NDArray[Any]) -> NDArray[Any]:
+    """View values, 1-D, as unsigned integers of the same bits; of 16 bytes, 1 for any bit set."""
+    flat = values.reshape(-1)
+    if flat.dtype.itemsize == 16:
+        return flat.view("<u8").reshape(-1, 2).any(axis=1).astype(np.uint8)
+    return flat.view(f"<u{flat.dtype.itemsize}")
+
+
+def all_equal(values: NDArray[Any]) -> bool:
+    """Return whether there is a value and all have the same bits."""
+    raw = memoryview(values).cast("B")
+    item = values.dtype.itemsize
+    return raw.nbytes > 0 and raw[:item] == raw[-item:] and raw[item:] == raw[:-item]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +72,14 @@ def _gain(sums: Array, totals: Array, clusters: int, penalty: float) -> float:
 
 def _search(sums: Array, totals: Array, clusters: int, penalty: float) -> Edges:
     """The solution with so many clusters, by bisection of the penalty from a first guess on."""
-    solve = _solver(sums, totals)
     n = sums.size - 1
+    room, workspace = np.empty(n + 1, dtype=np.int64), np.empty(5 * (n + 2) // 2)
     fewer, high = np.array([0, n]), math.inf
     more, low = np.arange(n + 1), 0.0
     factor = 1.05
     while fewer.size - 1 < clusters < more.size - 1 and low < penalty < high:
-        edges = solve(penalty)
+        found = _native.cheapest_clusters(sums, totals, penalty, workspace, room)
+        edges = room[n + 1 - found :].copy()
         if edges.size - 1 <= clusters:
             fewer, high = edges, penalty
         if edges.size - 1 >= clusters:
@@ -90,18 +90,6 @@ def _search(sums: Array, totals: Array, clusters: int, penalty: float) -> Edges:
             penalty = penalty / factor if high < math.inf else penalty * factor
             factor *= factor  # at last infinite, which ends the search
     return _splice(fewer, more, clusters)
-
-
-def _solver(sums: Array, totals: Array) -> Callable[[float], Edges]:
-    """The best clusters as a function of the penalty of each."""
-    edges = np.empty(sums.size, dtype=np.int64)
-    workspace = np.empty(-(-20 * sums.size // 8))
-
-    def solve(penalty: float) -> Edges:
-        found = _native.cheapest_clusters(sums, totals, penalty, workspace, edges)
-        return edges[sums.size - found :].copy()
-
-    return solve
 
 
 def _splice(fewer: Edges, more: Edges, clusters: int) -> Edges:
