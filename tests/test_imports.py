@@ -21,6 +21,7 @@ ROOMS = [
     "_tables",
     "_progress",
     "_architectures",
+    "_native",
     "coding",
     "format",
     "batches",
@@ -64,8 +65,12 @@ SOURCES = sorted(FOLDER.rglob("*.py"))
 def room_of(module: str) -> str:
     """The room of a dotted name such as ``flyweight.coding.huffman``."""
     inner = module.split(".")[1:2]
-    exists = inner and ((FOLDER / inner[0]).is_dir() or (FOLDER / f"{inner[0]}.py").is_file())
-    return inner[0] if exists else "__init__"
+    return inner[0] if inner and exists(inner[0]) else "__init__"
+
+
+def exists(room: str) -> bool:
+    """Whether there is a package, a module, or a module in C (with its stub) of that name."""
+    return (FOLDER / room).is_dir() or any(FOLDER.glob(f"{room}.py*"))
 
 
 def module_of(path: Path) -> str:
@@ -97,7 +102,7 @@ def test_imports_go_only_to_rooms_before(path):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_room_exists(room):
-    assert (FOLDER / room).is_dir() or (FOLDER / f"{room}.py").is_file()
+    assert exists(room)
 
 
 def test_lossless_rooms_know_no_torch():
