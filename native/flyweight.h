@@ -28,6 +28,21 @@ typedef enum fly_status {
     FLY_TOO_MANY = 6,         /* more elements than so few bytes may stand for */
     /* Huffman: 100 to 119; rANS: 120 to 139; context: 140 to 159; planes: 160 to 179;
      * positions: 180 to 199; file, header, tensors: 200 to 259 */
+    /* Huffman */
+    FLY_HUFFMAN_LONG_TABLE = 100, /* for so few symbols */
+    FLY_HUFFMAN_NO_TABLE = 101,   /* one is given for an alphabet of one symbol */
+    FLY_HUFFMAN_TABLE_CUT = 102,  /* or two runs in a row */
+    FLY_HUFFMAN_NUMBER = 103,     /* the table ends within a number */
+    FLY_HUFFMAN_INCOMPLETE = 104, /* the Kraft sum is below 1 */
+    FLY_HUFFMAN_OVERFULL = 105,   /* or above */
+    FLY_HUFFMAN_LENGTH = 106,     /* of a codeword: not 1 to 16 bits */
+    FLY_HUFFMAN_TABLE_END = 107,  /* bytes follow the table, or padding that is not zero */
+    FLY_HUFFMAN_NOT_EMPTY = 108,  /* a stream of no symbols */
+    FLY_HUFFMAN_REPEATED = 109,   /* a payload of one repeated symbol */
+    FLY_HUFFMAN_COUNT = 110,      /* so many symbols do not fit in so few bytes */
+    FLY_HUFFMAN_STREAMS = 111,    /* longer than the payload */
+    FLY_HUFFMAN_END = 112,        /* a stream does not end where its symbols do */
+    FLY_HUFFMAN_PADDING = 113,
     /* rANS */
     FLY_RANS_NOT_EMPTY = 120,
     FLY_RANS_NO_SYMBOL = 121,
@@ -44,6 +59,14 @@ typedef enum fly_status {
     FLY_RANS_STATES = 132,
     FLY_RANS_LOW_STATE = 133,
     FLY_RANS_END = 134,
+    /* planes */
+    FLY_PLANES_FORMS = 160,    /* the forms are padded with bits that are not zero */
+    FLY_PLANES_UNKNOWN = 161,  /* form of booleans */
+    FLY_PLANES_BOOL = 162,     /* a boolean that is neither 0 nor 1 */
+    FLY_PLANES_PADDING = 163,  /* of booleans in bits */
+    FLY_PLANES_REPEATED = 164, /* a plane of one repeated byte has a code */
+    FLY_PLANES_NO_TABLE = 165, /* a plane uses the table before it, and there is none */
+    FLY_PLANES_LEFT = 166,     /* bytes follow the last block */
     /* file */
     FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
     FLY_OTHER_VERSION = 201,      /* a later format */
@@ -137,6 +160,50 @@ fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_by
 /* Put value_count values where the mask of `count` bytes is not 0, zeros elsewhere. */
 fly_status fly_scatter(const uint8_t *mask, size_t count, const uint8_t *values, size_t value_count,
                        size_t item, uint8_t *out);
+
+/* ---- Huffman streams: huffman.c ------------------------------------------------------------- */
+
+#define FLY_HUFFMAN_ALPHABET 65536u  /* symbols at most */
+#define FLY_HUFFMAN_CHUNK (1u << 20) /* symbols; chunks can be decoded one by one */
+
+/* Bytes of workspace with which `count` symbols are decoded fastest; the least if `count` is 0. */
+size_t fly_huffman_workspace(uint32_t alphabet, uint64_t count);
+
+/* Read a table and make a decoder in the workspace, for about `count` symbols. */
+fly_status fly_huffman_open(const uint8_t *table, size_t size, uint32_t alphabet, uint64_t count,
+                            fly_simd simd, void *workspace, size_t workspace_size);
+
+/* How many symbols of the alphabet are used. */
+uint32_t fly_huffman_used(const void *workspace);
+
+/* Decode chunks first to last - 1 of `count` symbols to their places in `out`, which has room for
+ * all, `stride` bytes apart. A symbol is one byte, or two of this machine's order if the alphabet
+ * is of more than 256. */
+fly_status fly_huffman_decode(const void *workspace, const uint8_t *payload, size_t size,
+                              uint64_t count, uint64_t first, uint64_t last, size_t stride,
+                              void *out);
+
+/* Codeword lengths of a table, one byte for each symbol of the alphabet, 0 if it is not used. */
+fly_status fly_huffman_lengths(const uint8_t *table, size_t size, uint32_t alphabet,
+                               uint8_t *lengths);
+
+/* How many streams `count` symbols are cut into, and where one begins among the symbols. */
+uint64_t fly_huffman_streams(uint64_t count);
+uint64_t fly_huffman_begin(uint64_t count, uint64_t stream);
+
+/* ---- Byte planes: planes.c ------------------------------------------------------------------ */
+
+#define FLY_PLANES_BLOCK (1u << 16) /* words: a value is one, a complex value two */
+#define FLY_PLANES_CHUNK (1u << 20) /* words; chunks can be decoded one by one */
+
+/* Bytes of workspace with which `count` values are decoded fastest; the least if `count` is 0. */
+size_t fly_planes_workspace(fly_dtype dtype, uint64_t count);
+
+/* Decode chunks first to last - 1 of `count` little-endian values to their places in `out`, which
+ * has room for all. Only with the last chunk it is checked that no byte follows. */
+fly_status fly_planes_decode(fly_dtype dtype, fly_simd simd, const uint8_t *data, size_t size,
+                             uint64_t count, uint64_t first, uint64_t last, uint8_t *out,
+                             void *workspace, size_t workspace_size);
 
 /* ---- Files: header.c, file.c, widen.c ------------------------------------------------------- */
 
