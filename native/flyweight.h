@@ -364,6 +364,64 @@ fly_status fly_rans_decode(const fly_rans *rans, uint64_t first, uint64_t last, 
 fly_status fly_rans_read_table(fly_rans *rans, const uint8_t *table, size_t length,
                                uint32_t alphabet, uint32_t *workspace, size_t words);
 
+/* CRC-32 of what had the CRC `before` (0 for nothing) and `length` bytes more. */
+uint32_t fly_crc32(uint32_t before, const uint8_t *data, size_t length);
+
+/* From little-endian values as stored to such of their dtype; see widen.c. `stored` may be the end
+ * of `out`. FLY_NOT_FINITE for a NaN or an infinity that no writer stores in fewer bits. */
+fly_status fly_widen(fly_dtype dtype, fly_dtype storage, const uint8_t *stored, size_t count,
+                     uint8_t *out);
+
+/* A file in memory, such as flash. FLY_NO_HUFFMAN, FLY_NO_RANS, FLY_NO_CONTEXT, FLY_NO_PLANES,
+ * FLY_NO_SPARSE and FLY_NO_GROUPS leave out what decodes such tensors, which are then refused with
+ * FLY_UNSUPPORTED; the header of a file is Huffman-coded too. */
+typedef struct fly_file {
+    const uint8_t *data;
+    size_t length, checks, payload; /* offsets of the checksums of blocks, of the tensors' parts */
+    size_t used;                    /* bytes that the index takes of its workspace */
+    fly_header header;
+} fly_file;
+
+/* Bytes of workspace that fly_open needs at most; 0 if this is no file. */
+size_t fly_open_workspace(const uint8_t *data, size_t length, const fly_architecture *architecture);
+
+/* Check what stands before the parts of the tensors, and make an index of the tensors. File,
+ * architecture (NULL if the file is not bare) and workspace must stay where they are. Of the
+ * workspace, the first file->used bytes are in use from then on. */
+fly_status fly_open(fly_file *file, const uint8_t *data, size_t length,
+                    const fly_architecture *architecture, void *workspace, size_t size);
+
+/* Compare the checksum of the whole file; of the block of tensors that a tensor is in. */
+fly_status fly_check_file(const fly_file *file);
+fly_status fly_check_tensor(const fly_file *file, const fly_tensor *tensor);
+
+/* The value of a key of the metadata. */
+fly_status fly_find_metadata(const fly_file *file, const char *key, fly_text *value);
+
+/* Describe a tensor by its place, from 0, or by its name. */
+fly_status fly_tensor_at(const fly_file *file, uint32_t place, fly_tensor *tensor);
+fly_status fly_find_tensor(fly_file *file, const char *name, fly_tensor *tensor);
+
+/* The bytes of a part of a tensor; *length is 0 where it has none. */
+const uint8_t *fly_part_of(const fly_file *file, const fly_tensor *tensor, fly_part part,
+                           size_t *length);
+
+/* Write levels, scales or offsets of a shared tensor to `out`, as its dtype. */
+fly_status fly_decode_table(const fly_file *file, const fly_tensor *tensor, fly_part part, void *out,
+                            size_t size);
+
+/* Write the symbols of a shared tensor to `out`: bytes if it has at most 255 levels, else of 16 bits.
+ * fly_symbols_workspace tells how many bytes of workspace that needs. */
+size_t fly_symbols_workspace(const fly_file *file, const fly_tensor *tensor);
+fly_status fly_decode_symbols(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
+                              void *workspace, size_t workspace_size);
+
+/* Write the values of any tensor to `out`, in the byte order of the machine: elements times
+ * fly_item_bytes(dtype), aligned as such values are. */
+size_t fly_values_workspace(const fly_file *file, const fly_tensor *tensor);
+fly_status fly_decode_values(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
+                             void *workspace, size_t workspace_size);
+
 #ifdef __cplusplus
 }
 #endif
