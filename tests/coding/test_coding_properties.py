@@ -12,15 +12,15 @@ from flyweight.coding import (
     carrier,
     code_lengths,
     decode_dense,
+    decode_huffman,
     decode_positions,
     decode_shared,
-    decode_symbols,
     decode_tensor,
     encode_dense,
+    encode_huffman,
     encode_lossless,
     encode_positions,
     encode_shared,
-    encode_symbols,
     entropy,
 )
 from flyweight.coding.huffman import pack_lengths, unpack_lengths
@@ -96,9 +96,9 @@ def test_tables_come_back(counts):
 @given(symbol_streams())
 def test_symbols_come_back_in_the_same_bytes(stream):
     symbols, alphabet = stream
-    table, payload = encode_symbols(symbols, alphabet)
-    assert decode_symbols(table, payload, len(symbols), alphabet).tolist() == symbols
-    assert encode_symbols(np.array(symbols, dtype="i8")[::-1][::-1], alphabet) == (table, payload)
+    table, payload = encode_huffman(symbols, alphabet)
+    assert decode_huffman(table, payload, len(symbols), alphabet).tolist() == symbols
+    assert encode_huffman(np.array(symbols, dtype="i8")[::-1][::-1], alphabet) == (table, payload)
 
 
 @given(masks())

@@ -13,8 +13,8 @@ from flyweight.coding.groups import encode_tensors, group_small_tensors
 from flyweight.coding.huffman import (
     canonical_codewords,
     code_lengths,
-    decode_symbols,
-    encode_symbols,
+    decode_huffman,
+    encode_huffman,
 )
 from flyweight.coding.order_zero import entropy
 from flyweight.coding.positions import decode_positions, encode_positions
@@ -52,18 +52,18 @@ __all__ = [
     "decode",
     "decode_channels",
     "decode_dense",
+    "decode_huffman",
     "decode_positions",
     "decode_shared",
-    "decode_symbols",
     "decode_tensor",
     "encode",
     "encode_alias",
     "encode_constant",
     "encode_dense",
+    "encode_huffman",
     "encode_lossless",
     "encode_positions",
     "encode_shared",
-    "encode_symbols",
     "encode_tensors",
     "entropy",
     "group_small_tensors",

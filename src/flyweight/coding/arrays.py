@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.coders import Effort, coders_to_try
 from flyweight.coding.context.stream import decode_context, encode_context
-from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
+from flyweight.coding.huffman import decode_huffman, encode_huffman
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.rans import decode_rans, encode_rans
@@ -86,7 +86,7 @@ def _encode(array: NDArray[Any], coder: str, lowest: int, span: int) -> bytes:
     if coder == "context":
         return start + encode_context(array.astype(np.int32))
     shifted = (array.astype(np.int64) - lowest).ravel()
-    table, payload = (encode_rans if coder == "rans" else encode_interleaved)(shifted, span)
+    table, payload = (encode_rans if coder == "rans" else encode_huffman)(shifted, span)
     fields = (lowest + _SHIFT, span, len(table))
     return start + b"".join(map(varint, fields)) + table + payload
 
@@ -133,6 +133,6 @@ def _decode(reader: ByteReader, coder: str, shape: tuple[int, ...], dtype: str) 
     if not 1 <= span <= _WIDEST:
         raise FormatError(f"the coded array has an alphabet of {span}.")
     table = reader.take(length)
-    decode_with = decode_rans if coder == "rans" else decode_interleaved
+    decode_with = decode_rans if coder == "rans" else decode_huffman
     symbols = decode_with(table, reader.rest(), count, span)
     return symbols.astype(np.int64) + (lowest - _SHIFT)

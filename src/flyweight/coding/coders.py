@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from flyweight.coding.context.signed import signed_values, symbols_of
 from flyweight.coding.context.stream import decode_context, encode_context
-from flyweight.coding.interleaved import decode_interleaved, encode_interleaved
+from flyweight.coding.huffman import decode_huffman, encode_huffman
 from flyweight.coding.rans import decode_rans, encode_rans
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
@@ -61,7 +61,7 @@ def encode_stream(
         return varint(negatives), encode_context(signed_values(symbols, negatives))
     if coder == "rans":
         return encode_rans(symbols, alphabet)
-    return encode_interleaved(symbols, alphabet)
+    return encode_huffman(symbols, alphabet)
 
 
 def decode_stream(
@@ -76,7 +76,7 @@ def decode_stream(
         return _decode_context(table, payload, shape, alphabet)
     if coder == "rans":
         return decode_rans(table, payload, count, alphabet).reshape(shape)
-    return decode_interleaved(table, payload, count, alphabet).reshape(shape)
+    return decode_huffman(table, payload, count, alphabet).reshape(shape)
 
 
 def _decode_context(

@@ -22,7 +22,7 @@ from flyweight.coding.coders import (
     decode_stream,
     encode_stream,
 )
-from flyweight.coding.huffman import decode_symbols, encode_symbols
+from flyweight.coding.huffman import decode_huffman, encode_huffman
 from flyweight.coding.positions import decode_positions, encode_positions
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
@@ -84,10 +84,10 @@ def unpack_symbols(
     if form == 0:
         if parts["positions"]:
             raise FormatError("zeros are in the alphabet and yet there are positions.")
-        return decode_symbols(reader.rest(), payload, size, levels + 1).reshape(shape)
+        return decode_huffman(reader.rest(), payload, size, levels + 1).reshape(shape)
     kept = decode_positions(reader.take(form - 1), parts["positions"], size)
     count = int(np.count_nonzero(kept))
-    indices = decode_symbols(reader.rest(), payload, count, levels)
+    indices = decode_huffman(reader.rest(), payload, count, levels)
     symbols = np.zeros(size, dtype=np.uint16)
     symbols[kept] = indices + np.uint16(1)
     return symbols.reshape(shape)
@@ -97,10 +97,10 @@ def _code_plainly(flat: NDArray[np.int64], levels: int) -> dict[PartKind, bytes]
     """Return Huffman codes of the symbols, positions apart or zeros in the alphabet."""
     kept = flat != 0
     where, positions = encode_positions(kept)
-    what, indices = encode_symbols(flat[kept] - 1, levels)
+    what, indices = encode_huffman(flat[kept] - 1, levels)
     apart = varint(1 + len(where)) + where + what
     if not kept.all() and kept.any():
-        table, payload = encode_symbols(flat, levels + 1)
+        table, payload = encode_huffman(flat, levels + 1)
         if 1 + len(table) + len(payload) < len(apart) + len(positions) + len(indices):
             return {"tables": b"\0" + table, "positions": b"", "symbols": payload}
     return {"tables": apart, "positions": positions, "symbols": indices}

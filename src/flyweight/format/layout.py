@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flyweight.coding import decode_symbols, encode_symbols
+from flyweight.coding import decode_huffman, encode_huffman
 from flyweight.coding.header import OpenHeader, Outline, Shapes, open_header, pack_header
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.varint import ByteReader, varint
@@ -127,7 +127,7 @@ def pack_head(
 
 def _encode_header(header: bytes) -> tuple[bytes, bytes]:
     """Return the header as stored, and its sizes before coding: b"" if it is stored plainly."""
-    table, payload = encode_symbols(list(header), 256)
+    table, payload = encode_huffman(list(header), 256)
     coded = table + payload
     sizes = varint(len(header)) + varint(len(table))
     if len(sizes) + len(coded) < len(header) <= _HEADER_PER_BYTE * len(coded):
@@ -194,4 +194,4 @@ def _decode_header(stored: bytes, sizes: tuple[int, int] | None) -> bytes:
     length, table = sizes
     if length > _HEADER_PER_BYTE * len(stored) or table > len(stored):
         raise FormatError(f"a header of {length} bytes cannot come from {len(stored)} bytes.")
-    return decode_symbols(stored[:table], stored[table:], length, 256).astype("u1").tobytes()
+    return decode_huffman(stored[:table], stored[table:], length, 256).tobytes()
