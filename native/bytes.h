@@ -14,6 +14,13 @@
 #define FLY_INLINE static inline __attribute__((always_inline, unused))
 #endif
 
+/* For twins of hot loops that run where fly_best_simd() gives FLY_AVX2. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+#define FLY_BMI2 __attribute__((target("avx2,bmi2,lzcnt")))
+#else
+#define FLY_BMI2
+#endif
+
 /* 1 where memory is little-endian, so that a word can be loaded by memcpy. */
 #if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__) && \
     __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__

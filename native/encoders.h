@@ -35,4 +35,62 @@ fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, int 
 size_t fly_rans_chunk_bound(size_t count);
 size_t fly_rans_chunk_workspace(uint32_t alphabet, int item);
 
+/* ---- Huffman: huffman_encode.c; symbols are of one byte up to an alphabet of 256, else of two - */
+
+/* Add to `counts` how often each symbol of the alphabet occurs; FLY_BAD_ARGUMENT if another does. */
+fly_status fly_huffman_count(const void *symbols, uint32_t count, uint32_t alphabet,
+                             uint32_t *counts);
+
+/* The longest codeword of a code for so many used symbols: `limit`, or more if it takes more. */
+unsigned fly_huffman_limit(uint32_t used, unsigned limit);
+
+/* Lengths of an optimal code of at most `limit` bits, 32 at most, or as many as are needed to tell
+ * the symbols apart. Counts are below 2^56 in all. The workspace is for the used symbols. */
+size_t fly_huffman_code_workspace(uint32_t used, unsigned limit);
+void fly_huffman_code(const uint64_t *counts, uint32_t alphabet, unsigned limit, uint8_t *lengths,
+                      void *workspace);
+
+/* Write lengths as a table of at most 2 * alphabet + 8 bytes; return how many. */
+size_t fly_huffman_pack(const uint8_t *lengths, uint32_t alphabet, uint8_t *table);
+
+/* Set the bytes that each stream takes, from the counts of each; return those of the payload. Its
+ * head, which `fly_huffman_head` measures and, unless `out` is NULL, writes, comes first. */
+uint64_t fly_huffman_sizes(const uint32_t *counts, uint64_t streams, const uint8_t *lengths,
+                           uint32_t alphabet, uint64_t *sizes);
+size_t fly_huffman_head(const uint64_t *sizes, uint64_t streams, uint8_t *out);
+
+/* Prepare to write about `count` symbols with codewords of these lengths. */
+size_t fly_huffman_coder_workspace(uint32_t alphabet);
+fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint64_t count,
+                             fly_simd simd, void *workspace);
+
+/* Write the symbols of a stream, of exactly `size` bytes; FLY_BAD_ARGUMENT if it takes others. */
+fly_status fly_huffman_write(const void *workspace, const void *symbols, size_t count,
+                             uint8_t *out, size_t size);
+
+/* ---- Byte planes: planes_encode.c ---------------------------------------------------------- */
+
+/* Bytes of a word of values, 0 for an unknown dtype, and whether words are rotated (planes.c). */
+size_t fly_planes_word(fly_dtype dtype, int *is_rotated);
+
+/* How a plane of a block is to be stored. */
+typedef struct fly_plan {
+    uint64_t sizes[4]; /* of its Huffman streams */
+    uint32_t size;     /* bytes in all */
+    uint8_t form;
+    uint8_t lengths[256];
+} fly_plan;
+
+/* Decide how to store a chunk of `number` little-endian words, at most FLY_PLANES_CHUNK: a plan for
+ * each block and in it each plane. If `spare`, plane 0 is not coded, so that the result is not too
+ * short for its values. Return the bytes that the chunk takes. */
+size_t fly_planes_plan_workspace(void);
+uint64_t fly_planes_plan(fly_dtype dtype, const uint8_t *words, size_t number, int spare,
+                         fly_plan *plans, void *workspace);
+
+/* Write a chunk by its plans, of exactly `size` bytes; FLY_BAD_ARGUMENT if it takes others. */
+size_t fly_planes_encode_workspace(fly_dtype dtype);
+fly_status fly_planes_encode(fly_dtype dtype, fly_simd simd, const uint8_t *words, size_t number,
+                             const fly_plan *plans, uint8_t *out, size_t size, void *workspace);
+
 #endif

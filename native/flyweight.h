@@ -28,6 +28,21 @@ typedef enum fly_status {
     FLY_TOO_MANY = 6,         /* more elements than so few bytes may stand for */
     /* Huffman: 100 to 119; rANS: 120 to 139; context: 140 to 159; planes: 160 to 179;
      * positions: 180 to 199; file, header, tensors: 200 to 259 */
+    /* Huffman */
+    FLY_HUFFMAN_LONG_TABLE = 100, /* for so few symbols */
+    FLY_HUFFMAN_NO_TABLE = 101,   /* one is given for an alphabet of one symbol */
+    FLY_HUFFMAN_TABLE_CUT = 102,  /* or two runs in a row */
+    FLY_HUFFMAN_NUMBER = 103,     /* the table ends within a number */
+    FLY_HUFFMAN_INCOMPLETE = 104, /* the Kraft sum is below 1 */
+    FLY_HUFFMAN_OVERFULL = 105,   /* or above */
+    FLY_HUFFMAN_LENGTH = 106,     /* of a codeword: not 1 to 16 bits */
+    FLY_HUFFMAN_TABLE_END = 107,  /* bytes follow the table, or padding that is not zero */
+    FLY_HUFFMAN_NOT_EMPTY = 108,  /* a stream of no symbols */
+    FLY_HUFFMAN_REPEATED = 109,   /* a payload of one repeated symbol */
+    FLY_HUFFMAN_COUNT = 110,      /* so many symbols do not fit in so few bytes */
+    FLY_HUFFMAN_STREAMS = 111,    /* longer than the payload */
+    FLY_HUFFMAN_END = 112,        /* a stream does not end where its symbols do */
+    FLY_HUFFMAN_PADDING = 113,
     /* rANS */
     FLY_RANS_NOT_EMPTY = 120,
     FLY_RANS_NO_SYMBOL = 121,
@@ -44,6 +59,14 @@ typedef enum fly_status {
     FLY_RANS_STATES = 132,
     FLY_RANS_LOW_STATE = 133,
     FLY_RANS_END = 134,
+    /* planes */
+    FLY_PLANES_FORMS = 160,    /* the forms are padded with bits that are not zero */
+    FLY_PLANES_UNKNOWN = 161,  /* form of booleans */
+    FLY_PLANES_BOOL = 162,     /* a boolean that is neither 0 nor 1 */
+    FLY_PLANES_PADDING = 163,  /* of booleans in bits */
+    FLY_PLANES_REPEATED = 164, /* a plane of one repeated byte has a code */
+    FLY_PLANES_NO_TABLE = 165, /* a plane uses the table before it, and there is none */
+    FLY_PLANES_LEFT = 166,     /* bytes follow the last block */
     /* file */
     FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
     FLY_OTHER_VERSION = 201,      /* a later format */
@@ -137,6 +160,50 @@ fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_by
 /* Put value_count values where the mask of `count` bytes is not 0, zeros elsewhere. */
 fly_status fly_scatter(const uint8_t *mask, size_t count, const uint8_t *values, size_t value_count,
                        size_t item, uint8_t *out);
+
+/* ---- Huffman streams: huffman.c ------------------------------------------------------------- */
+
+#define FLY_HUFFMAN_ALPHABET 65536u  /* symbols at most */
+#define FLY_HUFFMAN_CHUNK (1u << 20) /* symbols; chunks can be decoded one by one */
+
+/* Bytes of workspace with which `count` symbols are decoded fastest; the least if `count` is 0. */
+size_t fly_huffman_workspace(uint32_t alphabet, uint64_t count);
+
+/* Read a table and make a decoder in the workspace, for about `count` symbols. */
+fly_status fly_huffman_open(const uint8_t *table, size_t size, uint32_t alphabet, uint64_t count,
+                            fly_simd simd, void *workspace, size_t workspace_size);
+
+/* How many symbols of the alphabet are used. */
+uint32_t fly_huffman_used(const void *workspace);
+
+/* Decode chunks first to last - 1 of `count` symbols to their places in `out`, which has room for
+ * all, `stride` bytes apart. A symbol is one byte, or two of this machine's order if the alphabet
+ * is of more than 256. */
+fly_status fly_huffman_decode(const void *workspace, const uint8_t *payload, size_t size,
+                              uint64_t count, uint64_t first, uint64_t last, size_t stride,
+                              void *out);
+
+/* Codeword lengths of a table, one byte for each symbol of the alphabet, 0 if it is not used. */
+fly_status fly_huffman_lengths(const uint8_t *table, size_t size, uint32_t alphabet,
+                               uint8_t *lengths);
+
+/* How many streams `count` symbols are cut into, and where one begins among the symbols. */
+uint64_t fly_huffman_streams(uint64_t count);
+uint64_t fly_huffman_begin(uint64_t count, uint64_t stream);
+
+/* ---- Byte planes: planes.c ------------------------------------------------------------------ */
+
+#define FLY_PLANES_BLOCK (1u << 16) /* words: a value is one, a complex value two */
+#define FLY_PLANES_CHUNK (1u << 20) /* words; chunks can be decoded one by one */
+
+/* Bytes of workspace with which `count` values are decoded fastest; the least if `count` is 0. */
+size_t fly_planes_workspace(fly_dtype dtype, uint64_t count);
+
+/* Decode chunks first to last - 1 of `count` little-endian values to their places in `out`, which
+ * has room for all. Only with the last chunk it is checked that no byte follows. */
+fly_status fly_planes_decode(fly_dtype dtype, fly_simd simd, const uint8_t *data, size_t size,
+                             uint64_t count, uint64_t first, uint64_t last, uint8_t *out,
+                             void *workspace, size_t workspace_size);
 
 /* ---- Files: header.c, file.c, widen.c ------------------------------------------------------- */
 
@@ -296,6 +363,64 @@ fly_status fly_rans_decode(const fly_rans *rans, uint64_t first, uint64_t last, 
 /* Read a table alone, into at most min(alphabet, 2**16) + 1 words; for encoders. */
 fly_status fly_rans_read_table(fly_rans *rans, const uint8_t *table, size_t length,
                                uint32_t alphabet, uint32_t *workspace, size_t words);
+
+/* CRC-32 of what had the CRC `before` (0 for nothing) and `length` bytes more. */
+uint32_t fly_crc32(uint32_t before, const uint8_t *data, size_t length);
+
+/* From little-endian values as stored to such of their dtype; see widen.c. `stored` may be the end
+ * of `out`. FLY_NOT_FINITE for a NaN or an infinity that no writer stores in fewer bits. */
+fly_status fly_widen(fly_dtype dtype, fly_dtype storage, const uint8_t *stored, size_t count,
+                     uint8_t *out);
+
+/* A file in memory, such as flash. FLY_NO_HUFFMAN, FLY_NO_RANS, FLY_NO_CONTEXT, FLY_NO_PLANES,
+ * FLY_NO_SPARSE and FLY_NO_GROUPS leave out what decodes such tensors, which are then refused with
+ * FLY_UNSUPPORTED; the header of a file is Huffman-coded too. */
+typedef struct fly_file {
+    const uint8_t *data;
+    size_t length, checks, payload; /* offsets of the checksums of blocks, of the tensors' parts */
+    size_t used;                    /* bytes that the index takes of its workspace */
+    fly_header header;
+} fly_file;
+
+/* Bytes of workspace that fly_open needs at most; 0 if this is no file. */
+size_t fly_open_workspace(const uint8_t *data, size_t length, const fly_architecture *architecture);
+
+/* Check what stands before the parts of the tensors, and make an index of the tensors. File,
+ * architecture (NULL if the file is not bare) and workspace must stay where they are. Of the
+ * workspace, the first file->used bytes are in use from then on. */
+fly_status fly_open(fly_file *file, const uint8_t *data, size_t length,
+                    const fly_architecture *architecture, void *workspace, size_t size);
+
+/* Compare the checksum of the whole file; of the block of tensors that a tensor is in. */
+fly_status fly_check_file(const fly_file *file);
+fly_status fly_check_tensor(const fly_file *file, const fly_tensor *tensor);
+
+/* The value of a key of the metadata. */
+fly_status fly_find_metadata(const fly_file *file, const char *key, fly_text *value);
+
+/* Describe a tensor by its place, from 0, or by its name. */
+fly_status fly_tensor_at(const fly_file *file, uint32_t place, fly_tensor *tensor);
+fly_status fly_find_tensor(fly_file *file, const char *name, fly_tensor *tensor);
+
+/* The bytes of a part of a tensor; *length is 0 where it has none. */
+const uint8_t *fly_part_of(const fly_file *file, const fly_tensor *tensor, fly_part part,
+                           size_t *length);
+
+/* Write levels, scales or offsets of a shared tensor to `out`, as its dtype. */
+fly_status fly_decode_table(const fly_file *file, const fly_tensor *tensor, fly_part part, void *out,
+                            size_t size);
+
+/* Write the symbols of a shared tensor to `out`: bytes if it has at most 255 levels, else of 16 bits.
+ * fly_symbols_workspace tells how many bytes of workspace that needs. */
+size_t fly_symbols_workspace(const fly_file *file, const fly_tensor *tensor);
+fly_status fly_decode_symbols(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
+                              void *workspace, size_t workspace_size);
+
+/* Write the values of any tensor to `out`, in the byte order of the machine: elements times
+ * fly_item_bytes(dtype), aligned as such values are. */
+size_t fly_values_workspace(const fly_file *file, const fly_tensor *tensor);
+fly_status fly_decode_values(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
+                             void *workspace, size_t workspace_size);
 
 #ifdef __cplusplus
 }

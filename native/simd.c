@@ -3,12 +3,19 @@
 
 #if defined(_MSC_VER) && defined(_M_X64)
 #include <intrin.h>
+#elif (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 fly_simd fly_best_simd(void) {
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+    /* BMI2 and LZCNT came with AVX2; a virtual machine may hide them nevertheless. */
+    unsigned a, b, c = 0, d;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") ? FLY_AVX2 : FLY_SCALAR;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
+                   __get_cpuid(0x80000001u, &a, &b, &c, &d) && (c & (1u << 5)) != 0
+               ? FLY_AVX2
+               : FLY_SCALAR;
 #elif defined(_MSC_VER) && defined(_M_X64)
     int leaf[4];
     __cpuidex(leaf, 1, 0);

@@ -39,7 +39,7 @@ static int read_input(const uint8_t *data, size_t size, stream_input *in) {
     }
     in->decoder = data[0];
     in->flags = data[1];
-    in->count = fly_load32(data + 2) & 0x3FFFFF;
+    in->count = fly_load32(data + 2) & (in->flags & 0x80 ? 0x3FFFFFu : 0xFFFFu);
     in->alphabet = fly_load16(data + 6) + 1u;
     in->negatives = fly_load16(data + 8);
     in->table_length = fly_load16(data + 10);
@@ -50,7 +50,7 @@ static int read_input(const uint8_t *data, size_t size, stream_input *in) {
         product *= in->shape[axis];
     }
     if (in->rank != 0) {
-        in->count = product & 0x3FFFFF;
+        in->count = product & (in->flags & 0x80 ? 0x3FFFFFu : 0xFFFFu);
     }
     if (in->table_length > size - 16) {
         in->table_length = size - 16;
@@ -113,8 +113,9 @@ static fly_status decode_planes(const stream_input *in, void *out, fly_simd simd
     const fly_dtype dtype = (fly_dtype)(in->negatives % 17);
     const size_t size = fly_planes_workspace(dtype, in->flags & 8 ? in->count : 0);
     void *workspace = bytes_of(size);
-    const fly_status status = fly_planes_decode(in->payload, in->length, (size_t)in->count, dtype, out,
-                                                workspace, size, simd);
+    const uint64_t chunks = (in->count + ((uint64_t)1 << 20) - 1) >> 20;
+    const fly_status status = fly_planes_decode(dtype, simd, in->payload, in->length, in->count, 0,
+                                                chunks, out, workspace, size);
     free(workspace);
     return status;
 }

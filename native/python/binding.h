@@ -19,8 +19,19 @@ PyObject *fly_raise(fly_status status);
 /* The instructions to use: `simd` if it is not negative (tests), else the best there are. */
 fly_simd fly_chosen_simd(int simd);
 
+/* Release buffers and memory and return `result`, NULL where an exception was raised. */
+PyObject *fly_finish(Py_buffer *views, int number, void *memory, PyObject *result);
+
+/* Raise ValueError with a sentence; return NULL. */
+PyObject *fly_refuse(const char *sentence);
+
+/* Whether a buffer holds `count` items of so many bytes, aligned. */
+int fly_holds(const Py_buffer *view, uint64_t count, size_t item);
+
 /* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
 extern PyMethodDef fly_header_methods[];
+extern PyMethodDef fly_huffman_methods[];
+extern PyMethodDef fly_planes_methods[];
 extern PyMethodDef fly_quantize_methods[];
 extern PyMethodDef fly_rans_methods[];
 extern PyMethodDef fly_repetition_methods[];

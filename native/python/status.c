@@ -26,6 +26,36 @@ const char *fly_sentence(fly_status status) {
     case FLY_RANS_STATES: return "an rANS chunk cannot hold its states and whole words.";
     case FLY_RANS_LOW_STATE: return "an rANS state is below 65536.";
     case FLY_RANS_END: return "rANS symbols do not end where their bytes do.";
+    case FLY_HUFFMAN_LONG_TABLE: return "a Huffman table is too long for so few symbols.";
+    case FLY_HUFFMAN_NO_TABLE: return "a Huffman table is given for an alphabet of one symbol.";
+    case FLY_HUFFMAN_TABLE_CUT:
+        return "a Huffman table is cut short or holds two runs in a row.";
+    case FLY_HUFFMAN_NUMBER: return "a Huffman table is cut short inside a number.";
+    case FLY_HUFFMAN_INCOMPLETE:
+        return "a Huffman table leaves its code incomplete (Kraft sum below 1).";
+    case FLY_HUFFMAN_OVERFULL:
+        return "a Huffman table holds too many codewords (Kraft sum above 1).";
+    case FLY_HUFFMAN_LENGTH: return "a Huffman table gives a symbol a length that is not 1 to 16.";
+    case FLY_HUFFMAN_TABLE_END:
+        return "a Huffman table does not end where its code is complete.";
+    case FLY_HUFFMAN_NOT_EMPTY: return "a Huffman stream of no symbols is not empty.";
+    case FLY_HUFFMAN_REPEATED: return "a Huffman stream of one repeated symbol has a payload.";
+    case FLY_HUFFMAN_COUNT: return "so many Huffman symbols cannot fit in so few bytes.";
+    case FLY_HUFFMAN_STREAMS:
+        return "the streams of a Huffman payload are longer than the payload.";
+    case FLY_HUFFMAN_END: return "a Huffman stream does not end where its symbols do.";
+    case FLY_HUFFMAN_PADDING:
+        return "a Huffman stream is padded with bits that are not zero.";
+    case FLY_PLANES_FORMS:
+        return "the forms of byte planes are padded with bits that are not zero.";
+    case FLY_PLANES_UNKNOWN: return "booleans are stored in a form that is unknown.";
+    case FLY_PLANES_BOOL: return "a value of dtype bool is neither 0 nor 1.";
+    case FLY_PLANES_PADDING:
+        return "booleans in bits are padded with bits that are not zero.";
+    case FLY_PLANES_REPEATED: return "a byte plane of one repeated byte is Huffman-coded.";
+    case FLY_PLANES_NO_TABLE:
+        return "a byte plane uses the table before it, but it is the first.";
+    case FLY_PLANES_LEFT: return "bytes follow after the byte planes.";
     /* Sentences about a header are formatted: {0} is the name of the tensor, {1} and {2} are two
      * numbers, {3} and {4} the dtypes of these numbers, {5} its place. */
     case FLY_BAD_HEADER_LENGTH: return "so few bytes cannot be so long a header.";

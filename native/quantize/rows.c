@@ -47,17 +47,20 @@ FLY_INLINE void widen(const uint8_t *at, fly_dtype dtype, size_t count, float *o
     }
 }
 
-/* Add the squares of `count` values to the lanes, whose places go on from piece to piece. */
-FLY_INLINE void add_squares(const float *values, size_t count, double *lanes) {
+/* Add the squares of `count` values to the lanes. Writes up to LANES - 1 zeros after the values. */
+FLY_INLINE void add_squares(float *values, size_t count, double *lanes) {
+    double sums[LANES];
     size_t place, lane;
-    for (place = 0; place + LANES <= count; place += LANES) {
+    for (place = count; place % LANES != 0; place++) {
+        values[place] = 0;
+    }
+    memcpy(sums, lanes, sizeof sums);
+    for (place = 0; place < count; place += LANES) {
         for (lane = 0; lane < LANES; lane++) {
-            lanes[lane] += (double)values[place + lane] * (double)values[place + lane];
+            sums[lane] += (double)values[place + lane] * (double)values[place + lane];
         }
     }
-    for (lane = 0; place < count; place++, lane++) {
-        lanes[lane] += (double)values[place] * (double)values[place];
-    }
+    memcpy(lanes, sums, sizeof sums);
 }
 
 FLY_INLINE double sum_of(const double *lanes) {
@@ -70,26 +73,28 @@ FLY_INLINE void measure_body(const uint8_t *at, fly_dtype dtype, size_t columns,
     const size_t item = dtype == FLY_FLOAT32 ? 4 : 2;
     double lanes[LANES] = {0};
     float values[PIECE];
-    uint32_t most = 0;
+    const int32_t most_kept = (int32_t)fly_bits_of_float(limit); /* sizes ascend as their bits do */
+    int32_t most = 0;
     int64_t all = 0;
     size_t done, place;
     for (done = 0; done < columns; done += PIECE) {
         const size_t count = columns - done < PIECE ? columns - done : PIECE;
-        uint32_t zeros = 0;
+        int32_t zeros = 0;
         widen(at + item * done, dtype, count, values);
         for (place = 0; place < count; place++) {
-            const uint32_t size = fly_bits_of_float(values[place]) & 0x7FFFFFFFu;
-            const uint32_t kept = fly_float_of_bits(size) > limit ? 0 : size;
+            const int32_t size = (int32_t)(fly_bits_of_float(values[place]) & 0x7FFFFFFFu);
+            const int32_t dropped = -((size > most_kept) & (size <= (255 << 23))); /* NaN is not */
+            const int32_t kept = size & ~dropped;
             most = kept > most ? kept : most;
             zeros += kept == 0;
-            values[place] = fly_float_of_bits(kept);
+            values[place] = fly_float_of_bits((uint32_t)kept);
         }
         add_squares(values, count, lanes);
-        all += (int64_t)count - (int64_t)zeros;
+        all += (int64_t)count - zeros;
     }
     *nonzero = all;
     *squares = sum_of(lanes);
-    *peak = (double)fly_float_of_bits(most);
+    *peak = (double)fly_float_of_bits((uint32_t)most);
 }
 
 TWINS(measure,

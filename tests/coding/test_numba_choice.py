@@ -6,7 +6,7 @@ import pytest
 
 from flyweight.coding.numba_choice import loops_for
 
-LOOPS = "flyweight.coding.interleaved_kernels"
+LOOPS = "flyweight.coding.context.kernels"
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 
 from flyweight.coding import (
     decode_positions,
+    encode_huffman,
     encode_positions,
-    encode_symbols,
     entropy,
 )
 from flyweight.coding.varint import ByteReader, varint
@@ -52,7 +52,7 @@ def test_gaps_longer_than_the_alphabet_are_kept():
 
 def test_a_table_written_by_hand():
     # alphabet 4 (choice 0): gaps 0, 1, 2 and the escape 3; the gaps are 1 and 3 + 2
-    codes, payload = encode_symbols([1, 3, 2], 4)
+    codes, payload = encode_huffman([1, 3, 2], 4)
     mask = decode_positions(bytes([2]) + varint(3) + codes, payload, 10)
     assert np.flatnonzero(mask).tolist() == [1, 7]
     mask = decode_positions(bytes([3]) + varint(3) + codes, payload, 10)
@@ -119,7 +119,7 @@ def test_damaged_positions_are_refused():
 
 
 def test_an_escape_at_the_end_is_refused():
-    codes, payload = encode_symbols([1, 2, 3], 4)
+    codes, payload = encode_huffman([1, 2, 3], 4)
     with pytest.raises(FormatError, match="do not end"):
         decode_positions(bytes([2]) + varint(3) + codes, payload, 100)
 

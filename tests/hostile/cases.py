@@ -9,14 +9,13 @@ from math import prod
 from random import Random
 
 import numpy as np
-from corpus import CODERS, coded_arrays, constant_planes, containers, grouped, in_chunks, seeds
+from corpus import CODERS, coded_arrays, constant_planes, containers, grouped, seeds
 from hostile_checkpoints import damaged_checkpoint, damaged_index
 from mutations import INTERESTING, mutated, some_bytes
 from sealing import file_of, outlines, resealed, sealed
 from streams import random_tensor
 
 from flyweight.coding import DTYPES, CodedTensor, carrier, encode_constant
-from flyweight.coding.context import encode_context
 from flyweight.coding.forms import OWN_PARTS
 from flyweight.coding.header import pack_header
 from flyweight.coding.huffman import encode_huffman
@@ -97,20 +96,9 @@ def _seed(random: Random, coder: str) -> CodedTensor:
 def _reshaped(random: Random, shape: tuple[int, ...]) -> tuple[int, ...]:
     count = prod(shape)
     number = random.choice(INTERESTING)
-    return random.choice(
-        (
-            (count,),
-            (1, count, 1, 1),
-            (1, 1, count),
-            (count + 1,),
-            (max(count - 1, 0),),
-            (0, number >> 25),
-            (number >> 23,),
-            shape[::-1],
-            (*shape, 1),
-            (1,) * random.choice((31, 32, 33, 65)),
-        )
-    )
+    choices = [(count,), (1, count, 1, 1), (1, 1, count), (count + 1,), (max(count - 1, 0),)]
+    choices += [(0, number >> 25), (number >> 23,), shape[::-1], (*shape, 1), (1,) * 33]
+    return random.choice(choices)
 
 
 def _of_levels(random: Random, tensor: CodedTensor) -> CodedTensor:
@@ -212,47 +200,32 @@ def streams(random: Random) -> Case:
     return _of(tensor)
 
 
-@cache
-def _zeros(size: int) -> bytes:
-    return encode_context(np.zeros(size, np.uint8), 0)
-
-
 def vast(random: Random) -> Case:
     """Give few bytes for as many elements as are allowed, or for a few more."""
     size = (1 << random.randint(16, 20)) + random.choice((-1, 0, 0, 4096, 8 * 4096, 1 << 22))
     dtype = random.choice(("uint8", "bool", "float32", "complex128"))
-    told = {"name": "t", "shape": (size,), "dtype": dtype, "storage": dtype}
-    coder = random.choice((*CODERS, "constant", "planes", "sparse"))
-    if coder == "constant":
-        zero = np.zeros((), carrier(dtype))
-        return _of(encode_constant("t", (size,), value=zero, dtype=dtype))
-    if coder == "planes":
-        tensor = CodedTensor(
-            **told, encoding="dense", coder=coder, parts={"dense": constant_planes(size, dtype)}
-        )
-        return _of(tensor)
-    if coder == "sparse":
-        step, form = random.randint(1, 3), random.choice((2, 3))
-        gaps, _ = encode_huffman(np.full(2, step - 1, np.uint8), 4)
-        count = size // step if form == 2 else size - size // step
-        sparse = {
-            "tables": bytes([form]) + varint(size // step) + gaps,
-            "positions": b"",
-            "dense": constant_planes(count, dtype),
+    form = random.choice(("huffman", "rans", "constant", "planes", "sparse"))
+    fields = {"name": "t", "shape": (size,), "dtype": dtype, "storage": dtype}
+    if form in ("huffman", "rans"):
+        alphabet = random.choice((2, 4))
+        table = encode_huffman(np.uint8([alphabet - 1]), alphabet)[0]
+        parts = {
+            "tables": table if form == "huffman" else bytes([alphabet - 1]),
+            "codebook": bytes(carrier(dtype).itemsize * (alphabet - 1)),
+            "symbols": b"",
         }
-        tensor = CodedTensor(**told, encoding="dense", coder=coder, parts=sparse)
-        return _of(tensor)
-    levels = random.choice((1, 3))
-    symbol = random.randint(0, levels)
-    table, symbols = bytes([symbol]).strip(b"\0"), b""
-    if coder == "huffman":
-        table, _ = encode_huffman(np.uint8([symbol]), levels + 1)
-    elif coder == "context":
-        table, symbols = b"\0", _zeros(min(size, 1 << 20))
-    codebook = bytes(carrier(dtype).itemsize * levels)
-    shared = {"tables": table, "codebook": codebook, "symbols": symbols}
-    tensor = CodedTensor(**told, encoding="shared", coder=coder, levels=levels, parts=shared)
-    return _of(tensor)
+        fields |= {"encoding": "shared", "levels": alphabet - 1}
+        return _of(CodedTensor(**fields, coder=form, parts=parts))
+    if form == "constant":
+        return _of(CodedTensor(**fields, encoding=form, parts={"dense": b""}))
+    parts = {"dense": constant_planes(size, dtype)}
+    if form == "sparse":
+        step, kept = random.randint(1, 3), random.choice((2, 3))
+        gaps, _ = encode_huffman(np.full(2, step - 1, np.uint8), 4)
+        count = size // step if kept == 2 else size - size // step
+        parts = {"tables": bytes([kept]) + varint(size // step) + gaps, "positions": b""}
+        parts["dense"] = constant_planes(count, dtype)
+    return _of(CodedTensor(**fields, encoding="dense", coder=form, parts=parts))
 
 
 def long(random: Random) -> Case:
@@ -271,15 +244,6 @@ def long(random: Random) -> Case:
     more = bytes(random.choices((0, 0, 255, 0b10110110), k=2)) * 150_000
     part = tensor.parts[name] + more if random.random() < 0.5 else more + tensor.parts[name]
     return _of(replace(tensor, parts={**tensor.parts, name: part}))
-
-
-def chunks(random: Random) -> Case:
-    """Damage a stream of several chunks."""
-    tensor = random.choice(in_chunks())
-    if random.random() < 0.7:
-        damaged = mutated(random, tensor.parts["symbols"], b"")
-        tensor = replace(tensor, parts={**tensor.parts, "symbols": damaged})
-    return _of(tensor)
 
 
 def arrays(random: Random) -> Case:
@@ -304,7 +268,6 @@ KINDS: dict[str, tuple[float, Callable[[Random], Case]]] = {
     "streams": (20, streams),
     "vast": (0.05, vast),
     "long": (0.05, long),
-    "chunks": (0.01, chunks),
     "arrays": (4, arrays),
     "safetensors": (1, lambda random: Case("safetensors", damaged_checkpoint(random))),
     "shards": (0.5, lambda random: Case("shards", damaged_index(random))),

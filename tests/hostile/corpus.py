@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
+import struct
 from dataclasses import replace
 from functools import cache
+from itertools import chain
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -25,6 +29,7 @@ from flyweight.coding import (
     prepare_shared,
 )
 from flyweight.coding.channels import SCALED_DTYPES
+from flyweight.coding.header import outline_of, pack_header
 from flyweight.format import Container
 
 __all__ = [
@@ -34,8 +39,8 @@ __all__ = [
     "constant_planes",
     "containers",
     "grouped",
-    "in_chunks",
     "seeds",
+    "write_seeds",
 ]
 
 CODERS = ("huffman", "rans", "context")
@@ -173,17 +178,6 @@ def containers() -> list[Container]:
     return found
 
 
-@cache
-def in_chunks() -> list[CodedTensor]:
-    """Tensors of several chunks, of few bytes."""
-    found = []
-    for coder, size in (("huffman", 1 << 20), ("rans", 1 << 21), ("context", 1 << 22)):
-        symbols = np.zeros(size + 5000, np.uint8)
-        symbols[:: 1 << 9] = 1
-        found.append(encode_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder))
-    return found
-
-
 def constant_planes(size: int, dtype: str) -> bytes:
     """Byte planes of zeros."""
     halves = 2 if dtype.startswith("complex") else 1
@@ -219,3 +213,29 @@ def checkpoint() -> bytes:
     for name, (_, array) in values.items():
         made.add(name, array)
     return file.getvalue()
+
+
+def write_seeds(folder: Path) -> None:
+    """Write sound inputs of the programs in ``native/fuzz``: files, and streams (decode.h)."""
+    here = Path(__file__).parent
+    for path in chain((here / "files").glob("*.fly"), (here.parent / "golden").glob("*.fly")):
+        shutil.copy(path, folder)
+    tensors = [tensor for tensors in seeds().values() for tensor in tensors[:-2]]
+    for number, tensor in enumerate(tensors):
+        parts, shape = tensor.parts, tensor.shape
+        table, payload = parts.get("tables", b""), parts.get("symbols", b"")
+        inputs = [(CODERS.index(tensor.coder), table, payload, tensor.size)] if payload else []
+        if tensor.coder in ("planes", "sparse"):
+            inputs = [(3, b"", parts["dense"], tensor.size)]
+        if tensor.coder == "sparse":  # how many values are not zero is not known here
+            inputs = [(4, table, parts["positions"], tensor.size)]
+        header = pack_header([outline_of(tensor)], {"recipe": "x"})
+        for decoder, start, rest, count in [*inputs, (5, b"", header, 0)]:
+            negatives = DTYPES.index(tensor.storage) if decoder == 3 else tensor.levels // 2
+            rank = len(shape) if decoder == 2 else 0
+            flags = (rank if rank < 4 else 7) | 8 * (number % 2)
+            numbers = (decoder, flags, count, tensor.levels, negatives, len(start))
+            extents = [*shape, 0, 0, 0, 0][:4] if rank else [0] * 4
+            if max(extents) < 256:
+                data = struct.pack("<BBIHHH4B", *numbers, *extents) + start + rest
+                (folder / f"{number}-{decoder}").write_bytes(data)

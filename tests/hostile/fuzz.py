@@ -7,7 +7,7 @@ First structure-aware cases go through the public readers of Python, then libFuz
 that reach new code of the C decoders, for so many minutes of processor time. The second line reads
 one case again. A case that crashes or hangs ends its process, is reported, and the others go on.
 Prints what came of the cases, adds both runs to ``benchmarks/results/fuzz.csv``, and ends with code
-1 if there was a finding. Ctrl-C ends early and prints what was done.
+1 if there was a finding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import faulthandler
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,110 +29,78 @@ from typing import TYPE_CHECKING, Any
 
 from sanitized import ROOT, build_extension, build_program, environment, use_extension
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # modules that import flyweight, after `use_extension`
     from judge import Tally
 
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"
-CORPUS = ROOT / "runs" / "fuzz"  # inputs that libFuzzer found, and those that crashed
-STARTS, ENDED = -2, -1  # what a process does that reads no case
-HANGS = 60  # seconds, after which a case is given up
+INPUTS = ROOT / "runs" / "fuzz"
+CHUNK = 5000  # cases that a process reads
+HANGS = 60  # seconds, after which a process is given up
 FIELDS = (
     *("date", "commit", "compiler", "run", "seed", "cases", "minutes", "accepted", "slowest_ms"),
     *("memory_ratio", "coverage", "findings"),
 )
 
 
-def run_cases(seed: int, numbers: range) -> Tally:
-    """Read cases in this process."""
+def say(text: object) -> None:
+    """Write a line."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run_cases(seed: int, numbers: range, place: Any = None) -> Tally:
+    """Read cases in this process; ``place`` tells which."""
     from cases import case
     from judge import Judge
 
     with tempfile.TemporaryDirectory() as folder:
         judge = Judge(Path(folder))
         for number in numbers:
+            if place is not None:
+                place.value = number
             judge.judge(number, *case(seed, number))
         return judge.tally
 
 
 def _work(seed: int, numbers: range, place: Any, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    use_extension()
-    from cases import case
-    from judge import Judge, Tally
-
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        judge = Judge(Path(folder))
-        judge.start()
-        sent = time.monotonic()
-        for number in numbers:
-            place.value = number
-            if number % 64 < numbers.step:
-                faulthandler.dump_traceback_later(HANGS, exit=True)
-            judge.judge(number, *case(seed, number))
-            if judge.tally.findings or time.monotonic() - sent > 1:
-                pipe.send(judge.tally)
-                judge.tally, sent = Tally(), time.monotonic()
-        faulthandler.cancel_dump_traceback_later()
-        place.value = ENDED
-        pipe.send(judge.tally)
-
-
-class _Worker:
-    """A process that reads cases, and what it was doing when it died."""
-
-    def __init__(self, seed: int, numbers: range) -> None:
-        self.seed, self.numbers = seed, numbers
-        context = multiprocessing.get_context("spawn")
-        self.place = context.Value("q", STARTS, lock=False)
-        self.pipe, there = context.Pipe(duplex=False)
-        self.process = context.Process(
-            target=_work, args=(seed, numbers, self.place, there), daemon=True
-        )
-        self.process.start()
-        there.close()
-
-    def died(self) -> tuple[int, str] | None:
-        """The case that ended the process before its time."""
-        self.process.join()
-        if self.place.value == ENDED:
-            return None
-        before = "before its first case " if self.place.value == STARTS else ""
-        return self.place.value, f"the process ended {before}with code {self.process.exitcode}"
-
-    def successor(self) -> _Worker | None:
-        """Who goes on after a case that ended the process."""
-        if self.place.value == STARTS:
-            return None
-        left = range(self.place.value + self.numbers.step, self.numbers.stop, self.numbers.step)
-        return _Worker(self.seed, left) if left else None
+    faulthandler.dump_traceback_later(HANGS + CHUNK // 50, exit=True)
+    pipe.send(run_cases(seed, numbers, place))
 
 
 def fuzz(seed: int, count: int, processes: int) -> Tally:
-    """Read cases side by side; returns what was done so far if interrupted."""
-    from judge import Tally
+    """Read cases side by side, each few thousand in a process of their own."""
+    from judge import Judge, Tally
 
-    total = Tally()
-    workers = [_Worker(seed, range(first, count, processes)) for first in range(processes)]
-    begin, said = time.monotonic(), 0
-    try:
-        while workers:
-            ready = wait([worker.pipe for worker in workers])
-            for worker in [worker for worker in workers if worker.pipe in ready]:
-                try:
-                    total.add(worker.pipe.recv())
-                except EOFError:
-                    workers.remove(worker)
-                    if died := worker.died():
-                        total.findings.append(died)
-                        workers += [new for new in [worker.successor()] if new]
-            if time.monotonic() - begin > said:
-                said += 60
-                rate = total.cases / (time.monotonic() - begin)
-                print(f"{total.cases:,} cases, {rate:.0f} a second", flush=True)
-    except KeyboardInterrupt:
-        for worker in workers:
-            worker.process.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        Judge(Path(folder)).start()
+    context = multiprocessing.get_context("fork")
+    total, begin, said = Tally(), time.monotonic(), 0.0
+    waiting = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)][::-1]
+    running: dict[Any, tuple[Any, Any, range]] = {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            numbers = waiting.pop()
+            pipe, there = context.Pipe(duplex=False)
+            place = context.Value("q", numbers.start, lock=False)
+            process = context.Process(target=_work, args=(seed, numbers, place, there))
+            process.start()
+            there.close()
+            running[pipe] = process, place, numbers
+        for pipe in wait([*running]):
+            process, place, numbers = running.pop(pipe)
+            try:
+                total.add(pipe.recv())
+            except EOFError:  # those before the case that ended the process are not counted
+                process.join()
+                what = f"the process ended with code {process.exitcode}"
+                total.findings.append((place.value, what))
+                if place.value + 1 < numbers.stop:
+                    waiting.append(range(place.value + 1, numbers.stop))
+            process.join()
+        if time.monotonic() - said > 60:
+            said = time.monotonic()
+            say(f"{total.cases:,} cases, {total.cases / (said - begin):.0f} a second")
     return total
 
 
@@ -141,41 +108,43 @@ def show(total: Tally) -> None:
     """Print what came of the cases of each kind, and the findings."""
     for kind, coder in sorted({key[:2] for key in total.outcomes}):
         accepted, refused = (total.outcomes[kind, coder, outcome] for outcome in (True, False))
-        print(f"{kind:12} {coder:9} {accepted:9,} accepted {refused:9,} refused")
+        say(f"{kind:12} {coder:9} {accepted:9,} accepted {refused:9,} refused")
     slow, large = total.slowest, total.largest
-    print(f"slowest: {slow[0]:.0f} ms in case {slow[1]}; memory: {large[0]:.2f} in case {large[1]}")
+    say(f"slowest: {slow[0]:.0f} ms in case {slow[1]}; memory: {large[0]:.2f} in case {large[1]}")
     for number, what in sorted(total.findings)[:100]:
-        print(f"case {number}: {what}")
-    print(f"{total.cases:,} cases, {len(total.findings)} findings")
+        say(f"case {number}: {what}")
+    say(f"{total.cases:,} cases, {len(total.findings)} findings")
 
 
 def guided(minutes: float, processes: int) -> dict[str, object]:
     """Run libFuzzer; return the fields of its row, none if there is no clang."""
+    from corpus import write_seeds
+
     try:
         program = build_program("fuzz_file.c", "-fsanitize=fuzzer", compiler="clang")
     except OSError as error:
-        print(f"the coverage-guided part is left out: {error}")
+        say(f"the coverage-guided part is left out: {error}")
         return {}
-    found, crashes = CORPUS / "found", CORPUS / "crashes"
-    for folder in (found, crashes):
+    found, crashes, seeds = (INPUTS / name for name in ("found", "crashes", "seeds"))
+    for folder in (found, crashes, seeds):
         folder.mkdir(parents=True, exist_ok=True)
+    write_seeds(seeds)
     before = {*crashes.iterdir()}
-    seeds = [ROOT / "tests" / "golden", ROOT / "tests" / "hostile" / "files"]
-    seconds = max(1, int(60 * minutes / processes))
     runs = []
     for number in range(processes):
+        seconds = max(1, int(60 * minutes / processes))
         command = [program, f"-max_total_time={seconds}", f"-seed={number + 1}", "-max_len=20000"]
         command += ["-timeout=60", "-rss_limit_mb=3000", "-print_final_stats=1", "-reload=10"]
-        command += [f"-artifact_prefix={crashes}/", found, *seeds]
+        command += [f"-artifact_prefix={crashes}/", found, seeds]
         runs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     texts = [run.communicate()[1] for run in runs]
-    failed = sum(run.returncode != 0 for run in runs)
-    for text in texts if failed else ():
-        print(text[-4000:])
-    findings = max(failed, len({*crashes.iterdir()} - before))
+    failed = [text for run, text in zip(runs, texts, strict=True) if run.returncode]
+    for text in failed:
+        say(text[-4000:])
+    findings = max(len(failed), len({*crashes.iterdir()} - before))
     cases = sum(map(int, re.findall(r"number_of_executed_units: (\d+)", "".join(texts))))
     edges = max(map(int, re.findall(r"cov: (\d+)", "".join(texts))), default=0)
-    print(f"libFuzzer: {cases:,} cases, {edges} edges, {findings} findings; see {crashes}")
+    say(f"libFuzzer: {cases:,} cases, {edges} edges, {findings} findings in {crashes}")
     return {"run": "coverage-guided", "cases": cases, "coverage": edges, "findings": findings}
 
 
@@ -184,7 +153,8 @@ def write(row: dict[str, object], compiler: str, seed: int, begin: float) -> Non
     from flyweight._provenance import source_commit
 
     new = not RESULTS.exists()
-    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True)
+    command = [compiler, "-dumpversion"]
+    version = subprocess.run(command, capture_output=True, text=True, check=True)
     start = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": source_commit(),
@@ -214,31 +184,29 @@ def main() -> int:
     if options.case is not None:
         from cases import case
 
-        print(case(options.seed, options.case))
+        say(case(options.seed, options.case))
         total = run_cases(options.seed, range(options.case, options.case + 1))
         show(total)
         return bool(total.findings)
-    begin = time.monotonic()
-    findings = 0
+    begin, findings = time.monotonic(), 0
     if options.cases:
         total = fuzz(options.seed, options.cases, options.processes)
         show(total)
-        findings += len(total.findings)
-        accepted = sum(count for key, count in total.outcomes.items() if key[2])
-        row = {
+        findings = len(total.findings)
+        row: dict[str, object] = {
             "run": "mutations",
             "cases": total.cases,
-            "accepted": accepted,
+            "accepted": sum(count for key, count in total.outcomes.items() if key[2]),
             "slowest_ms": round(total.slowest[0]),
             "memory_ratio": round(total.largest[0], 2),
-            "findings": len(total.findings),
+            "findings": findings,
         }
         write(row, "gcc", options.seed, begin)
     if options.minutes:
         del os.environ["LD_PRELOAD"]  # clang has a runtime of its own
         begin = time.monotonic()
         if row := guided(options.minutes, options.processes):
-            findings += int(row["findings"])
+            findings += int(str(row["findings"]))
             write(row, "clang", options.seed, begin)
     return bool(findings)
 

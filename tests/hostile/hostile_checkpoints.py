@@ -21,8 +21,6 @@ _ODD = (
 def _odd_json(random: Random, document: object) -> object:
     """A document with something odd in one place."""
     if not isinstance(document, dict) or not document or random.random() < 0.05:
-        if isinstance(document, list) and document and random.random() < 0.6:
-            return [*document[:-1], random.choice(_ODD)]
         return random.choice(_ODD)
     key = random.choice([*document])
     change = random.randrange(8)
@@ -33,6 +31,12 @@ def _odd_json(random: Random, document: object) -> object:
     return document | {key: _odd_json(random, document[key])}
 
 
+def _damaged(random: Random, text: bytes) -> bytes:
+    if random.random() < 0.8:
+        text = json.dumps(_odd_json(random, json.loads(text))).encode("ascii")
+    return mutated(random, text, b"[" * 2000 + text) if random.random() < 0.3 else text
+
+
 def damaged_checkpoint(random: Random) -> bytes:
     """A damaged checkpoint: any of its bytes, or what its header says."""
     data = checkpoint()
@@ -40,20 +44,12 @@ def damaged_checkpoint(random: Random) -> bytes:
     text, values = data[8 : 8 + length], data[8 + length :]
     if random.random() < 0.2:
         return mutated(random, data, text)
-    if random.random() < 0.8:
-        text = json.dumps(_odd_json(random, json.loads(text))).encode("ascii")
-    if random.random() < 0.3:
-        text = mutated(random, text, b"[" * 2000 + text)
+    text = _damaged(random, text)
     return len(text).to_bytes(8, "little") + text + values
 
 
 def damaged_index(random: Random) -> bytes:
     """A damaged index of shards; beside it lies one sound shard, ``a.safetensors``."""
-    names = ("a.weight", "a.bias", "b", "none")
-    index = {
-        "metadata": {"total_size": 38, "note": "x"},
-        "weight_map": dict.fromkeys(names, "a.safetensors"),
-    }
-    document = _odd_json(random, index) if random.random() < 0.9 else index
-    text = json.dumps(document).encode("ascii")
-    return mutated(random, text, b"[" * 2000) if random.random() < 0.3 else text
+    shards = dict.fromkeys(("a.weight", "a.bias", "b", "none"), "a.safetensors")
+    index = {"metadata": {"total_size": 38, "note": "x"}, "weight_map": shards}
+    return _damaged(random, json.dumps(index).encode("ascii"))

@@ -2,9 +2,8 @@
 
 A reader may return a value or raise `FormatError`; `ModelError` and `CheckpointError` where it says
 so. Anything else is a finding: another error, a warning, too much memory, two readers that
-disagree. Memory: what Python and NumPy hold at most may be four times what the file declares, which
-is its own bytes and those of its tensors, and `SPARE`, for tables whose size depends on nothing that
-a file says.
+disagree. Memory: what Python and NumPy hold at most may be four times what the file declares (its
+own bytes and those of its tensors) and `SPARE`, for tables whose size no file determines.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def use_extension() -> None:
-    """Let `flyweight` import the extension of `build_extension`; call it before that is imported."""
+    """Let `flyweight` import what `build_extension` made; to be called before that import."""
     spec = importlib.util.spec_from_file_location("flyweight._native", EXTENSION)
     assert spec is not None
     assert spec.loader is not None
@@ -57,14 +56,20 @@ def use_extension() -> None:
 
 
 def build_program(source: str, *flags: str, compiler: str = "cc") -> Path:
-    """Compile a program of ``native/fuzz`` with the decoders; return it, or raise OSError."""
-    if shutil.which(compiler) is None:
-        raise OSError(f"there is no compiler {compiler}")
+    """Compile a program of ``native/fuzz`` with the decoders, if it is older than they are.
+
+    Raises `OSError` where there is no such compiler, or it has no sanitizers.
+    """
     BUILDS.mkdir(parents=True, exist_ok=True)
     program = BUILDS / Path(source).stem
-    files = [ROOT / "native" / "fuzz" / source, *(ROOT / "native").glob("*.c")]
-    command = [compiler, "-std=c99", "-O1", *SANITIZERS, *flags, *map(str, files), "-o", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"{compiler} cannot build {source}: {done.stderr[-2000:]}")
+    command = [compiler, "-std=c99", "-O1", *SANITIZERS]
+    least = [*command, "-x", "c", "-", "-o", BUILDS / "probe"]
+    probe = subprocess.run(least, input=b"int main(void) { return 0; }", check=False)
+    if probe.returncode:
+        raise OSError(f"{compiler} has no sanitizers")
+    native = ROOT / "native"
+    files = [native / "fuzz" / source, *sorted(native.glob("*.c"))]
+    newest = max(path.stat().st_mtime for path in native.rglob("*.[ch]"))
+    if not program.exists() or program.stat().st_mtime < newest:
+        subprocess.run([*command, *flags, *files, "-o", program], check=True)
     return program

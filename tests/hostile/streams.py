@@ -14,9 +14,7 @@ from random import Random
 
 import numpy as np
 
-from flyweight.coding import DTYPES, CodedTensor, carrier
-from flyweight.coding.context import encode_context
-from flyweight.coding.scalars import may_store
+from flyweight.coding import CodedTensor, carrier
 from flyweight.coding.varint import varint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
@@ -78,16 +76,11 @@ def huffman_table(random: Random, alphabet: int) -> bytes:
     return out.bytes()
 
 
-def huffman_payload(
-    random: Random, table: bytes, alphabet: int, count: int
-) -> tuple[bytes, list[int]]:
-    """Random symbols by the code of a table, in one stream or four, and these symbols."""
-    try:
-        codes = fly_reader.huffman_codes(table, alphabet)
-    except ValueError:
-        return random.randbytes(2), []
-    if len(codes) == 1 or not count:
-        return b"", [*codes.values()] * count
+def huffman_payload(random: Random, table: bytes, alphabet: int, count: int) -> bytes:
+    """Random symbols by the code of a table, in one stream or four."""
+    codes = fly_reader.huffman_codes(table, alphabet)
+    if len(codes) == 1:
+        return b""
     chosen = random.choices([*codes], k=count)
     step = -(-count // 4) if count >= 4096 else count
     runs = []
@@ -95,8 +88,7 @@ def huffman_payload(
         text = "".join(f"{code:b}"[1:] for code in chosen[first : first + step])
         bits = np.frombuffer(text.encode(), np.uint8) & 1
         runs.append(np.packbits(bits, bitorder="little").tobytes())
-    lengths = [varint(len(run)) for run in runs[:-1]]
-    return b"".join(lengths + runs), [codes[code] for code in chosen]
+    return b"".join([*(varint(len(run)) for run in runs[:-1]), *runs])
 
 
 def rans_table(random: Random, alphabet: int) -> bytes:
@@ -156,87 +148,30 @@ def rans_payload(random: Random, table: bytes, alphabet: int, count: int) -> byt
     return raw + b"".join(word.to_bytes(2, "little") for word in reversed(words))
 
 
-def planes(random: Random, dtype: str, count: int) -> bytes:
-    """One block of byte planes, each in a random form."""
-    halves = 2 if dtype.startswith("complex") else 1
-    width, size = carrier(dtype).itemsize // halves, count * halves
-    if not size:
-        return b""
-    forms = random.choices((0, 1, 2, 2), k=width)
-    if dtype == "bool":
-        forms = [random.choice((1, 3, 3, 0, 2))]
-    elif random.random() < 0.03:
-        forms[random.randrange(width)] = 3
-    out = [sum(form << 2 * at for at, form in enumerate(forms)).to_bytes(-(-width // 4), "little")]
-    for form in forms:
-        if form == 0:
-            out.append(random.randbytes(size))
-        elif form == 1:
-            out.append(bytes([random.choice((0, 1, 7))]))
-        elif form == 3:
-            bits = np.array(random.choices((0, 1), k=size), np.uint8)
-            out.append(np.packbits(bits, bitorder="little").tobytes())
-        else:
-            table = huffman_table(random, 256)
-            payload, _ = huffman_payload(random, table, 256, size)
-            out += [varint(len(table)), varint(len(payload)), table, payload]
-    return b"".join(out)
-
-
-def positions(random: Random, count: int) -> tuple[bytes, bytes, int]:
-    """A table, a payload, and how many elements they mark."""
-    form = random.randrange(7)
-    if form < 2:
-        return bytes(form), b"", count * (1 - form)
-    if form == 2:
-        mask = np.array(random.choices((0, 1), k=count), np.uint8)
-        return b"\1", np.packbits(mask).tobytes(), int(mask.sum())
-    choice = random.choice((0, 0, 1, 2, 3, 4, 5, random.randrange(60)))
-    alphabet = (4 + choice % 4) << (choice // 4)
-    if alphabet > 65536:
-        return bytes([2 + 4 * choice]), random.randbytes(3), 0
-    number = random.randint(1, max(1, count // random.choice((2, 2, 4, 9))))
-    code = huffman_table(random, min(alphabet, random.choice((4, 4, alphabet))))
-    table = bytes([2 + form % 2 + 4 * choice]) + varint(number) + code
-    payload, symbols = huffman_payload(random, code, alphabet, number)
-    marked = sum(symbol < alphabet - 1 for symbol in symbols)
-    return table, payload, max(0, count - marked if form % 2 else marked)
-
-
 @cache
 def random_tensor(number: int) -> CodedTensor:
-    """The tensor of a number: of any coder, random shape and dtype."""
+    """The quantized tensor of a number, Huffman-coded if it is even, otherwise by rANS."""
     random = Random(number)
-    coder = random.choice(("huffman", "rans", "context", "planes", "sparse"))
-    dtype = random.choice(DTYPES)
-    storage = random.choice([name for name in DTYPES if may_store(dtype, name)])
-    shape = tuple(
-        random.randrange(0 if random.random() < 0.03 else 1, 6) for _ in range(random.randrange(5))
+    table_of, payload_of = (
+        (rans_table, rans_payload) if number % 2 else (huffman_table, huffman_payload)
     )
+    dtype = random.choice(("float32", "float16", "int8", "int64"))
+    shape = tuple(random.randrange(random.random() > 0.03, 6) for _ in range(random.randrange(5)))
     if random.random() < 0.02:
         shape = random.choice(((4100,), (64, 65), (9000,)))
-    count = prod(shape)
-    fields = {"name": "t", "shape": shape, "dtype": dtype, "storage": storage, "coder": coder}
-    if coder in ("planes", "sparse"):
-        parts = {}
-        if coder == "sparse":
-            parts["tables"], parts["positions"], count = positions(random, count)
-        parts["dense"] = planes(random, storage, count)
-        return CodedTensor(**fields, encoding="dense", parts=parts)
-    levels = random.choice((0, 1, 1, 2, 3, 5, 9, 30, 300))
-    if coder == "context":
-        below = random.randint(0, levels)
-        symbols = np.array(random.choices(range(levels + 1), k=count)).reshape(shape)
-        table = varint(below) if count else b""
-        payload = encode_context(symbols.astype(np.uint16), below) if count else b""
-    elif coder == "rans":
-        table = rans_table(random, levels + 1) if count else b""
-        payload = rans_payload(random, table, levels + 1, count) if count else b""
-    else:
-        table = huffman_table(random, levels + 1) if count else b""
-        payload, _ = huffman_payload(random, table, levels + 1, count)
-    item = carrier(storage).itemsize
-    book = random.choice((b"\0", b"\1")) if storage == "bool" else random.randbytes(min(item, 8))
-    codebook = (book * levels * item)[: levels * item]
-    parts = {"tables": table, "codebook": codebook, "symbols": payload}
-    return CodedTensor(**fields, encoding="shared", parts=parts, levels=levels)
+    levels, count = random.choice((0, 1, 1, 2, 3, 5, 9, 30, 300)), prod(shape)
+    table = table_of(random, levels + 1) if count else b""
+    return CodedTensor(
+        name="t",
+        shape=shape,
+        dtype=dtype,
+        storage=dtype,
+        encoding="shared",
+        coder="rans" if number % 2 else "huffman",
+        levels=levels,
+        parts={
+            "tables": table,
+            "codebook": random.randbytes(levels * carrier(dtype).itemsize),
+            "symbols": payload_of(random, table, levels + 1, count) if count else b"",
+        },
+    )

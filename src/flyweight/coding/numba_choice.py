@@ -24,7 +24,7 @@ def loops_for(module: str, count: int, compiled: bool | None = None) -> ModuleTy
     Raises ImportError where ``compiled`` is True and Numba is not installed.
 
     Example:
-        >>> loops_for("flyweight.coding.interleaved_kernels", 100) is None
+        >>> loops_for("flyweight.coding.context.kernels", 100) is None
         True
     """
     if compiled is None:

@@ -29,8 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.huffman import (
     code_lengths,
-    decode_symbols,
-    encode_symbols,
+    decode_huffman,
+    encode_huffman,
     pack_lengths,
 )
 from flyweight.coding.varint import ByteReader, varint
@@ -81,7 +81,7 @@ def encode_positions(mask: ArrayLike) -> tuple[bytes, bytes]:
         return _BITMAP, np.packbits(flat).tobytes()
     alphabet = _alphabet(choice)
     symbols = _with_escapes(gaps, alphabet)
-    table, payload = encode_symbols(symbols, alphabet)
+    table, payload = encode_huffman(symbols, alphabet)
     return bytes([form | choice << 2]) + varint(symbols.size) + table, payload
 
 
@@ -155,7 +155,7 @@ def decode_positions(table: bytes, payload: bytes, size: int) -> NDArray[np.bool
     if not 1 <= count <= size:
         raise FormatError(f"{count} gaps are given for {size} positions.")
     alphabet = _alphabet(choice)
-    symbols = decode_symbols(reader.rest(), payload, count, alphabet)
+    symbols = decode_huffman(reader.rest(), payload, count, alphabet)
     mask = np.full(size, form == _GAPS_OF_PRUNED, dtype=np.bool_)
     last = -1  # element that was passed over or marked
     for first in range(0, count, _GAPS_PER_PASS):
