@@ -1,30 +1,15 @@
-"""Adaptive binary context coder of quantized tensors: smallest output, slowest.
-
-Theory: a value is cut into binary decisions (is it zero, its sign, its magnitude in an
-Exp-Golomb tree), and each is coded at the cost of its estimated probability by a range coder.
-The estimates are learned while coding, apart for each *context*: what the values coded before
-make likely. Nothing about the distribution is stored, so even small tensors pay little.
-
-A tensor of rank 3 or more whose last dimensions are a small kernel takes its contexts from the
-value that left, upper and upper-left neighbors in the kernel predict. Any other takes them
-from the mean magnitudes of the row (the index of dimension 0) and of the column so far.
-
-Cost: one multiplication and two estimates a decision, one to seven decisions a value. Loops
-compiled by Numba code 15 to 60 million values a second on one core, plain Python 200,000 to
-600,000; both give the same bytes. Tensors above 2**22 elements are coded in chunks, on threads.
-
-Example:
-
->>> payload = encode_context([[0, 0, 0, 1], [0, 0, -3, 0]])
->>> decode_context(payload, (2, 4)).tolist()
-[[0, 0, 0, 1], [0, 0, -3, 0]]
-
-Sources: Martin 1979 (range coding); Marpe, Schwarz & Wiegand 2003 (binarisation and
-contexts); Wiedemann et al. 2020, "DeepCABAC" (its use for weights); Weinberger, Seroussi &
-Sapiro 2000 (prediction from neighbors).
-"""
-
+import numpy as np
+from math import prod
+from flyweight.errors import FormatError
 from flyweight.coding.context.signed import signed_values, symbols_of
-from flyweight.coding.context.stream import Engine, decode_context, encode_context
-
-__all__ = ["Engine", "decode_context", "encode_context", "signed_values", "symbols_of"]
+from flyweight.coding.context.stream import decode_context as _d, encode_context as _e
+def context_limit(n): return (1<<20)+512*n
+def encode_context_values(v, *, threads=None): return _e(v, threads=threads)
+def decode_context_values(p, shape, *, threads=None): return _d(p, shape, threads=threads)
+def encode_context(symbols, negatives, *, threads=None):
+    return _e(signed_values(symbols.astype(np.int64), negatives)) if symbols.size else b""
+def decode_context(payload, shape, negatives, alphabet, *, threads=None):
+    values = _d(payload, shape)
+    if values.size and (int(values.min()) < -negatives or int(values.max()) >= alphabet - negatives):
+        raise FormatError(f"a context-coded stream leaves its alphabet of {alphabet}.")
+    return symbols_of(values, negatives).astype(np.uint8 if alphabet <= 256 else np.uint16)
