@@ -93,4 +93,16 @@ size_t fly_planes_encode_workspace(fly_dtype dtype);
 fly_status fly_planes_encode(fly_dtype dtype, fly_simd simd, const uint8_t *words, size_t number,
                              const fly_plan *plans, uint8_t *out, size_t size, void *workspace);
 
+/* Context coder: context_encode.c. Symbols have 1 or 2 bytes; with 4 they are values of int32 and
+ * `negatives` is 0. The header, at most 9 bytes, is chosen from all of them; 0 if there are none. */
+size_t fly_context_encode_workspace(const uint64_t *shape, size_t rank);
+size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
+                          const uint64_t *shape, size_t rank, void *workspace, uint8_t *header);
+
+/* Encode a chunk of all symbols into out[0..room); return its length, SIZE_MAX if the room is short. */
+size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
+                          const uint64_t *shape, size_t rank, const uint8_t *header,
+                          size_t header_length, size_t chunk, void *workspace, uint8_t *out,
+                          size_t room);
+
 #endif

@@ -67,6 +67,11 @@ typedef enum fly_status {
     FLY_PLANES_REPEATED = 164, /* a plane of one repeated byte has a code */
     FLY_PLANES_NO_TABLE = 165, /* a plane uses the table before it, and there is none */
     FLY_PLANES_LEFT = 166,     /* bytes follow the last block */
+    /* context */
+    FLY_CONTEXT_HEADER = 140,     /* thresholds do not ascend, or a number is out of range */
+    FLY_CONTEXT_KERNEL = 141,     /* contexts of kernels, and the shape has none */
+    FLY_CONTEXT_VALUE = 142,      /* a value outside its alphabet or int32 */
+    FLY_CONTEXT_END = 143,        /* not exactly the bytes of these values */
     /* file */
     FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
     FLY_OTHER_VERSION = 201,      /* a later format */
@@ -204,6 +209,26 @@ size_t fly_planes_workspace(fly_dtype dtype, uint64_t count);
 fly_status fly_planes_decode(fly_dtype dtype, fly_simd simd, const uint8_t *data, size_t size,
                              uint64_t count, uint64_t first, uint64_t last, uint8_t *out,
                              void *workspace, size_t workspace_size);
+
+/* ---- Context coder: context.c -------------------------------------------------------------- */
+
+/* Most elements that a stream of so many bytes may stand for. */
+uint64_t fly_context_limit(uint64_t length);
+
+/* Bytes of workspace for a shape: some 6000, and 8 an element of a row, for a small alphabet. An
+ * alphabet of 0 means values of int32 in 4 bytes each. 0 for no elements or a bad argument. */
+size_t fly_context_workspace(const uint64_t *shape, size_t rank, uint32_t negatives,
+                             uint32_t alphabet);
+
+/* Chunks of a stream, which are decoded independently; 0 if its header is unsound. */
+size_t fly_context_chunks(const uint8_t *data, size_t length, const uint64_t *shape, size_t rank);
+
+/* Decode `chunks` chunks from number `first` on into their places in `symbols`, which has room for
+ * all elements of the shape, symbol_bytes (1, 2 or 4) each. */
+fly_status fly_decode_context(const uint8_t *data, size_t length, const uint64_t *shape, size_t rank,
+                              uint32_t negatives, uint32_t alphabet, void *symbols,
+                              size_t symbol_bytes, size_t first, size_t chunks, void *workspace,
+                              size_t workspace_size);
 
 /* ---- Files: header.c, file.c, widen.c ------------------------------------------------------- */
 

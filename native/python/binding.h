@@ -29,6 +29,7 @@ PyObject *fly_refuse(const char *sentence);
 int fly_holds(const Py_buffer *view, uint64_t count, size_t item);
 
 /* Each file gives its functions in an array that ends with {NULL, NULL, 0, NULL}. */
+extern PyMethodDef fly_context_methods[];
 extern PyMethodDef fly_header_methods[];
 extern PyMethodDef fly_huffman_methods[];
 extern PyMethodDef fly_planes_methods[];

@@ -15,7 +15,7 @@ static PyMethodDef own_methods[] = {
 };
 
 static int add_all(PyObject *module) {
-    PyMethodDef *const all[] = {own_methods, fly_header_methods, fly_huffman_methods,
+    PyMethodDef *const all[] = {own_methods, fly_context_methods, fly_header_methods, fly_huffman_methods,
                                 fly_planes_methods, fly_quantize_methods,
                                 fly_rans_methods, fly_repetition_methods};
     size_t index;

@@ -46,6 +46,11 @@ const char *fly_sentence(fly_status status) {
     case FLY_HUFFMAN_END: return "a Huffman stream does not end where its symbols do.";
     case FLY_HUFFMAN_PADDING:
         return "a Huffman stream is padded with bits that are not zero.";
+    case FLY_CONTEXT_HEADER: return "a context-coded stream has a header out of range.";
+    case FLY_CONTEXT_KERNEL:
+        return "a context-coded stream takes a tensor without kernels for kernels.";
+    case FLY_CONTEXT_VALUE: return "a context-coded stream leaves its alphabet.";
+    case FLY_CONTEXT_END: return "a context-coded stream does not end where its values do.";
     case FLY_PLANES_FORMS:
         return "the forms of byte planes are padded with bits that are not zero.";
     case FLY_PLANES_UNKNOWN: return "booleans are stored in a form that is unknown.";

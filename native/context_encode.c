@@ -1,0 +1,303 @@
+/* context_encode.c: encoder of context-coded streams. */
+#include "context_model.h"
+#include "encoders.h"
+
+typedef struct fly_writer {
+    uint64_t size;
+    uint8_t *at;
+    uint64_t low;
+    uint8_t *begin;
+} fly_writer;
+
+/* Symbols, or for four bytes values of int32. */
+typedef struct fly_input {
+    const uint8_t *symbols;
+    size_t bytes;
+    uint32_t negatives;
+} fly_input;
+
+enum {
+    FLY_SAMPLED = 1 << 18, /* elements whose energies give the thresholds */
+    FLY_SAMPLE_FROM = 4096,
+    FLY_ROOM = 256 /* more bytes than a value and the end take */
+};
+
+/* Add one to the number written so far. */
+FLY_APART void fly_carry(uint8_t *begin, uint8_t *at) {
+    while (at > begin && ++*--at == 0) {
+    }
+}
+
+FLY_INLINE void fly_write_bit(fly_writer *writer, uint32_t chance, uint32_t ones) {
+    const uint64_t bound = (writer->size >> 32) * chance, rest = writer->size - bound;
+    const uint64_t mask = (uint64_t)(int64_t)(int32_t)ones, added = bound & ~mask;
+    writer->size = rest + ((bound - rest) & mask);
+    writer->low += added;
+    if (FLY_RARELY(writer->low < added)) {
+        fly_carry(writer->begin, writer->at);
+    }
+    while (FLY_RARELY(writer->size < (uint64_t)1 << 48)) {
+        writer->at[0] = (uint8_t)(writer->low >> 56);
+        writer->at[1] = (uint8_t)(writer->low >> 48 & 0xFF);
+        writer->at += 2;
+        writer->low <<= 16;
+        writer->size <<= 16;
+    }
+}
+
+FLY_APART fly_state fly_teach_parent(fly_state own, uint32_t ones, fly_state *parent,
+                                     const uint16_t *rates, uint32_t end) {
+    own = own ? own : fly_opened(*parent);
+    *parent = fly_taught(*parent, ones, rates, end);
+    return own;
+}
+
+FLY_INLINE void fly_encode_bit(fly_writer *writer, fly_state *state, fly_state *parent, uint32_t ones,
+                               const uint16_t *rates, uint32_t end) {
+    fly_state own = *state;
+    if (fly_is_young(own)) {
+        own = fly_teach_parent(own, ones, parent, rates, end);
+    }
+    fly_write_bit(writer, own, ones);
+    *state = fly_taught(own, ones, rates, end);
+}
+
+FLY_APART void fly_encode_excess(fly_writer *writer, fly_state *states, fly_state *parents,
+                                 const uint16_t *rates, uint32_t excess) {
+    const uint32_t total = excess + 1;
+    const unsigned last = fly_log2(total);
+    unsigned group, left;
+    for (group = 0; group <= last; group++) {
+        fly_encode_bit(writer, states + 2 * group, parents + 2 * group, 0u - (group < last), rates,
+                       FLY_COUNT);
+    }
+    for (left = last; left > 0; left--) {
+        const uint32_t ones = 0u - (total >> (left - 1) & 1);
+        if (left == last) {
+            fly_encode_bit(writer, states + 2 * last + 1, parents + 2 * last + 1, ones, rates,
+                           FLY_COUNT);
+        } else {
+            fly_write_bit(writer, FLY_UNSEEN, ones);
+        }
+    }
+}
+
+FLY_INLINE uint32_t fly_magnitude(int32_t value) {
+    return value < 0 ? 0u - (uint32_t)value : (uint32_t)value;
+}
+
+/* Encode a value, by the states of its context and of its sign. */
+FLY_INLINE void fly_encode_value(fly_writer *writer, fly_model *model, const fly_layout *layout,
+                                 fly_state *states, fly_state *bias, fly_state *bias_parent,
+                                 int32_t value) {
+    const uint16_t *const rates = model->rates;
+    const uint32_t minus = 0u - (value < 0), magnitude = fly_magnitude(value);
+    const uint32_t full = (uint32_t)1 << layout->depth;
+    const uint32_t leaf = full - 1 + (magnitude < full ? magnitude : full);
+    fly_state *const parents = model->states + (model->slots & minus);
+    unsigned left;
+    if (layout->zeros) {
+        fly_encode_bit(writer, states, model->states, 0u - (value != 0), rates, FLY_COUNT_KEPT);
+    }
+    if (value == 0) {
+        return;
+    }
+    fly_encode_bit(writer, bias, bias_parent, minus, rates, FLY_COUNT);
+    states += model->slots & minus;
+    for (left = layout->depth; left > 0; left--) {
+        const uint32_t node = leaf >> left;
+        fly_encode_bit(writer, states + node, parents + node, 0u - (leaf >> (left - 1) & 1), rates,
+                       FLY_COUNT);
+    }
+    if (FLY_RARELY(magnitude >= full) && layout->excess) {
+        fly_writer copy = *writer; /* so that *writer itself can stay in registers */
+        fly_encode_excess(&copy, states + full, parents + full, rates, magnitude - full);
+        *writer = copy;
+    }
+}
+
+FLY_INLINE int32_t fly_value(fly_input in, size_t place) {
+    uint16_t two;
+    int32_t symbol;
+    if (in.bytes == 4) {
+        memcpy(&symbol, in.symbols + 4 * place, 4);
+        return symbol;
+    }
+    if (in.bytes == 2) {
+        memcpy(&two, in.symbols + 2 * place, 2);
+        symbol = two;
+    } else {
+        symbol = in.symbols[place];
+    }
+    return symbol == 0 ? 0 : symbol - (int32_t)in.negatives - (symbol <= (int32_t)in.negatives);
+}
+
+/* Choose thresholds that part the energies before the first elements into equal contexts. */
+static void fly_choose_thresholds(fly_layout *layout, fly_input in, fly_model *model) {
+    uint32_t counts[FLY_CODES] = {0};
+    const size_t sampled = layout->count < FLY_SAMPLED ? layout->count : FLY_SAMPLED;
+    size_t place, x = 0, y = 1, passed = 0, eighth = 1;
+    int32_t row = 0, late = 0;
+    unsigned code;
+    fly_model_reset(model, layout, sampled);
+    for (place = 0; place < sampled; place++) {
+        fly_column *const column = &model->columns[x];
+        counts[fly_energy_code((uint32_t)row + (uint32_t)column->energy)]++;
+        row = fly_moved(row, late, model->energy_rates[x < 128 ? x : 128]);
+        late = fly_energy(fly_magnitude(fly_value(in, place)));
+        column->energy = fly_moved(column->energy, late, model->energy_rates[y < 128 ? y : 128]);
+        if (++x == layout->width) {
+            x = 0;
+            y++;
+        }
+    }
+    for (code = 0; code < FLY_CODES && eighth < 8; code++) {
+        passed += counts[code];
+        if (8 * passed > eighth * sampled) {
+            layout->threshold[layout->thresholds++] = (uint8_t)code;
+            eighth = 8 * passed / sampled + 1;
+        }
+    }
+}
+
+size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
+                          const uint64_t *shape, size_t rank, void *workspace, uint8_t *header) {
+    fly_input in;
+    fly_layout layout;
+    size_t place, beyond = 0, lengths[33] = {0}; /* of magnitudes less 1, in binary digits */
+    unsigned digits = 32;
+    layout.zeros = layout.thresholds = layout.shift = 0;
+    in.symbols = (const uint8_t *)symbols;
+    in.bytes = bytes;
+    in.negatives = negatives;
+    if (fly_context_count(shape, rank, &layout.count) != FLY_OK || layout.count == 0) {
+        return 0;
+    }
+    for (place = 0; place < layout.count; place++) {
+        const uint32_t magnitude = fly_magnitude(fly_value(in, place));
+        lengths[magnitude > 1 ? fly_log2(magnitude - 1) + 1 : 0]++;
+        layout.zeros |= magnitude == 0;
+    }
+    while (digits > 0 && lengths[digits] == 0) {
+        digits--;
+    }
+    /* A tree holds all magnitudes but a sixteenth of the values. */
+    for (layout.depth = digits; layout.depth > 0; layout.depth--) {
+        beyond += lengths[layout.depth];
+        if (16 * beyond > layout.count && layout.depth <= FLY_DEPTH) {
+            break;
+        }
+    }
+    layout.excess = layout.depth < digits;
+    header[0] = (uint8_t)(layout.zeros << 1 | layout.excess << 2);
+    header[1] = (uint8_t)(layout.depth << 5);
+    if (fly_has_kernel(shape, rank, &layout) && layout.height * layout.width > 1) {
+        header[0] |= 1;
+        header[1] |= (uint8_t)(digits < 3 ? 0 : digits < 5 ? 1 : digits > 29 ? 26 : digits - 3);
+        return 2;
+    }
+    fly_set_rows(shape, rank, &layout);
+    layout.chunk = FLY_CHUNK;
+    if (layout.count >= FLY_SAMPLE_FROM) {
+        fly_choose_thresholds(&layout, in, fly_model_in(workspace, &layout, 1));
+    }
+    header[1] |= (uint8_t)layout.thresholds;
+    memcpy(header + 2, layout.threshold, layout.thresholds);
+    return 2 + layout.thresholds;
+}
+
+static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model *model,
+                               const fly_layout *layout, size_t count, fly_input in) {
+    fly_writer writer = *outer;
+    size_t place, x = 0;
+    unsigned y = 0;
+    int32_t left = 0, corner = 0;
+    for (place = 0; place < count && writer.at < room; place++) {
+        const int32_t value = fly_value(in, place), up = model->above[x];
+        const uint32_t prediction = fly_prediction(left, up, corner, layout->shift);
+        fly_state *const states = model->states + model->contexts[prediction];
+        fly_encode_value(&writer, model, layout, states, states + model->slots,
+                         model->states + model->slots, value);
+        left = model->above[x] = fly_neighbor(value);
+        corner = up;
+        if (++x == layout->width) {
+            x = 0;
+            left = corner = 0;
+            if (++y == layout->height) {
+                y = 0;
+                memset(model->above, 0, sizeof(int32_t) * layout->width);
+            }
+        }
+    }
+    *outer = writer;
+}
+
+static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
+                            const fly_layout *layout, size_t count, fly_input in) {
+    fly_writer writer = *outer;
+    size_t place, x = 0, y = 1;
+    int32_t row = 0, late = 0;
+    for (place = 0; place < count && writer.at < room; place++) {
+        const int32_t value = fly_value(in, place);
+        fly_column *const column = &model->columns[x];
+        const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
+        fly_encode_value(&writer, model, layout, model->states + model->contexts[code],
+                         &model->biases[fly_bias_context(column->bias)], model->biases, value);
+        row = fly_moved(row, late, model->energy_rates[x < 128 ? x : 128]);
+        late = fly_energy(fly_magnitude(value));
+        column->energy = fly_moved(column->energy, late, model->energy_rates[y < 128 ? y : 128]);
+        if (value != 0) {
+            column->bias = fly_taught(column->bias, 0u - (value < 0), model->rates, FLY_COUNT_BIAS);
+        }
+        if (++x == layout->width) {
+            x = 0;
+            y++;
+        }
+    }
+    *outer = writer;
+}
+
+size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
+                          const uint64_t *shape, size_t rank, const uint8_t *header,
+                          size_t header_length, size_t chunk, void *workspace, uint8_t *out,
+                          size_t room) {
+    fly_bytes from = fly_bytes_of(header, header_length);
+    fly_input in;
+    fly_writer writer;
+    fly_layout layout;
+    fly_model *model;
+    size_t count, length;
+    uint64_t last;
+    if (fly_context_count(shape, rank, &layout.count) != FLY_OK || layout.count == 0 ||
+        fly_context_layout(&layout, &from, shape, rank) != FLY_OK ||
+        chunk > (layout.count - 1) / layout.chunk || room < FLY_ROOM) {
+        return SIZE_MAX;
+    }
+    in.symbols = (const uint8_t *)symbols + chunk * layout.chunk * bytes;
+    in.bytes = bytes;
+    in.negatives = negatives;
+    count = layout.count - chunk * layout.chunk;
+    count = count < layout.chunk ? count : layout.chunk;
+    model = fly_model_in(workspace, &layout, (uint32_t)1 << 31);
+    fly_model_reset(model, &layout, count);
+    writer.size = UINT64_MAX;
+    writer.low = 0;
+    writer.begin = writer.at = out;
+    (layout.height ? fly_encode_kernels : fly_encode_rows)(&writer, out + room - FLY_ROOM, model,
+                                                           &layout, count, in);
+    if (writer.at >= out + room - FLY_ROOM) {
+        return SIZE_MAX;
+    }
+    last = fly_last_number(writer.low, writer.size);
+    if (last < writer.low) {
+        fly_carry(writer.begin, writer.at);
+    }
+    for (length = fly_last_bytes(last); length > 0; length--, last <<= 8) {
+        *writer.at++ = (uint8_t)(last >> 56);
+    }
+    return (size_t)(writer.at - out);
+}
+
+size_t fly_context_encode_workspace(const uint64_t *shape, size_t rank) {
+    return fly_context_workspace(shape, rank, 0, 0);
+}
