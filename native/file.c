@@ -6,9 +6,6 @@
  */
 #include "bytes.h"
 
-#define FLY_NO_CONTEXT /* until context.c is there */
-#define FLY_NO_SPARSE /* until positions.c is there */
-
 #define BLOCK ((size_t)1 << 16)
 #define MOST_BYTES ((uint64_t)1 << 26) /* of all tensors, and 4096 for each byte of the file */
 
@@ -385,8 +382,8 @@ static size_t stream_workspace(const group *found) {
 #endif
 #ifndef FLY_NO_CONTEXT
     case FLY_FORM_CONTEXT:
-        return fly_context_workspace(found->payload, found->length, found->all.shape,
-                                     found->all.rank);
+        return fly_context_workspace(found->all.shape, found->all.rank, found->below,
+                                     (uint32_t)found->levels + 1);
 #endif
     default: return 0;
     }
@@ -413,9 +410,9 @@ static fly_status decode_stream(const group *found, uint8_t *out, room left) {
 #endif
 #ifndef FLY_NO_CONTEXT
     case FLY_FORM_CONTEXT:
-        return fly_context_decode(found->payload, found->length, found->all.shape, found->all.rank,
-                                  found->below, (uint32_t)found->levels + 1, out, left.at,
-                                  left.left, FLY_SCALAR);
+        return fly_decode_context(found->payload, found->length, found->all.shape, found->all.rank,
+                                  found->below, (uint32_t)found->levels + 1, out,
+                                  symbol_bytes(found->levels), 0, SIZE_MAX, left.at, left.left);
 #endif
     default: (void)out; (void)left; return FLY_UNSUPPORTED;
     }
@@ -631,7 +628,8 @@ static fly_status sparse_values(const fly_file *file, const fly_tensor *tensor, 
     uint8_t *mask = take(&left, count), *values;
     fly_status status = mask == NULL ? FLY_SMALL_WORKSPACE
                                      : fly_positions_decode(table, table_length, payload, length,
-                                                            count, mask, left.at, left.left);
+                                                            count, mask, FLY_SCALAR, left.at,
+                                                            left.left);
     if (status != FLY_OK) {
         return status;
     }
@@ -673,7 +671,7 @@ static fly_status constant_values(const fly_file *file, const fly_tensor *tensor
 }
 
 size_t fly_values_workspace(const fly_file *file, const fly_tensor *tensor) {
-    size_t size = 0;
+    size_t size = 0, decoder = 0;
     group found;
     if (is_shared(tensor)) {
         const size_t width = symbol_bytes(tensor->levels), tables = tables_workspace(tensor);
@@ -683,21 +681,25 @@ size_t fly_values_workspace(const fly_file *file, const fly_tensor *tensor) {
                    ? size + rounded((size_t)tensor->elements * width)
                    : size;
     }
+#ifndef FLY_NO_PLANES
+    if (tensor->form == FLY_FORM_PLANES || tensor->form == FLY_FORM_SPARSE) {
+        decoder = fly_planes_workspace((fly_dtype)tensor->storage, 0) + 8;
+    }
+#endif
     if (tensor->form == FLY_FORM_PLANES && find_group(file, tensor, &found) == FLY_OK) {
-        size = found.alone ? 0 : rounded(found.count *
-                                         fly_item_bytes((fly_dtype)tensor->storage));
+        size = found.alone ? 0 : rounded(found.count * fly_item_bytes((fly_dtype)tensor->storage));
     }
 #ifndef FLY_NO_SPARSE
     if (tensor->form == FLY_FORM_SPARSE) {
+        size_t length, table_length, positions;
+        const uint8_t *table = fly_part_of(file, tensor, FLY_PART_TABLES, &table_length);
+        (void)fly_part_of(file, tensor, FLY_PART_POSITIONS, &length);
+        positions = fly_positions_workspace(table, table_length, length, 0) + 8;
+        decoder = positions > decoder ? positions : decoder;
         size = rounded((size_t)tensor->elements);
     }
 #endif
-#ifndef FLY_NO_PLANES
-    if (tensor->form == FLY_FORM_PLANES || tensor->form == FLY_FORM_SPARSE) {
-        size += fly_planes_workspace((fly_dtype)tensor->storage, 0) + 8;
-    }
-#endif
-    return size;
+    return size + decoder;
 }
 
 fly_status fly_decode_values(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
