@@ -691,10 +691,9 @@ size_t fly_values_workspace(const fly_file *file, const fly_tensor *tensor) {
     }
 #ifndef FLY_NO_SPARSE
     if (tensor->form == FLY_FORM_SPARSE) {
-        size_t length, table_length, positions;
+        size_t table_length, positions;
         const uint8_t *table = fly_part_of(file, tensor, FLY_PART_TABLES, &table_length);
-        (void)fly_part_of(file, tensor, FLY_PART_POSITIONS, &length);
-        positions = fly_positions_workspace(table, table_length, length, 0) + 8;
+        positions = fly_positions_workspace(table, table_length, (size_t)tensor->elements, 0) + 8;
         decoder = positions > decoder ? positions : decoder;
         size = rounded((size_t)tensor->elements);
     }

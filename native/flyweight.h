@@ -72,6 +72,12 @@ typedef enum fly_status {
     FLY_CONTEXT_KERNEL = 141,     /* contexts of kernels, and the shape has none */
     FLY_CONTEXT_VALUE = 142,      /* a value outside its alphabet or int32 */
     FLY_CONTEXT_END = 143,        /* not exactly the bytes of these values */
+    /* positions */
+    FLY_POSITIONS_FORM = 180,     /* unknown */
+    FLY_POSITIONS_BITMAP = 181,   /* a payload of another length */
+    FLY_POSITIONS_PADDING = 182,
+    FLY_POSITIONS_COUNT = 183,    /* no gap, or more than elements */
+    FLY_POSITIONS_END = 184,      /* the gaps do not end within the mask */
     /* file */
     FLY_NOT_FLY = 200,            /* the bytes do not begin with FLYW */
     FLY_OTHER_VERSION = 201,      /* a later format */
@@ -229,6 +235,16 @@ fly_status fly_decode_context(const uint8_t *data, size_t length, const uint64_t
                               uint32_t negatives, uint32_t alphabet, void *symbols,
                               size_t symbol_bytes, size_t first, size_t chunks, void *workspace,
                               size_t workspace_size);
+
+/* ---- Positions: positions.c ---------------------------------------------------------------- */
+
+/* Bytes of workspace to decode a mask of `size`; the least unless `fast`. 0 where it needs none. */
+size_t fly_positions_workspace(const uint8_t *table, size_t length, size_t size, int fast);
+
+/* Fill a mask of `size` bytes: 1 where an element is kept, else 0. */
+fly_status fly_positions_decode(const uint8_t *table, size_t table_length, const uint8_t *payload,
+                                size_t length, size_t size, uint8_t *mask, fly_simd simd,
+                                void *workspace, size_t workspace_size);
 
 /* ---- Files: header.c, file.c, widen.c ------------------------------------------------------- */
 

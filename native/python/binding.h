@@ -33,6 +33,7 @@ extern PyMethodDef fly_context_methods[];
 extern PyMethodDef fly_header_methods[];
 extern PyMethodDef fly_huffman_methods[];
 extern PyMethodDef fly_planes_methods[];
+extern PyMethodDef fly_positions_methods[];
 extern PyMethodDef fly_quantize_methods[];
 extern PyMethodDef fly_rans_methods[];
 extern PyMethodDef fly_repetition_methods[];

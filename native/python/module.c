@@ -16,7 +16,7 @@ static PyMethodDef own_methods[] = {
 
 static int add_all(PyObject *module) {
     PyMethodDef *const all[] = {own_methods, fly_context_methods, fly_header_methods, fly_huffman_methods,
-                                fly_planes_methods, fly_quantize_methods,
+                                fly_planes_methods, fly_positions_methods, fly_quantize_methods,
                                 fly_rans_methods, fly_repetition_methods};
     size_t index;
     for (index = 0; index < sizeof all / sizeof all[0]; index++) {

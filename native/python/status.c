@@ -61,6 +61,13 @@ const char *fly_sentence(fly_status status) {
     case FLY_PLANES_NO_TABLE:
         return "a byte plane uses the table before it, but it is the first.";
     case FLY_PLANES_LEFT: return "bytes follow after the byte planes.";
+    case FLY_POSITIONS_FORM: return "positions are stored in a form that is unknown.";
+    case FLY_POSITIONS_BITMAP:
+        return "positions have a payload of another length than their mask.";
+    case FLY_POSITIONS_PADDING:
+        return "a bitmap of positions is padded with bits that are not zero.";
+    case FLY_POSITIONS_COUNT: return "there are more gaps than positions, or none.";
+    case FLY_POSITIONS_END: return "the gaps between positions do not end within the mask.";
     /* Sentences about a header are formatted: {0} is the name of the tensor, {1} and {2} are two
      * numbers, {3} and {4} the dtypes of these numbers, {5} its place. */
     case FLY_BAD_HEADER_LENGTH: return "so few bytes cannot be so long a header.";

@@ -27,13 +27,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flyweight import _native
 from flyweight.coding.huffman import (
     code_lengths,
-    decode_huffman,
     encode_huffman,
     pack_lengths,
 )
-from flyweight.coding.varint import ByteReader, varint
+from flyweight.coding.varint import varint
 from flyweight.errors import FormatError
 
 __all__ = ["bounded_size", "decode_positions", "encode_positions"]
@@ -42,9 +42,7 @@ _NONE = b"\x00"
 _BITMAP = b"\x01"
 _GAPS_OF_KEPT = 2
 _GAPS_OF_PRUNED = 3
-_ALPHABETS = 57  # 4, 5, 6, 7, 8, 10, 12, 14, 16, ... 65536
-_GAPS_PER_PASS = 1 << 18
-_ALPHABETS_TRIED = 41  # ... 4096: beyond that the table outweighs the escapes
+_ALPHABETS_TRIED = 41  # 4, 5, 6, 7, 8, 10, ... 4096: beyond that the table outweighs the escapes
 
 FREE_SIZE = 1 << 20
 SIZE_PER_BYTE = 4096
@@ -133,39 +131,10 @@ def decode_positions(table: bytes, payload: bytes, size: int) -> NDArray[np.bool
     Raises `FormatError` if the bytes do not describe a mask of ``size``. Unless all or none
     are True, a size above ``bounded_size(len(table) + len(payload))`` is refused first.
     """
-    if table in (b"", _NONE):
-        if payload:
-            raise FormatError("positions that are all kept or all pruned have a payload.")
-        return np.full(size, not table, dtype=np.bool_)
-    if table == _BITMAP:
-        if len(payload) != (size + 7) // 8:
-            raise FormatError(f"a bitmap of {size} positions does not have {len(payload)} bytes.")
-        bits = np.unpackbits(np.frombuffer(payload, dtype=np.uint8))
-        if bits[size:].any():
-            raise FormatError("a bitmap of positions is padded with bits that are not zero.")
-        return bits[:size].astype(np.bool_)
-    form, choice = table[0] & 3, table[0] >> 2
-    if form not in (_GAPS_OF_KEPT, _GAPS_OF_PRUNED) or choice >= _ALPHABETS:
-        raise FormatError(f"positions are stored in a form that is unknown ({table[0]}).")
-    if size > bounded_size(len(table) + len(payload)):
+    if table not in (b"", _NONE, _BITMAP) and size > bounded_size(len(table) + len(payload)):
         raise FormatError(f"{size} positions are too many for {len(payload)} bytes.")
-    reader = ByteReader(table, "the table of positions")
-    reader.take(1)
-    count = reader.varint()
-    if not 1 <= count <= size:
-        raise FormatError(f"{count} gaps are given for {size} positions.")
-    alphabet = _alphabet(choice)
-    symbols = decode_huffman(reader.rest(), payload, count, alphabet)
-    mask = np.full(size, form == _GAPS_OF_PRUNED, dtype=np.bool_)
-    last = -1  # element that was passed over or marked
-    for first in range(0, count, _GAPS_PER_PASS):
-        gaps = symbols[first : first + _GAPS_PER_PASS].astype(np.int64)
-        is_gap = gaps < alphabet - 1
-        places = last + np.cumsum(gaps + is_gap)
-        last = int(places[-1])
-        if last >= size:
-            break
-        mask[places[is_gap]] = form == _GAPS_OF_KEPT
-    if last >= size or not is_gap[-1]:
-        raise FormatError(f"the gaps between positions do not end within {size} positions.")
+    if table == _BITMAP and len(payload) != (size + 7) // 8:
+        raise FormatError(f"a bitmap of {size} positions does not have {len(payload)} bytes.")
+    mask = np.empty(size, dtype=np.bool_)
+    _native.positions_decode(table, payload, mask.view(np.uint8))
     return mask
