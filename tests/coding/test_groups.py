@@ -15,7 +15,7 @@ from flyweight.coding import (
     prepare_shared,
 )
 from flyweight.coding import tensors as tensors_module
-from flyweight.coding.header.outline import outline_of
+from flyweight.coding.header import outline_of
 from flyweight.errors import FormatError, ModelError
 from flyweight.format import Container, Reader, Writer, dumps, loads
 from flyweight.format.layout import crc, pack_head

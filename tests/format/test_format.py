@@ -17,9 +17,7 @@ from flyweight.coding import (
     encode_lossless,
     encode_shared,
 )
-from flyweight.coding.header.outline import outline_of
-from flyweight.coding.header.pack import pack_header
-from flyweight.coding.header.unpack import open_header
+from flyweight.coding.header import open_header, outline_of, pack_header
 from flyweight.errors import CheckpointError, FormatError, ModelError
 from flyweight.format import (
     Container,

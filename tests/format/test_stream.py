@@ -16,7 +16,7 @@ from flyweight.coding import (
     encode_lossless,
     encode_shared,
 )
-from flyweight.coding.header.outline import outline_of
+from flyweight.coding.header import outline_of
 from flyweight.errors import FormatError, ModelError
 from flyweight.format import (
     Container,
