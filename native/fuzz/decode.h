@@ -10,7 +10,8 @@
 
 #include "../bytes.h"
 
-#define MOST_OUT ((uint64_t)1 << 23)
+#define MOST_OUT ((uint64_t)1 << 23)  /* bytes of a stream, decoded */
+#define MOST_FILE ((uint64_t)1 << 21) /* of all tensors, and workspace */
 
 static void *bytes_of(uint64_t size) {
     void *memory = malloc(size == 0 ? 1 : (size_t)size);
@@ -121,11 +122,12 @@ static fly_status decode_planes(const stream_input *in, void *out, fly_simd simd
 }
 
 static fly_status decode_positions(const stream_input *in, void *out, fly_simd simd) {
-    const size_t size = fly_positions_workspace(in->table, in->table_length);
+    const size_t count = (size_t)in->count;
+    const size_t size =
+        fly_positions_workspace(in->table, in->table_length, count, (in->flags & 8) != 0);
     void *workspace = bytes_of(size);
     const fly_status status = fly_positions_decode(in->table, in->table_length, in->payload, in->length,
-                                                   (size_t)in->count, out, workspace, size);
-    (void)simd;
+                                                   count, out, simd, workspace, size);
     free(workspace);
     return status;
 }
@@ -219,7 +221,7 @@ static void decode_file(const uint8_t *given, size_t length) {
     size_t size;
     void *workspace;
     fly_text value;
-    uint64_t left = MOST_OUT;
+    uint64_t left = MOST_FILE;
     seal(data, length);
     size = fly_open_workspace(data, length, NULL);
     workspace = bytes_of(size);
@@ -241,8 +243,7 @@ static void decode_file(const uint8_t *given, size_t length) {
                 (void)fly_decode_values(&file, &tensor, out, (size_t)bytes, own, room);
                 free(own);
                 free(out);
-                left -= bytes + 1000;
-                left = left > MOST_OUT ? 0 : left;
+                left -= bytes + room < left ? bytes + room : left; /* of a group: all its values */
             }
         }
     }

@@ -53,7 +53,8 @@ def run_cases(seed: int, numbers: range, place: Any = None) -> Tally:
     from cases import case
     from judge import Judge
 
-    with tempfile.TemporaryDirectory() as folder:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         judge = Judge(Path(folder))
         for number in numbers:
             if place is not None:

@@ -39,7 +39,7 @@ def test_judge_reads_what_is_sound(tmp_path):
 def test_judge_finds_each_fault(work, finding, tmp_path):
     judge = Judge(tmp_path)
     judge._array = lambda _: judge._attempt("decode", lambda: 10, work)
-    judge.judge(8, "arrays", Case("array", b""))
+    judge.judge(32, "arrays", Case("array", b""))
     ((number, found),) = judge.tally.findings
-    assert number == 8
+    assert number == 32
     assert finding in found

@@ -14,6 +14,6 @@ def test_decoders_withstand_mutations_under_sanitizers(tmp_path):
         pytest.skip(f"no sanitized build: {error}")
     write_seeds(tmp_path)
     files = sorted(tmp_path.iterdir())
-    run = subprocess.run([program, "40", *files], capture_output=True, text=True, check=False)
+    run = subprocess.run([program, "100", *files], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert run.stdout == f"{41 * len(files)} cases\n"
+    assert run.stdout == f"{101 * len(files)} cases\n"
