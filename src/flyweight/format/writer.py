@@ -120,9 +120,10 @@ class Writer:
         sentence = too_large(self._outlines, length)
         if sentence:
             raise ModelError(sentence)
-        value = 0
+        value = zlib.crc32(head)
+        file.write(head)
         self._spool.seek(0)
-        for block in (head, *iter(lambda: self._spool.read(_BLOCK), b"")):
+        while block := self._spool.read(_BLOCK):
             value = zlib.crc32(block, value)
             file.write(block)
         file.write(value.to_bytes(CRC_BYTES, "little"))
