@@ -19,6 +19,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from flyweight import _native
 from flyweight._files import check_output
 from flyweight._progress import Progress
 from flyweight.checkpoints.opening import open_checkpoint
@@ -34,8 +38,10 @@ from flyweight.coding import (
     Effort,
     UncodedTensor,
     encode_alias,
+    entropy,
     prepare_lossless,
 )
+from flyweight.coding.scalars import distinct_words
 from flyweight.coding.threads import cores
 from flyweight.errors import ModelError
 from flyweight.format import open_writer
@@ -48,7 +54,10 @@ METADATA_PREFIX = "checkpoint."
 _EFFORTS = ("fast", "balanced", "smallest")
 _MOST_BITS = 8
 _LEAST = 4096  # elements; smaller tensors are kept bit for bit
-_SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart
+_SAMPLE = 1 << 16  # bytes at either end that tell most tensors apart; values of a sample
+_MOST_PIECES = 0.02  # fraction of the pieces of 16 bytes that occur again
+_MOST_DISTINCT = 0.4  # fraction of a sample, for values that are tried as symbols
+_MOST_REPEATED = 0.9  # times the entropy of the bytes of a sample, for the same
 _BLOCK = 1 << 20
 _SMALL = 1 << 23  # bytes; so large tensors are encoded side by side in any case
 
@@ -137,9 +146,7 @@ def compress_checkpoint(
         quantized = _quantized(entry, bits, cast(Grid, grid or "auto"), threads)
         if quantized is not None:  # its values are freed by now
             return quantized.encode(effort=cast(Effort, effort or "balanced")), True
-        storage = entry.dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
-        dense = prepare_lossless(entry.name, entry.values(), dtype=entry.dtype, storage=storage)
-        return dense.encode(effort="balanced"), False
+        return _encode_losslessly(entry), False
 
     with open_writer(output, metadata, inputs=checkpoint.files, force=force) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
@@ -264,3 +271,28 @@ def _quantized(
     if bits is None or not large or entry.dtype not in QUANTIZED_DTYPES:
         return None
     return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid, threads=threads)
+
+
+def _encode_losslessly(entry: TensorEntry) -> CodedTensor:
+    """Encode a tensor bit for bit; large ones of floats that repeat nothing as byte planes."""
+    storage = entry.dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
+    dense = prepare_lossless(entry.name, entry.values(), dtype=entry.dtype, storage=storage)
+    large = dense.encoding == "dense" and entry.size > _LEAST and "float" in entry.dtype
+    if not large or _repeats(dense.stored()):
+        return dense.encode(effort="balanced")
+    planes = dense.encode(coder="planes")
+    return planes if planes.stored_bytes < len(dense.raw) else dense.encode(coder="raw")
+
+
+def _repeats(values: NDArray[Any]) -> bool:
+    """Whether pieces occur again, or whole values tell clearly more than their bytes."""
+    selected, repeated = _native.repetition(values, values.itemsize)
+    if repeated > _MOST_PIECES * selected:
+        return True
+    sample = np.ascontiguousarray(values[:: max(1, values.size // _SAMPLE)])
+    found = distinct_words(sample, int(_MOST_DISTINCT * sample.size))
+    if found is None:
+        return False
+    planes = sample.view(np.uint8).reshape(-1, sample.itemsize)
+    apart = sum(entropy(np.bincount(plane)) for plane in planes.T)
+    return entropy(found[1]) < _MOST_REPEATED * apart
