@@ -344,14 +344,11 @@ def rans_chunk(chunk: bytes, count: int, lanes: int, frequencies: list[int]) -> 
 
 ELEMENTS_PER_BYTE = 512
 CHUNK = 1 << 22
-CHANCES = 96, 65440  # the least and the greatest, of 65,536
-RATES = 64, 512  # the least of the slow and of the fast estimate
-MOST_SEEN = 1023
 INHERITED = 4  # the most that a new state has seen
-PARENT_LEARNS = 32  # while its state has seen less
-MOST_DIGITS, STATE_DIGITS = 30, 5
-KERNEL_BOUNDS = 0, 4, 9, 16
-ENERGY_RATE, ENERGY_AGE = 512, 128  # the least rate, and the largest place
+PARENT_LEARNS = 8  # while its state has seen less
+STEPS = (1, 3, 5, 9), (1, 5, 10, 17)  # of kernel contexts: without and with a shift
+NEIGHBOR = 1 << 26
+INT32 = 1 << 31, (1 << 31) - 1  # the largest magnitudes below and above zero
 
 
 class RangeDecoder:
@@ -360,109 +357,130 @@ class RangeDecoder:
     def __init__(self, chunk: bytes) -> None:
         self.chunk = chunk
         self.words = self.last = self.offset = 0
-        self.size = 1 << 48
-        for _ in range(3):
+        self.size = (1 << 64) - 1
+        for _ in range(4):
             self.next_word()
+        check(self.offset < self.size, "a chunk does not begin as it should")
 
     def next_word(self) -> None:
         word = self.chunk[2 * self.words : 2 * self.words + 2].ljust(2, b"\0")
         self.words += 1
-        check(self.words - 3 <= -(-len(self.chunk) // 2), "a chunk is too short for its values")
+        check(self.words - 4 <= -(-len(self.chunk) // 2), "a chunk is too short for its values")
         self.offset = self.offset << 16 | int.from_bytes(word, "big")
-        self.last = (self.last << 16 | int.from_bytes(word, "big")) % (1 << 48)
+        self.last = (self.last << 16 | int.from_bytes(word, "big")) % (1 << 64)
 
     def bit(self, chance: int) -> int:
-        """Decode a bit that is 1 with the given chance of 65,536."""
-        bound = (self.size >> 16) * chance
+        """Decode a bit that is 1 with the given chance of 2^32."""
+        bound = (self.size >> 32) * chance
         bit = int(self.offset < bound)
         if bit:
             self.size = bound
         else:
             self.size -= bound
             self.offset -= bound
-        if self.size < 1 << 32:
+        while self.size < 1 << 48:
             self.size <<= 16
             self.next_word()
         return bit
 
     def end(self) -> None:
         """Check that the chunk is the shortest that says what was read, and no longer."""
-        low = (self.last - self.offset) % (1 << 48)
-        multiples = (-(-low >> zeros) << zeros for zeros in (48, 40, 32, 24, 16, 8, 0))
+        low = (self.last - self.offset) % (1 << 64)
+        multiples = (-(-low >> zeros) << zeros for zeros in range(64, -1, -8))
         number = next(multiple for multiple in multiples if multiple < low + self.size)
-        check(number % (1 << 48) == self.last, "a chunk does not end as it should")
-        tail = len(self.last.to_bytes(6, "big").rstrip(b"\0"))
-        check(len(self.chunk) == 2 * self.words - 6 + tail, "a chunk has a wrong length")
+        check(number % (1 << 64) == self.last, "a chunk does not end as it should")
+        tail = len(self.last.to_bytes(8, "big").rstrip(b"\0"))
+        check(len(self.chunk) == 2 * self.words - 8 + tail, "a chunk has a wrong length")
 
 
-class ValueDecoder:
+class State:
+    """A chance that is learned (*States*)."""
+
+    def __init__(self, estimate: int = 1 << 21, seen: int = 0) -> None:
+        self.estimate, self.seen = estimate, seen
+
+    def move(self, bit: int, most: int) -> None:
+        error = 65535 * bit - (self.estimate >> 6)
+        self.estimate += error * ((1 << 17) // (2 * self.seen + 3)) >> 10
+        self.seen = min(self.seen + 1, most)
+
+
+class ValueDecoder(RangeDecoder):
     """Decodes the values of one chunk, given the context of each (*States* and *Nodes*)."""
 
-    def __init__(self, chunk: bytes, zeros: bool) -> None:
-        self.decoder = RangeDecoder(chunk)
-        self.zeros = zeros
-        self.states: dict[object, list[int]] = {}
+    def __init__(self, chunk: bytes, flags: int, depth: int, limits: tuple[int, int]) -> None:
+        super().__init__(chunk)
+        self.zeros, self.excess = bool(flags & 2), bool(flags & 4)
+        self.full, self.limits = 1 << depth, limits
+        self.parents: dict[object, State] = {}
+        self.states: dict[object, State] = {}
 
-    def bit(self, context: int, node: object) -> int:
-        parent = self.states.setdefault(node, [1 << 21, 1 << 21, 0])
-        state = self.states.setdefault((context, node), [*parent[:2], min(INHERITED, parent[2])])
-        bit = self.decoder.bit(min(max(state[0] + state[1] >> 7, CHANCES[0]), CHANCES[1]))
-        for moved in [state, parent] if state[2] < PARENT_LEARNS else [state]:
-            rate = (1 << 17) // (2 * moved[2] + 3)
-            moved[0] += ((bit << 22) - moved[0]) * max(rate, RATES[0]) >> 16
-            moved[1] += ((bit << 22) - moved[1]) * max(rate, RATES[1]) >> 16
-            moved[2] = min(moved[2] + 1, MOST_SEEN)
+    def learned(self, context: int, node: object, most: int = 1023) -> int:
+        parent = self.parents.setdefault(node, State())
+        opened = State(parent.estimate, min(INHERITED, parent.seen))
+        state = self.states.setdefault((context, node), opened)
+        bit = self.bit(1024 * state.estimate + state.seen)
+        for moved in (state, parent) if state.seen < PARENT_LEARNS else (state,):
+            moved.move(bit, most)
         return bit
 
-    def value(self, context: int) -> int:
-        if self.zeros and not self.bit(context, "kept"):
+    def value(self, context: int, sign_context: int) -> int:
+        if self.zeros and not self.learned(context, "kept", 255):
             return 0
-        sign = self.bit(context, "sign")
-        g = 0
-        while g < MOST_DIGITS and self.bit(context, (sign, "more", g)):
-            g += 1
-        t = 1
-        for place in range(g + 1):
-            node = (sign, g, t)
-            bit = self.bit(context, node) if place < STATE_DIGITS else self.decoder.bit(32768)
-            t = t << 1 | bit
-        check(t - 1 <= (1 << 31) - 1 + sign, "a value is too large")
-        return 1 - t if sign else t - 1
+        sign = self.learned(sign_context, "sign")
+        digits = 1
+        while digits < self.full:
+            digits = 2 * digits + self.learned(context, (sign, digits))
+        magnitude = digits - self.full + 1
+        if magnitude == self.full and self.excess:
+            group, number = 0, 1
+            while self.learned(context, (sign, "unary", group)):
+                group += 1
+                check(group < 32, "a value is too large")
+            if group:
+                number = 2 + self.learned(context, (sign, "excess", group))
+            for _ in range(group - 1):
+                number = 2 * number + self.bit(1 << 31)
+            magnitude += number - 1
+        check(magnitude <= self.limits[1 - sign], "there is no such level")
+        return -magnitude if sign else magnitude
 
 
-def context_coded(stream: bytes, shape: tuple[int, ...]) -> list[int]:
-    """Decode a tensor of signed integers (*Context-coded streams*)."""
+def context_coded(
+    stream: bytes, shape: tuple[int, ...], limits: tuple[int, int] = INT32
+) -> list[int]:
+    """Decode a tensor of signed integers (*Context-coded streams*), of limited magnitudes."""
     count = prod(shape)
     if not count:
         check(not stream, "a tensor without elements has bytes")
         return []
     check(count <= (1 << 20) + ELEMENTS_PER_BYTE * len(stream), "too many elements for a stream")
     cursor = Cursor(stream)
-    flags, number = cursor.take(2)
-    check(flags < 4, "a stream has unknown flags")
-    kernels, zeros = bool(flags & 1), bool(flags & 2)
-    thresholds: list[int] = []
+    flags, second = cursor.take(2)
+    depth, number = divmod(second, 32)
+    check(flags < 8, "a stream has unknown flags")
+    check(not depth or 1 << (depth - 1) < max(limits), "a tree is too deep")
+    kernels, thresholds = bool(flags & 1), b""
     if kernels:
-        check(number <= 27 and len(shape) >= 3, "a kernel context without kernels")
+        check(number <= 26 and len(shape) >= 3, "a kernel context without kernels")
         height, width = shape[-2] if len(shape) >= 4 else 1, shape[-1]
+        check(height * width <= 256, "a kernel is too large")
     else:
         check(number <= 7, "there are too many thresholds")
-        steps = [cursor.varint() for _ in range(number)]
-        check(all(steps[1:]), "a threshold occurs twice")
-        thresholds = list(accumulate(steps))
-        check(max(thresholds, default=0) < 1 << 40, "a threshold is too large")
+        thresholds = cursor.take(number)
+        check(all(a < b for a, b in pairwise(thresholds)), "thresholds do not ascend")
         height, width = 1, prod(shape[1:]) if len(shape) > 1 else count
     unit = height * width
     per_chunk = CHUNK // unit * unit or CHUNK
     sizes = [min(count - start, per_chunk) for start in range(0, count, per_chunk)]
     values: list[int] = []
     for size, chunk in zip(sizes, cursor.pieces(len(sizes)), strict=True):
-        decoder = ValueDecoder(chunk, zeros)
+        decoder = ValueDecoder(chunk, flags, depth, limits)
         if kernels:
             values += kernel_chunk(decoder, size, height, width, number)
         else:
             values += energy_chunk(decoder, size, width, thresholds)
-        decoder.decoder.end()
+        decoder.end()
     return values
 
 
@@ -473,33 +491,39 @@ def kernel_chunk(
     values: list[int] = []
     for i in range(size):
         x, y = i % width, i // width % height
-        left = values[i - 1] if x else 0
-        above = values[i - width] if y else 0
-        corner = values[i - width - 1] if x and y else 0
-        q = 2 * left + 2 * above - corner
-        k = sum(bound < abs(q) >> shift for bound in KERNEL_BOUNDS)
-        values.append(decoder.value(5 + k if q > 0 else 5 - k))
+        places = (i - 1, x), (i - width, y), (i - width - 1, x and y)
+        neighbors = (values[place] if inside else 0 for place, inside in places)
+        left, above, corner = (min(max(v, -NEIGHBOR), NEIGHBOR) for v in neighbors)
+        q = 2 * left + 2 * above - corner + (1 << shift) // 4 >> max(shift - 1, 0)
+        k = sum(step <= abs(q) for step in STEPS[shift > 0])
+        context = 5 + k if q > 0 else 5 - k
+        values.append(decoder.value(context, context))
     return values
 
 
-def energy_chunk(decoder: ValueDecoder, size: int, width: int, thresholds: list[int]) -> list[int]:
+def energy_chunk(decoder: ValueDecoder, size: int, width: int, thresholds: bytes) -> list[int]:
     """Decode the values of one chunk (*Energy contexts*)."""
 
     def rate(j: int) -> int:
-        return max((1 << 17) // (2 * min(j, ENERGY_AGE) + 1), ENERGY_RATE) if j else ENERGY_RATE
+        return max((1 << 17) // (2 * j + 1), 512) if j else 512
 
     values: list[int] = []
     row = late = 0
     columns = [0] * min(width, size)
+    biases = [State() for _ in columns]
     for i in range(size):
         y, x = divmod(i, width)
-        energy = row + columns[x] >> 8
-        value = decoder.value(1 + sum(threshold < energy for threshold in thresholds))
+        energy = row + columns[x]
+        octave = max(energy.bit_length() - 4, 0)
+        context = 1 + sum(bound < 8 * octave + (energy >> octave) for bound in thresholds)
+        value = decoder.value(context, 1 + ((biases[x].estimate >> 6) + 2048 >> 12))
         values.append(value)
-        now = min(abs(value), 65535) << 16
+        now = min(abs(value), 32767) << 15
         row += (late - row) * rate(x) >> 16
         late = now
         columns[x] += (now - columns[x]) * rate(y + 1) >> 16
+        if value:
+            biases[x].move(int(value < 0), 127)
     return values
 
 
@@ -778,28 +802,29 @@ def decode(group: list[Entry]) -> None:
 def stacked_symbols(group: list[Entry]) -> Iterator[list[int]]:
     """Decode the symbols of each tensor of a group, which may be one tensor (*Groups*)."""
     form, tables, payload = group[0].kind.form, group[0].parts["tables"], group[0].parts["symbols"]
+    negatives = [0] * len(group)
     if form == CONTEXT:
+        cursor = Cursor(tables)
+        negatives = [cursor.varint() if one.size else 0 for one in group]
+        check(not cursor.rest(), "there are bytes after a table")
+        below, above = max(negatives), max(map(lambda g, one: one.levels - g, negatives, group))
+        check(below + above <= 65535, "a group has too many levels on both sides of zero")
         rows = [sum(one.shape[0] for one in group)] if group[0].shape else []
-        values = context_coded(payload, (*rows, *group[0].shape[1:]))
+        values = context_coded(payload, (*rows, *group[0].shape[1:]), (below, above))
     else:
         stream = huffman if form == HUFFMAN else rans
         most = max(one.levels for one in group)
         values = stream(tables, payload, sum(one.size for one in group), most + 1)
-    cursor = Cursor(tables)
-    start = below = above = 0
-    for one in group:
+    start = 0
+    for g, one in zip(negatives, group, strict=True):
         symbols = values[start : start + one.size]
         start += one.size
-        if form == CONTEXT and one.size:
-            negatives = cursor.varint()
-            check(negatives <= one.levels, "the number of negative levels is wrong")
-            below, above = max(below, negatives), max(above, one.levels - negatives)
-            check(min(symbols) >= -negatives, "there is no such level")
-            symbols = [value and value + negatives + (value < 0) for value in symbols]
+        if form == CONTEXT:
+            check(g <= one.levels, "the number of negative levels is wrong")
+            check(min(symbols, default=0) >= -g, "there is no such level")
+            symbols = [value and value + g + (value < 0) for value in symbols]
         check(max(symbols, default=0) <= one.levels, "there is no such level")
         yield symbols
-    check(below + above <= 65535, "a group has too many levels on both sides of zero")
-    check(form != CONTEXT or not cursor.rest(), "there are bytes after a table")
 
 
 def shared_values(entry: Entry, symbols: list[int]) -> bytes:
