@@ -286,7 +286,8 @@ def _encode_losslessly(entry: TensorEntry) -> CodedTensor:
 
 def _repeats(values: NDArray[Any]) -> bool:
     """Whether pieces occur again, or whole values tell clearly more than their bytes."""
-    selected, repeated = _native.repetition(values, values.itemsize)
+    step = values.itemsize if values.nbytes <= _SMALL else 16  # rows of large ones are aligned
+    selected, repeated = _native.repetition(values, step)
     if repeated > _MOST_PIECES * selected:
         return True
     sample = np.ascontiguousarray(values[:: max(1, values.size // _SAMPLE)])
