@@ -5,9 +5,12 @@
 
 /* Raise FormatError with the sentence of a status, filled with what the header holds there. */
 static PyObject *raise_refused(fly_header *header, fly_status status) {
+    const char *sentence = status == FLY_CUT_SHORT    ? "the header is cut short."
+                           : status == FLY_BYTES_LEFT ? "the header has {1} bytes too many."
+                                                      : fly_sentence(status);
     PyObject *errors = PyImport_ImportModule("flyweight.errors");
     PyObject *kind = errors == NULL ? NULL : PyObject_GetAttrString(errors, "FormatError");
-    PyObject *text = kind == NULL ? NULL : PyUnicode_FromString(fly_sentence(status));
+    PyObject *text = kind == NULL ? NULL : PyUnicode_FromString(sentence);
     const unsigned long long *wrong = (const unsigned long long *)header->wrong;
     if (text != NULL) {
         PyObject *name = PyUnicode_DecodeUTF8(header->name, header->name_bytes, "replace");
