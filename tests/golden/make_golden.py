@@ -137,7 +137,7 @@ def coded():
     tensors = []
     for seed, coder in enumerate(CODERS):
         for name, shape, kind in (
-            ("kernels", (16, 6, 3, 3), {}),
+            ("kernels", (16, 6, 3, 3), {"levels": 40}),
             ("rows", (24, 40), {"levels": 40, "tables": 1}),
             ("line", (300,), {"dtype": "float16", "tables": 2}),
             ("bfloat16", (9, 8), {"dtype": "bfloat16", "tables": 2}),
@@ -149,6 +149,8 @@ def coded():
         ):
             tensor, values = shared(f"{coder}.{name}", shape, 50 + seed, **kind)
             tensors.append((tensor.encode(coder=coder), values))
+    tensor, values = shared("context.thresholds", (64, 70), 60, density=12, levels=200)
+    tensors.append((tensor.encode(coder="context"), values))
     integers = noise(70_000, 91)
     two_blocks = np.where(integers % 40 == 0, integers % 5, 7)
     return [*tensors, dense("planes.two blocks", "int16", two_blocks)]

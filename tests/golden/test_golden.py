@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from flyweight.coding import carrier, decode_tensor
 from flyweight.coding.scalars import DTYPES
 from flyweight.compressed import CompressedModel
-from flyweight.format import dumps, read
+from flyweight.format import dumps, loads, read
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
@@ -89,7 +90,14 @@ def test_dumps_gives_the_bytes_that_were_read(stem):
 
 @pytest.mark.parametrize("stem", EXPECTED)
 def test_encoding_the_content_gives_the_recorded_bytes(made, stem):
-    assert made[stem] == ((FOLDER / f"{stem}.fly").read_bytes(), EXPECTED[stem])
+    """But for what LZMA wrote: another version of it may find other matches."""
+    data, told = made[stem]
+    remade, recorded = loads(data, shapes=SHAPES[stem]), opened(stem)
+    assert (told, remade.metadata) == (EXPECTED[stem], recorded.metadata)
+    for new, old in zip(remade.tensors, recorded.tensors, strict=True):
+        assert new == (replace(old, parts=new.parts) if old.coder == "matches" else old)
+    if all(tensor.coder != "matches" for tensor in recorded.tensors):
+        assert data == (FOLDER / f"{stem}.fly").read_bytes()
 
 
 def test_golden_files_hold_every_form():
