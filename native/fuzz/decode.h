@@ -11,7 +11,7 @@
 #include "../bytes.h"
 
 #define MOST_OUT ((uint64_t)1 << 23)  /* bytes of a stream, decoded */
-#define MOST_FILE ((uint64_t)1 << 21) /* of all tensors, and workspace */
+#define MOST_FILE ((uint64_t)1 << 19) /* of all tensors, and workspace */
 
 static void *bytes_of(uint64_t size) {
     void *memory = malloc(size == 0 ? 1 : (size_t)size);
@@ -231,19 +231,19 @@ static void decode_file(const uint8_t *given, size_t length) {
         for (uint32_t place = 0; place < file.header.tensors && left > 0; place++) {
             fly_tensor tensor;
             uint64_t bytes;
+            size_t room;
             if (fly_tensor_at(&file, place, &tensor) != FLY_OK) {
                 abort();
             }
             bytes = tensor.elements * fly_item_bytes((fly_dtype)tensor.dtype);
             (void)fly_check_tensor(&file, &tensor);
-            if (bytes < left) {
-                void *out = bytes_of(bytes);
-                const size_t room = fly_values_workspace(&file, &tensor);
-                void *own = bytes_of(room);
+            room = fly_values_workspace(&file, &tensor);
+            if (bytes < left && room < left - bytes) { /* room for all values of a group, if in one */
+                void *out = bytes_of(bytes), *own = bytes_of(room);
                 (void)fly_decode_values(&file, &tensor, out, (size_t)bytes, own, room);
                 free(own);
                 free(out);
-                left -= bytes + room < left ? bytes + room : left; /* of a group: all its values */
+                left -= bytes + room;
             }
         }
     }

@@ -3,7 +3,8 @@
 A reader may return a value or raise `FormatError`; `ModelError` and `CheckpointError` where it says
 so. Anything else is a finding: another error, a warning, too much memory, two readers that
 disagree. Memory: what Python and NumPy hold at most may be four times what the file declares (its
-own bytes and those of its tensors) and `SPARE`, for tables whose size no file determines.
+own bytes, those of its tensors, and two for each symbol of a quantized one) and `SPARE`, for tables
+whose size no file determines.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ class Tally:
 
 
 def declared_bytes(source: bytes | Path, shapes: Any = None) -> int:
-    """Bytes of a file and of its tensors; those of the file alone where it is refused."""
+    """Bytes of a file, its tensors and symbols; those of the file alone where it is refused."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
         with Reader(source, shapes=shapes) as reader:
-            return size + sum(one.size * carrier(one.dtype).itemsize for one in reader.outlines)
+            for one in reader.outlines:
+                size += one.size * (carrier(one.dtype).itemsize + 2 * (one.encoding == "shared"))
+            return size
     except FlyweightError:
         return size
 

@@ -61,7 +61,7 @@ def build_program(source: str, *flags: str, compiler: str = "cc") -> Path:
     """
     BUILDS.mkdir(parents=True, exist_ok=True)
     program = BUILDS / Path(source).stem
-    command = [compiler, "-std=c99", "-O1", *SANITIZERS]
+    command = [compiler, "-std=c99", "-O2", *SANITIZERS]
     least = [*command, "-x", "c", "-", "-o", BUILDS / "probe"]
     probe = subprocess.run(least, input=b"int main(void) { return 0; }", check=False)
     if probe.returncode:

@@ -100,7 +100,7 @@ def test_readers_check_the_first_bytes_before_they_read_on(read, tmp_path):
 @pytest.mark.parametrize("length", [0, 3, 40, 300])
 def test_readers_never_speak_of_writing(length, tmp_path):
     path = tmp_path / "a.fly"
-    path.write_bytes((FILES / "context_zeros.fly").read_bytes()[:length])
+    path.write_bytes((FILES / "interleaved_groups.fly").read_bytes()[:length])
     for read in (load_state_dict, inspect, lambda p: load(p, torch.nn.Linear(2, 2))):
         with pytest.raises(FormatError) as caught:
             read(path)
