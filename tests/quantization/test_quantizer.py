@@ -638,7 +638,7 @@ def test_finalize_stores_nothing_for_a_channel_of_zeros(method):
         compressed = Quantizer(model, config, steps=0).finalize()
         assert dead == (compressed["weight"].scales[3] == 0)
         sizes.append(len(compressed.to_bytes()))
-    assert sizes[1] <= sizes[0] + 8
+    assert sizes[1] <= sizes[0] + 16  # its symbols, zeros, take less than a bit each
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
