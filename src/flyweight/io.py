@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from flyweight._files import FilePath, check_output, replacing, write_atomic
 from flyweight._progress import Progress
-from flyweight.checkpoints import METADATA_PREFIX, SafetensorsWriter, with_bit_types
 from flyweight.coding import decode_tensor
 from flyweight.compressed import (
     CompressedModel,
@@ -219,6 +218,8 @@ def load_state_dict(
         ...     load_state_dict(f"{folder}/a.fly")
         {'bias': tensor([0.5000, 1.0000])}
     """
+    from flyweight.checkpoints import with_bit_types
+
     _check_path(path)
     if isinstance(names, str):
         names = [names]
@@ -231,6 +232,8 @@ def load_state_dict(
 
 
 def _checkpoint_metadata(reader: Reader) -> dict[str, str]:
+    from flyweight.checkpoints import METADATA_PREFIX  # `load` needs none of that room
+
     return {
         key.removeprefix(METADATA_PREFIX): text
         for key, text in reader.metadata.items()
@@ -272,6 +275,8 @@ def decompress(
         ...     decompress(f"{folder}/a.fly", f"{folder}/a.safetensors")["tensors"]
         1
     """
+    from flyweight.checkpoints import SafetensorsWriter
+
     _check_path(path)
     target = Path(output)
     if target.suffix.lower() != ".safetensors" and (target.is_file() or not target.exists()):
