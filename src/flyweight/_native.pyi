@@ -1,4 +1,4 @@
-"""Functions of the native core, bound in native/python; the modules that call them describe them."""
+"""Functions of the native core; native/python binds them, and their callers describe them."""
 
 from typing import Any
 

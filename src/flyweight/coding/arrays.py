@@ -90,13 +90,12 @@ def _shifted(array: NDArray[Any], lowest: int, span: int) -> NDArray[Any]:
     if not lowest:
         return flat.astype(kind)
     if flat.dtype.itemsize == kind.itemsize:  # differences wrap around to what they should be
-        return flat.view(kind) - kind.type(lowest & (1 << 8 * kind.itemsize) - 1)
-    return (flat - flat.dtype.type(lowest)).astype(kind)
+        wrapped: NDArray[Any] = flat.view(kind) - kind.type(lowest & (1 << 8 * kind.itemsize) - 1)
+        return wrapped
+    return np.asarray(flat - flat.dtype.type(lowest)).astype(kind)
 
 
-def _encode(
-    array: NDArray[Any], coder: str, lowest: int, span: int, threads: int | None
-) -> bytes:
+def _encode(array: NDArray[Any], coder: str, lowest: int, span: int, threads: int | None) -> bytes:
     dtype = array.dtype.name
     start = bytes([_CODERS.index(coder), DTYPES.index(dtype)])
     start += b"".join(map(varint, (array.ndim, *array.shape)))

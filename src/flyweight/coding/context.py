@@ -16,8 +16,8 @@ Example:
 >>> len(payload) < 600, bool((decode_context(payload, (64, 512), 1, 3) == symbols).all())
 (True, True)
 
-Sources: Marpe, Schwarz & Wiegand 2003 (CABAC); Wiedemann et al. 2020 (DeepCABAC); Martin 1979 (range
-coding).
+Sources: Martin 1979 (range coding); Marpe, Schwarz & Wiegand 2003 (CABAC); Wiedemann et al. 2020
+(DeepCABAC).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def encode_context(symbols: NDArray[Any], negatives: int, *, threads: int | None
     """Return symbols as one context-coded stream, which may be too short for `context_limit`.
 
     Args:
-        symbols: integers of at most 16 bits, any shape: 0 is an exact zero, 1 to ``negatives`` are levels below
-            zero, ascending, and the others levels above it. The shape is not stored.
+        symbols: integers of at most 16 bits, any shape: 0 is an exact zero, 1 to ``negatives``
+            are levels below zero, ascending, the others levels above it. No shape is stored.
         negatives: number of levels below zero.
         threads: how many chunks are coded at once; by default one a core. Same bytes.
     """

@@ -16,7 +16,6 @@ from itertools import accumulate
 from math import prod
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES
@@ -125,7 +124,7 @@ class TensorGroup:
 
     @functools.cached_property
     def _symbols(self) -> tuple[NDArray[Any], list[int] | None]:
-        """Symbols of all tensors and, from the context coder, by how much those of each are shifted.
+        """Symbols of all tensors and, from the context coder, by how much each is shifted.
 
         It stores them so that the first level above zero is the same symbol in all.
         """

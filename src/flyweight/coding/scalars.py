@@ -263,12 +263,12 @@ def words_of(values: NDArray[Any]) -> NDArray[Any]:
     """View values, 1-D, as unsigned integers of the same bits; of 16 bytes, 1 for any bit set."""
     flat = values.reshape(-1)
     if flat.dtype.itemsize == 16:
-        return flat.view("<u8").reshape(-1, 2).any(axis=1).astype(np.uint8)
+        return np.asarray(flat.view("<u8").reshape(-1, 2).any(axis=1)).view(np.uint8)
     return flat.view(f"<u{flat.dtype.itemsize}")
 
 
 def all_equal(values: NDArray[Any]) -> bool:
     """Return whether there is a value and all have the same bits."""
-    raw = memoryview(values).cast("B")
+    raw = values.data.cast("B")
     item = values.dtype.itemsize
     return raw.nbytes > 0 and raw[:item] == raw[-item:] and raw[item:] == raw[:-item]

@@ -35,6 +35,7 @@ __all__ = [
     "prepare_shared",
 ]
 
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UncodedTensor:
     """A tensor of which only the symbols or dense values are still to be encoded.
@@ -94,7 +95,8 @@ class UncodedTensor:
         """
         if self.encoding == "shared":
             only = None if coder is None else _symbol_coder(self.name, coder)
-            return self.coded(*reversed(self._symbols(effort, only)))
+            used, parts = self._symbols(effort, only)
+            return self.coded(parts, used)
         if self.encoding == "constant":
             return self.coded({"dense": self.raw}, "raw")
         if coder in SYMBOL_CODERS:
