@@ -228,8 +228,14 @@ def test_both_refuse_the_same_and_accept_only_what_the_encoder_writes(values):
             assert _native.context_encode(again, 4, 0, shape, bad[:start], 0) == bad[start:]
 
 
-@pytest.mark.xfail(strict=True, reason="the decoder does not yet check that offset < size")
-def test_a_chunk_that_begins_beyond_all_numbers_is_refused():
-    bad = bytes.fromhex("05e0ffffffffffffffff5f82c2d9cfeb03")
-    with pytest.raises(FormatError, match="does not end"):
-        decode_context_values(bad, (500, 2, 2, 2))
+@pytest.mark.xfail(strict=True, reason="native/context.c accepts both")
+@pytest.mark.parametrize(
+    ("bad", "shape", "negatives", "alphabet"),
+    [
+        ("05e0ffffffffffffffff5f82c2d9cfeb03", (500, 2, 2, 2), 99, 199),  # offset >= size
+        ("0720352c47f6970b536aee10835d9b91", (3, 2, 3, 3), 1, 40_002),  # a tree above all levels
+    ],
+)
+def test_what_no_encoder_writes_is_refused(bad, shape, negatives, alphabet):
+    with pytest.raises(FormatError, match=r"does not end|alphabet|header"):
+        decode_context(bytes.fromhex(bad), shape, negatives, alphabet)
