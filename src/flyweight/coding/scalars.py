@@ -6,6 +6,7 @@ bfloat16 as uint16, the float8 types as uint8.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ _NARROWER: dict[str, tuple[str, ...]] = {
 }
 
 
+@functools.cache
 def carrier(dtype: str) -> np.dtype[Any]:
     """Return the little-endian numpy dtype that carries values of ``dtype``.
 
@@ -71,6 +73,7 @@ def carrier(dtype: str) -> np.dtype[Any]:
     return np.dtype("<" + np.dtype(_CARRIERS.get(dtype, dtype)).str[1:])
 
 
+@functools.cache
 def may_store(dtype: str, storage: str) -> bool:
     """Return whether values of ``dtype`` may be stored as ``storage``."""
     return dtype in DTYPES and (storage == dtype or storage in _NARROWER.get(dtype, ()))
