@@ -141,9 +141,11 @@ FLY_INLINE int32_t fly_signed(fly_range *range, fly_model *model, const fly_layo
     value = node - full + 1;
     if (FLY_RARELY(value == full) && layout->excess) {
         fly_range copy = *range; /* so that *range itself can stay in registers */
-        const uint32_t excess =
-            most < full ? UINT32_MAX
-                        : fly_excess(&copy, states + full, parents + full, rates, most - full);
+        uint32_t excess;
+        if (most < full) {
+            return 0;
+        }
+        excess = fly_excess(&copy, states + full, parents + full, rates, most - full);
         if (excess > most - full) {
             return 0;
         }
@@ -243,6 +245,9 @@ static fly_status fly_decode_chunk(const uint8_t *data, size_t length, fly_model
         fly_renew(&range);
     }
     range.size = UINT64_MAX;
+    if (range.offset == range.size) { /* the encoder's numbers are below, and offset then stays so */
+        return FLY_CONTEXT_END;
+    }
     fly_model_reset(model, layout, count);
     status = layout->height ? fly_decode_kernels(&range, model, layout, count, out)
                             : fly_decode_rows(&range, model, layout, count, out);

@@ -228,7 +228,6 @@ def test_both_refuse_the_same_and_accept_only_what_the_encoder_writes(values):
             assert _native.context_encode(again, 4, 0, shape, bad[:start], 0) == bad[start:]
 
 
-@pytest.mark.xfail(strict=True, reason="native/context.c accepts both")
 @pytest.mark.parametrize(
     ("bad", "shape", "negatives", "alphabet"),
     [
