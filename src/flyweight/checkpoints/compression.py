@@ -41,6 +41,7 @@ from flyweight.coding import (
     entropy,
     prepare_lossless,
 )
+from flyweight.coding.planes import encode_planes
 from flyweight.coding.scalars import distinct_words
 from flyweight.coding.threads import cores
 from flyweight.errors import ModelError
@@ -146,7 +147,7 @@ def compress_checkpoint(
         quantized = _quantized(entry, bits, cast(Grid, grid or "auto"), threads)
         if quantized is not None:  # its values are freed by now
             return quantized.encode(effort=cast(Effort, effort or "balanced")), True
-        return _encode_losslessly(entry), False
+        return _encode_losslessly(entry, threads), False
 
     with open_writer(output, metadata, inputs=checkpoint.files, force=force) as writer:
         entries = [entry for entry in checkpoint.entries if entry.name not in targets]
@@ -161,6 +162,7 @@ def compress_checkpoint(
                 quantized += lossy
                 outlines[places[entry.name]] = dataclasses.replace(tensor, parts={})
             writer.add(tensor)
+            del tensor  # before the next is waited for
             done += entry.length
             if progress is not None:
                 progress("compress tensors", done, checkpoint.tensor_bytes)
@@ -213,14 +215,14 @@ def _in_order(
         try:
             for entry in entries:
                 while len(running) == workers or entry.length > room:
-                    length, future = running.popleft()
-                    yield future.result()
+                    length = running[0][0]
+                    yield running.popleft()[1].result()  # bound to no name, which would keep it
                     room += length
                 threads = max(1, -(-workers * entry.length // most))
                 running.append((entry.length, pool.submit(encode, entry, threads)))
                 room -= entry.length
-            for _, future in running:
-                yield future.result()
+            while running:
+                yield running.popleft()[1].result()
         finally:
             for _, future in running:
                 future.cancel()
@@ -273,15 +275,25 @@ def _quantized(
     return quantize_tensor(entry.name, entry.values(), entry.dtype, bits, grid, threads=threads)
 
 
-def _encode_losslessly(entry: TensorEntry) -> CodedTensor:
+def _encode_losslessly(entry: TensorEntry, threads: int) -> CodedTensor:
     """Encode a tensor bit for bit; large ones of floats that repeat nothing as byte planes."""
-    storage = entry.dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
-    dense = prepare_lossless(entry.name, entry.values(), dtype=entry.dtype, storage=storage)
-    large = dense.encoding == "dense" and entry.size > _LEAST and "float" in entry.dtype
-    if not large or _repeats(dense.stored()):
-        return dense.encode(effort="balanced")
-    planes = dense.encode(coder="planes")
-    return planes if planes.stored_bytes < len(dense.raw) else dense.encode(coder="raw")
+    name, dtype, values = entry.name, entry.dtype, entry.values()
+    if entry.size > _LEAST and "float" in dtype and not _repeats(values.reshape(-1)):
+        planes = encode_planes(values, dtype, threads=threads)
+        if len(planes) < values.nbytes:
+            return CodedTensor(
+                name=name,
+                shape=entry.shape,
+                dtype=dtype,
+                encoding="dense",
+                storage=dtype,
+                parts={"dense": planes},
+                coder="planes",
+            )
+    storage = dtype if entry.size > _LEAST else None  # narrowing pays for small ones only
+    dense = prepare_lossless(name, values, dtype=dtype, storage=storage)
+    del values
+    return dense.encode(effort="balanced")
 
 
 def _repeats(values: NDArray[Any]) -> bool:
@@ -296,4 +308,4 @@ def _repeats(values: NDArray[Any]) -> bool:
         return False
     planes = sample.view(np.uint8).reshape(-1, sample.itemsize)
     apart = sum(entropy(np.bincount(plane)) for plane in planes.T)
-    return entropy(found[1]) < _MOST_REPEATED * apart
+    return entropy(found[1]) <= _MOST_REPEATED * apart

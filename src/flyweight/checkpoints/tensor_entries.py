@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ _TORCH_OF_BITS = {
     "F4": "float4_e2m1fn_x2",
 }
 _BITS_OF_TORCH = {name: kind for kind, name in _TORCH_OF_BITS.items()}
+
+_LARGE = 1 << 24  # bytes
 
 ReadBytes = Callable[[int, int], NDArray[np.uint8]]
 
@@ -203,10 +206,16 @@ def bytes_of_file(path: Path, offset: int) -> ReadBytes:
     """Return a function that reads bytes of a file, counted from ``offset``."""
 
     def read_bytes(start: int, stop: int) -> NDArray[np.uint8]:
-        with path.open("rb") as file:
+        # Large tensors get pages of their own, which go back to the system as a whole.
+        length = stop - start
+        room = mmap.mmap(-1, length) if length >= _LARGE else bytearray(length)
+        raw = np.frombuffer(room, dtype=np.uint8)
+        with path.open("rb", buffering=0) as file:
             file.seek(offset + start, os.SEEK_SET)
-            raw = np.fromfile(file, dtype=np.uint8, count=stop - start)
-        if raw.size != stop - start:
+            done = 0
+            while done < length and (more := file.readinto(raw[done:].data)):
+                done += more
+        if done != length:
             raise CheckpointError(f"{path} was cut short while it was read; copy it again")
         return raw
 
