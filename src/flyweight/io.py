@@ -300,6 +300,7 @@ def decompress(
                 for name in names[tensor.name]:
                     writer.add(name, values)
                 done += len(names[tensor.name])
+                del tensor, values  # before the next is read
                 if progress is not None:
                     progress("decompress", done, len(outlines))
             size = file.seek(0, os.SEEK_END)

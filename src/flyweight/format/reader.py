@@ -200,7 +200,10 @@ class Reader:
                 what = f"tensor {outline.name!r}" if block.tensors == 1 else "a block of tensors"
                 self._last = (-1, b"")
                 raise FormatError(f"{self._where}{what} is damaged: its checksum does not match.")
-        return outline.filled(self._last[1], before)
+        tensor = outline.filled(self._last[1], before)
+        if block.tensors == 1:
+            self._last = (-1, b"")  # its bytes are not held twice
+        return tensor
 
     def tensors(self, names: Iterable[str] | None = None) -> Iterator[CodedTensor]:
         """Yield the tensors of these names, or all of them, in the order of the file."""
