@@ -194,8 +194,8 @@ void fly_tally(const fly_matrix *matrix, const float *steps, int64_t *counts, in
 static float large_multiple(float value, float step) {
     const float units = value / step;
     const uint32_t size = fly_bits_of_float(units) & 0x7FFFFFFFu;
-    const float moved = (units + NEAREST) - NEAREST;
-    const uint32_t bits = fly_bits_of_float(size < 0x4A800000u ? moved : units); /* 2**22 */
+    const float moved = units + NEAREST, nearest = moved - NEAREST;
+    const uint32_t bits = fly_bits_of_float(size < 0x4A800000u ? nearest : units); /* 2**22 */
     return fly_float_of_bits((bits + (1u << 12)) >> 13 << 13);
 }
 
