@@ -6,10 +6,9 @@ The checkpoint is synthetic: the tensors of a decoder-only transformer (two embe
 of attention and gated feed-forward matrices) in bfloat16, Gaussian with a scale of its own for each
 row, written to a temporary folder. Every run is a fresh process that reads it, writes the other
 file, and tells the seconds of the call (imports apart), what memory it held after the imports, and
-the most it ever held (``ru_maxrss``). The kernels have been compiled by a run before, and the file
-is in the page cache. MB/s are of the checkpoint, and medians. Threads are limited by pinning the
-process to so many cores. Writes ``benchmarks/results/checkpoints.csv`` and the table in
-``docs/benchmarks.md``.
+the most it ever held (``ru_maxrss``). The file is in the page cache. MB/s are of the checkpoint, and
+medians. Threads are limited by pinning the process to so many cores. Writes
+``benchmarks/results/checkpoints.csv`` and the table in ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ def rows_of(folder: Path, gigabytes: float, threads: Sequence[int], repeats: int
     for number, way in enumerate(WAYS):
         for jobs in threads:
             for start, end, name in ((source, small, str(number)), (small, back, "back")):
-                run(start, end, name, jobs)  # compiles, and warms the page cache
+                run(start, end, name, jobs)  # warms the page cache
                 runs = [run(start, end, name, jobs) for _ in range(repeats)]
                 seconds = statistics.median(one["seconds"] for one in runs)
                 rows.append(
