@@ -272,6 +272,5 @@ def words_of(values: NDArray[Any]) -> NDArray[Any]:
 
 def all_equal(values: NDArray[Any]) -> bool:
     """Return whether there is a value and all have the same bits."""
-    raw = values.data.cast("B")
-    item = values.dtype.itemsize
-    return raw.nbytes > 0 and raw[:item] == raw[-item:] and raw[item:] == raw[:-item]
+    words = np.ascontiguousarray(values)
+    return values.size > 0 and bool(_native.all_equal(words, words.itemsize))
