@@ -13,8 +13,8 @@
 
 static size_t stored_bytes(const fly_file *file, uint32_t place) {
     const fly_header *header = &file->header;
-    const size_t end = place + 1 < header->tensors ? header->entries[place + 1].start : header->payload;
-    return end - header->entries[place].start;
+    const fly_entry *entry = &header->entries[place];
+    return (place + 1 < header->tensors ? entry[1].start : header->payload) - entry->start;
 }
 
 typedef struct block {
@@ -99,13 +99,13 @@ static fly_status decode_huffman(const uint8_t *table, size_t table_length, cons
 }
 #endif
 
-size_t fly_open_workspace(const uint8_t *data, size_t length, const fly_architecture *architecture) {
+size_t fly_open_workspace(const uint8_t *data, size_t length, const fly_architecture *known) {
     preamble found;
     size_t tensors, index, decoder = 0;
     if (read_preamble(data, length, &found) != FLY_OK) {
         return 0;
     }
-    tensors = !found.bare ? found.plain / 3 : architecture == NULL ? 0 : architecture->length / 2;
+    tensors = !found.bare ? found.plain / 3 : known == NULL ? 0 : known->length / 2;
     index = tensors * sizeof(fly_entry) + (found.bare ? 0 : found.plain / 2 * sizeof(uint32_t));
     if (!found.coded) {
         return index + 8;
@@ -300,7 +300,7 @@ static int is_shared(const fly_tensor *tensor) {
 
 static size_t symbol_bytes(size_t levels) { return levels <= 255 ? 1 : 2; }
 
-/* A group as one tensor: the first tensor with the rows of all, and what each of its tensors needs. */
+/* A group as one tensor: the first with the rows of all; and what else its tensors need. */
 typedef struct group {
     fly_tensor all;
     const uint8_t *table, *payload;
@@ -308,6 +308,7 @@ typedef struct group {
     size_t start;              /* of the tensor's elements in those of the group */
     uint32_t negatives, below; /* context-coded: levels below zero, of the tensor and the most */
     size_t levels;             /* the most */
+    uint32_t alphabet;
     int alone;
 } group;
 
@@ -343,8 +344,8 @@ static fly_status find_group(const fly_file *file, const fly_tensor *tensor, gro
     in = fly_bytes_of(found->table, found->table_length);
     for (place = tensor->first; place < header->tensors; place++) {
         const fly_entry *entry = &header->entries[place];
-        uint32_t negatives;
-        if (place != tensor->first && !((entry->form & FLY_MEMBER) && entry->link == tensor->first)) {
+        const int follows = (entry->form & FLY_MEMBER) != 0 && entry->link == tensor->first;
+        if (place != tensor->first && !follows) {
             continue;
         }
         found->levels = entry->levels > found->levels ? entry->levels : found->levels;
@@ -353,10 +354,9 @@ static fly_status find_group(const fly_file *file, const fly_tensor *tensor, gro
             if (in.status != FLY_OK || number > entry->levels) {
                 return in.status != FLY_OK ? in.status : FLY_BAD_LEVEL;
             }
-            negatives = (uint32_t)number;
-            found->negatives = place == tensor->source ? negatives : found->negatives;
-            found->below = negatives > found->below ? negatives : found->below;
-            above = entry->levels - negatives > above ? entry->levels - negatives : above;
+            found->negatives = place == tensor->source ? (uint32_t)number : found->negatives;
+            found->below = number > found->below ? (uint32_t)number : found->below;
+            above = entry->levels - number > above ? (size_t)(entry->levels - number) : above;
         }
         if (found->alone) {
             break;
@@ -366,24 +366,25 @@ static fly_status find_group(const fly_file *file, const fly_tensor *tensor, gro
         found->levels = found->below + above;
         status = fly_left(&in) != 0 ? FLY_BYTES_LEFT : FLY_OK;
     }
-    return found->levels > 65535 ? FLY_UNSUPPORTED : status;
+    found->alphabet = (uint32_t)found->levels + 1;
+    return found->levels > 65535 ? FLY_BAD_LEVEL : status;
 }
 
 /* Bytes of workspace to decode the symbols of a group. */
 static size_t stream_workspace(const group *found) {
     switch (found->all.form) {
 #ifndef FLY_NO_HUFFMAN
-    case FLY_FORM_HUFFMAN: return fly_huffman_workspace((uint32_t)found->levels + 1, 0);
+    case FLY_FORM_HUFFMAN: return fly_huffman_workspace(found->alphabet, 0);
 #endif
 #ifndef FLY_NO_RANS
     case FLY_FORM_RANS:
         return 4 * fly_rans_workspace(found->table, found->table_length,
-                                      (uint32_t)found->levels + 1, 0);
+                                      found->alphabet, 0);
 #endif
 #ifndef FLY_NO_CONTEXT
     case FLY_FORM_CONTEXT:
-        return fly_context_workspace(found->all.shape, found->all.rank, found->below,
-                                     (uint32_t)found->levels + 1);
+        return fly_context_workspace(found->all.shape, found->all.rank,
+                                     found->below, found->alphabet);
 #endif
     default: return 0;
     }
@@ -395,14 +396,14 @@ static fly_status decode_stream(const group *found, uint8_t *out, room left) {
 #ifndef FLY_NO_HUFFMAN
     case FLY_FORM_HUFFMAN:
         return decode_huffman(found->table, found->table_length, found->payload, found->length,
-                              found->count, (uint32_t)found->levels + 1, out, left.at, left.left);
+                              found->count, found->alphabet, out, left.at, left.left);
 #endif
 #ifndef FLY_NO_RANS
     case FLY_FORM_RANS: {
         fly_rans rans;
         const fly_status status = fly_rans_open(
             &rans, found->table, found->table_length, found->payload, found->length, found->count,
-            (uint32_t)found->levels + 1, (uint32_t *)(void *)left.at, left.left / 4);
+            found->alphabet, (uint32_t *)(void *)left.at, left.left / 4);
         return status != FLY_OK
                    ? status
                    : fly_rans_decode(&rans, 0, rans.chunks, out, found->count, FLY_SCALAR);
@@ -411,7 +412,7 @@ static fly_status decode_stream(const group *found, uint8_t *out, room left) {
 #ifndef FLY_NO_CONTEXT
     case FLY_FORM_CONTEXT:
         return fly_decode_context(found->payload, found->length, found->all.shape, found->all.rank,
-                                  found->below, (uint32_t)found->levels + 1, out,
+                                  found->below, found->alphabet, out,
                                   symbol_bytes(found->levels), 0, SIZE_MAX, left.at, left.left);
 #endif
     default: (void)out; (void)left; return FLY_UNSUPPORTED;
@@ -433,14 +434,15 @@ static fly_status copy_symbols(const fly_tensor *tensor, const group *found, con
     const size_t from = symbol_bytes(found->levels), to = symbol_bytes(tensor->levels);
     size_t place;
     for (place = 0; place < (size_t)tensor->elements; place++) {
-        uint32_t symbol = all[found->start + place];
+        const uint8_t *at = all + from * (found->start + place);
+        uint32_t symbol = *at;
         uint16_t wide;
         if (from == 2) {
-            memcpy(&wide, all + 2 * (found->start + place), 2);
+            memcpy(&wide, at, 2);
             symbol = wide;
         }
         if (symbol != 0 && tensor->form == FLY_FORM_CONTEXT) {
-            symbol += found->negatives - found->below; /* 0 or less wraps, or is caught below */
+            symbol += found->negatives - found->below; /* below 0 it wraps and is too large */
             if (symbol == 0) {
                 return FLY_BAD_LEVEL;
             }
@@ -458,8 +460,8 @@ static fly_status copy_symbols(const fly_tensor *tensor, const group *found, con
     return FLY_OK;
 }
 
-fly_status fly_decode_symbols(const fly_file *file, const fly_tensor *tensor, void *out, size_t size,
-                              void *workspace, size_t workspace_size) {
+fly_status fly_decode_symbols(const fly_file *file, const fly_tensor *tensor, void *out,
+                              size_t size, void *workspace, size_t workspace_size) {
     room left = room_of(workspace, workspace_size);
     group found;
     fly_status status;
@@ -516,8 +518,8 @@ static fly_status widen_table(const fly_tensor *tensor, const uint8_t *stored, s
                : status;
 }
 
-fly_status fly_decode_table(const fly_file *file, const fly_tensor *tensor, fly_part part, void *out,
-                            size_t size) {
+fly_status fly_decode_table(const fly_file *file, const fly_tensor *tensor, fly_part part,
+                            void *out, size_t size) {
     size_t count;
     const uint8_t *stored = stored_table(file, tensor, part, &count);
     fly_status status;
@@ -559,14 +561,19 @@ static fly_status shared_values(const fly_file *file, const fly_tensor *tensor, 
     fly_status status = symbols == NULL ? FLY_SMALL_WORKSPACE
                                         : fly_decode_symbols(file, tensor, symbols, count * width,
                                                              left.at, left.left);
+#ifdef FLY_NO_DOUBLE
+    if (dtype == FLY_FLOAT64 && (tensor->flags & FLY_SCALED)) {
+        return FLY_UNSUPPORTED;
+    }
+#endif
     for (part = 0; part < 3 && status == FLY_OK; part++) {
         if (part == 0 || (tensor->parts >> (FLY_PART_CODEBOOK + part) & 1)) {
             size_t length;
             const uint8_t *stored =
                 stored_table(file, tensor, (fly_part)(FLY_PART_CODEBOOK + part), &length);
-            uint8_t *table = take(&left, length * item);
-            status = table == NULL ? FLY_SMALL_WORKSPACE : widen_table(tensor, stored, length, table);
-            tables[part] = table;
+            uint8_t *own = take(&left, length * item);
+            status = own == NULL ? FLY_SMALL_WORKSPACE : widen_table(tensor, stored, length, own);
+            tables[part] = own;
         }
     }
     workspace = take(&left, fly_dequantize_workspace(dtype, tensor->levels));
@@ -577,8 +584,8 @@ static fly_status shared_values(const fly_file *file, const fly_tensor *tensor, 
                           tensor->levels, tables[1], tables[2], workspace, out);
 }
 
-/* Decode values of the storage dtype: those of form 8, or of the group of such a tensor, or those of
- * form 0 that are not zero. */
+/* Decode values of the storage dtype: of form 8, of a group of such tensors, or those of form 0
+ * that are not zero. */
 static fly_status decode_planes(const fly_file *file, const fly_tensor *tensor, size_t count,
                                 uint8_t *out, room *left) {
 #ifdef FLY_NO_PLANES

@@ -414,8 +414,8 @@ fly_status fly_widen(fly_dtype dtype, fly_dtype storage, const uint8_t *stored, 
                      uint8_t *out);
 
 /* A file in memory, such as flash. FLY_NO_HUFFMAN, FLY_NO_RANS, FLY_NO_CONTEXT, FLY_NO_PLANES,
- * FLY_NO_SPARSE and FLY_NO_GROUPS leave out what decodes such tensors, which are then refused with
- * FLY_UNSUPPORTED; the header of a file is Huffman-coded too. */
+ * FLY_NO_SPARSE, FLY_NO_GROUPS and FLY_NO_DOUBLE leave out what decodes such tensors, which are then
+ * refused with FLY_UNSUPPORTED; the header of a file is Huffman-coded too. */
 typedef struct fly_file {
     const uint8_t *data;
     size_t length, checks, payload; /* offsets of the checksums of blocks, of the tensors' parts */

@@ -82,7 +82,8 @@ static int ascends(const fly_text *a, const fly_text *b) {
     return a->length < b->length;
 }
 
-fly_status fly_header_metadata(const fly_header *header, size_t *at, fly_text *key, fly_text *value) {
+fly_status fly_header_metadata(const fly_header *header, size_t *at, fly_text *key,
+                               fly_text *value) {
     fly_bytes in = fly_bytes_of(header->data, header->metadata_end);
     if (*at == 0) {
         varint(&in); /* how many there are */
@@ -557,9 +558,10 @@ static fly_status read_fields(fly_header *header, fly_bytes *in, progress *so_fa
 
 /* Add the parts of a tensor to the payload, and its values to those of the file. */
 static fly_status add_bytes(fly_header *header, const fly_tensor *tensor) {
+    fly_entry *entry = &header->entries[header->place];
     unsigned part;
-    header->entries[header->place].start = header->payload;
-    for (part = 0; part < FLY_PARTS && header->entries[header->place].form != FLY_FORM_ALIAS; part++) {
+    entry->start = header->payload;
+    for (part = 0; part < FLY_PARTS && entry->form != FLY_FORM_ALIAS; part++) {
         if (tensor->lengths[part] > (SIZE_MAX >> 1) - header->payload) {
             return FLY_LONG_PARTS;
         }
@@ -670,9 +672,9 @@ fly_status fly_header_index(fly_header *header, const fly_architecture *architec
 
 const char *fly_dtype_name(uint64_t dtype) {
     static const char names[DTYPES][14] = {
-        "bool",  "uint8",   "int8",     "uint16",  "int16",   "uint32",        "int32",       "uint64",
-        "int64", "float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "complex64",
-        "complex128",
+        "bool",          "uint8",       "int8",      "uint16",     "int16",   "uint32",
+        "int32",         "uint64",      "int64",     "float16",    "bfloat16", "float32",
+        "float64", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128",
     };
     return dtype < DTYPES ? names[dtype] : "?";
 }

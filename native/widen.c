@@ -13,9 +13,11 @@ static layout layout_of(fly_dtype dtype) {
 
 /* A number in a layout as the same number in a wider one; *refused is set for what no writer
  * stores in a narrower type: NaN, and in 8 bits infinity. */
-static uint64_t widen_float(uint64_t bits, fly_dtype storage, layout from, layout to, int *refused) {
+static uint64_t widen_float(uint64_t bits, fly_dtype storage, layout from, layout to,
+                            int *refused) {
     const uint64_t sign = bits >> (from.exponent + from.mantissa);
-    const int top = (1 << from.exponent) - 1, shift = (1 << (to.exponent - 1)) - (1 << (from.exponent - 1));
+    const int top = (1 << from.exponent) - 1;
+    const int shift = (1 << (to.exponent - 1)) - (1 << (from.exponent - 1));
     int exponent = (int)(bits >> from.mantissa) & top;
     uint64_t rest = bits & (((uint64_t)1 << from.mantissa) - 1);
     if (storage == FLY_FLOAT8_E4M3FN) {

@@ -1,4 +1,4 @@
-/* firmware.c: what `make size` links for a microcontroller: the calls of read.c without printing. */
+/* firmware.c: what `make size` links for a microcontroller: the calls of read.c, no printing. */
 #include "flyweight.h"
 
 extern const uint8_t model[];
@@ -14,6 +14,8 @@ int main(void) {
     if (status == FLY_OK) {
         status = fly_check_tensor(&file, &tensor);
     }
-    return (int)(status != FLY_OK ? status
-                                  : fly_decode_values(&file, &tensor, weights, 100000, workspace, 10000));
+    if (status == FLY_OK) {
+        status = fly_decode_values(&file, &tensor, weights, 100000, workspace, 10000);
+    }
+    return (int)status;
 }

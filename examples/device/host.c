@@ -16,7 +16,7 @@
 static size_t most_index, most_workspace, most_output; /* bytes that a device would need */
 
 static void *memory(size_t size) {
-    void *found = malloc(size == 0 ? 1 : size); /* exactly, so that a sanitizer sees what is beyond */
+    void *found = malloc(size == 0 ? 1 : size); /* no more, so that a sanitizer sees beyond it */
     if (found == NULL) {
         fprintf(stderr, "there are no %lu bytes of memory\n", (unsigned long)size);
         exit(2);
@@ -153,7 +153,8 @@ static int embed(const char *path) {
         return 1;
     }
     printf("#define INDEX_BYTES %lu\n#define WORKSPACE_BYTES %lu\n#define LARGEST_TENSOR %lu\n",
-           (unsigned long)file.used, (unsigned long)most_workspace, (unsigned long)largest.elements);
+           (unsigned long)file.used, (unsigned long)most_workspace,
+           (unsigned long)largest.elements);
     printf("#define TENSOR \"");
     print_name(&file, largest.place);
     printf("\"\nstatic const uint8_t model[] = {");

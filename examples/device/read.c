@@ -14,7 +14,8 @@ static float weights[LARGEST_TENSOR];
 static fly_file file;
 
 int main(void) {
-    fly_status status = fly_open(&file, model, sizeof model, NULL, index_memory, sizeof index_memory);
+    fly_status status =
+        fly_open(&file, model, sizeof model, NULL, index_memory, sizeof index_memory);
     fly_tensor tensor;
     uint32_t place;
     unsigned axis;

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from flyweight.coding import encode_dense, encode_shared
 from flyweight.format import Container, dumps
@@ -38,27 +39,22 @@ CONFIGURATIONS = {
     "rANS only": ("HUFFMAN", "RANS"),
     "Huffman only": ("HUFFMAN",),
 }
-# DS-CNN of Zhang et al. 2017, "Hello Edge", for twelve keywords.
-SHAPES = {"conv": (64, 1, 10, 4)}
-for number in range(4):
-    SHAPES |= {f"{number}.depthwise": (64, 1, 3, 3), f"{number}.pointwise": (64, 64, 1, 1)}
-SHAPES["linear"] = (12, 64)
 
 
 def model(coder: str) -> bytes:
-    """Return a file of bell-shaped weights on 15 levels, half of them 0, and of float16 biases."""
-    random = np.random.default_rng(0)
+    """Return a file of the ResNet-20 that comes with flyweight, weights on at most 15 levels."""
     tensors = []
-    for name, shape in SHAPES.items():
-        weights = random.normal(size=shape)
-        weights[np.abs(weights) < np.median(np.abs(weights))] = 0
-        integers = np.clip(np.rint(weights * 2.5), -7, 7)
+    path = HERE.parents[1] / "src/flyweight/cifar/pretrained/resnet20.safetensors"
+    for name, values in load_file(path).items():
+        if values.ndim < 2:
+            tensors.append(encode_dense(name, values, dtype=values.dtype.name))
+            continue
+        step = 2.5 * values.std() / 7
+        integers = np.clip(np.rint(values / step), -7, 7)
         levels = np.unique(integers[integers != 0])
         symbols = np.where(integers == 0, 0, np.searchsorted(levels, integers) + 1)
-        levels = (levels / 64).astype("f4")
-        tensors.append(encode_shared(f"{name}.weight", symbols, levels=levels, coder=coder))
-        bias = random.normal(size=shape[0]).astype("f2").astype("f4")
-        tensors.append(encode_dense(f"{name}.bias", bias, dtype="float32"))
+        levels = (levels * np.float16(step)).astype("f2").astype("f4")
+        tensors.append(encode_shared(name, symbols, levels=levels, coder=coder))
     return dumps(Container(tensors=tuple(tensors)))
 
 
@@ -101,7 +97,7 @@ def measure(parts: tuple[str, ...], folder: Path) -> tuple[int, int]:
 
 
 def tables() -> str:
-    """Return the two tables, as Markdown."""
+    """Return the two tables, in Markdown."""
     for tool in ("arm-none-eabi-gcc", "arm-linux-gnueabihf-gcc", "qemu-arm"):
         if shutil.which(tool) is None:
             sys.exit(

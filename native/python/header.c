@@ -11,14 +11,15 @@ static PyObject *raise_refused(fly_header *header, fly_status status) {
     PyObject *errors = PyImport_ImportModule("flyweight.errors");
     PyObject *kind = errors == NULL ? NULL : PyObject_GetAttrString(errors, "FormatError");
     PyObject *text = kind == NULL ? NULL : PyUnicode_FromString(sentence);
-    const unsigned long long *wrong = (const unsigned long long *)header->wrong;
+    const unsigned long long first = header->wrong[0], second = header->wrong[1];
     if (text != NULL) {
         PyObject *name = PyUnicode_DecodeUTF8(header->name, header->name_bytes, "replace");
-        PyObject *filled = name == NULL ? NULL
-                                        : PyObject_CallMethod(text, "format", "OKKssI", name, wrong[0],
-                                                              wrong[1], fly_dtype_name(wrong[0]),
-                                                              fly_dtype_name(wrong[1]),
-                                                              (unsigned)header->place);
+        PyObject *filled = NULL;
+        if (name != NULL) {
+            filled = PyObject_CallMethod(text, "format", "OKKssI", name, first, second,
+                                         fly_dtype_name(first), fly_dtype_name(second),
+                                         (unsigned)header->place);
+        }
         if (filled != NULL) {
             PyErr_SetObject(kind, filled);
         }
@@ -87,7 +88,8 @@ static PyObject *outline(fly_header *header, uint32_t place) {
     unsigned index;
     int failed = name == NULL || shape == NULL || lengths == NULL;
     for (index = 0; !failed && index < tensor.rank; index++) {
-        failed = PyTuple_SetItem(shape, index, PyLong_FromUnsignedLongLong(tensor.shape[index])) < 0;
+        PyObject *extent = PyLong_FromUnsignedLongLong(tensor.shape[index]);
+        failed = PyTuple_SetItem(shape, index, extent) < 0;
     }
     for (index = 0; !failed && index < FLY_PARTS; index++) {
         PyObject *length = (tensor.parts >> index & 1) && !alias
@@ -101,10 +103,12 @@ static PyObject *outline(fly_header *header, uint32_t place) {
         Py_XDECREF(lengths);
         return NULL;
     }
-    return Py_BuildValue("NNiiiiIIN", name, shape, alias ? FLY_FORM_ALIAS : tensor.form,
-                         alias ? 0 : tensor.flags, tensor.dtype,
-                         alias ? tensor.dtype : tensor.storage, alias ? 0u : (unsigned)tensor.levels,
-                         alias ? tensor.source : tensor.first, lengths);
+    if (alias) {
+        return Py_BuildValue("NNiiiiIIN", name, shape, FLY_FORM_ALIAS, 0, tensor.dtype,
+                             tensor.dtype, 0u, tensor.source, lengths);
+    }
+    return Py_BuildValue("NNiiiiIIN", name, shape, tensor.form, tensor.flags, tensor.dtype,
+                         tensor.storage, (unsigned)tensor.levels, tensor.first, lengths);
 }
 
 /* header_outlines(raw, architecture or None, digest) -> list of tuples. */
@@ -138,7 +142,8 @@ static PyObject *header_outlines(PyObject *module, PyObject *arguments) {
             return PyErr_NoMemory();
         }
         Py_BEGIN_ALLOW_THREADS
-        status = fly_header_index(&header, known == NULL ? NULL : &architecture, workspace, size, &used);
+        status = fly_header_index(&header, known == NULL ? NULL : &architecture, workspace, size,
+                                  &used);
         Py_END_ALLOW_THREADS
     }
     if (status != FLY_OK) {
