@@ -105,7 +105,7 @@ def compress_checkpoint(
     their bits. Names are kept as they are, wrapper prefixes such as ``_orig_mod.`` included.
 
     Memory holds no more tensors at a time than have the bytes of the largest one, or 8 MiB for each
-    thread, and with them at most 2.5 times these bytes in all.
+    thread, and with what is made of them about 2.5 times these bytes; 3 with effort "smallest".
 
     Args:
         source: a ``.safetensors`` file, a torch checkpoint of plain tensors, the index of a
