@@ -9,12 +9,12 @@ typedef struct fly_range {
     size_t past; /* words read behind the end */
 } fly_range;
 
-/* Where symbols go. A value's symbol is zero + value, plus step if it is negative. */
+/* Where symbols go, zeros at first. A value's symbol is zero + value, plus step if it is negative. */
 typedef struct fly_output {
     uint8_t *at;
     size_t bytes;
     uint32_t negatives, positives; /* largest magnitudes */
-    uint32_t zero, step;
+    uint32_t zero, step, last; /* the last symbol */
 } fly_output;
 
 /* Shift in words, of which those missing at the end are zeros, until size is 2^48 or more. */
@@ -96,7 +96,6 @@ FLY_INLINE void fly_put(fly_output *out, uint32_t symbol) {
     } else {
         memcpy(out->at, &symbol, 4);
     }
-    out->at += out->bytes;
 }
 
 /* Decode by how much a magnitude exceeds its tree; more than `most` if that is what it is. */
@@ -127,10 +126,9 @@ FLY_INLINE int32_t fly_signed(fly_range *range, fly_model *model, const fly_layo
     const fly_state positive = states[1], negative = states[model->slots + 1];
     const uint32_t minus = fly_digit(range, *bias, bias, bias_parent, rates);
     const uint32_t full = (uint32_t)1 << layout->depth;
-    const uint32_t most = out->positives + ((out->negatives - out->positives) & minus);
-    fly_state *const parents = model->states + (model->slots & minus);
+    fly_state *const parents = fly_states(model) + (model->slots & minus);
     fly_state own = positive ^ ((positive ^ negative) & minus);
-    uint32_t node = 1, value;
+    uint32_t node = 1, value, symbol;
     states += model->slots & minus;
     while (node < full) { /* both next states are read before it is known which it will be */
         const fly_state zero = states[2 * node], one = states[2 * node + 1];
@@ -140,54 +138,54 @@ FLY_INLINE int32_t fly_signed(fly_range *range, fly_model *model, const fly_layo
     }
     value = node - full + 1;
     if (FLY_RARELY(value == full) && layout->excess) {
+        const uint32_t most = (minus ? out->negatives : out->positives) - full;
         fly_range copy = *range; /* so that *range itself can stay in registers */
         uint32_t excess;
-        if (most < full) {
+        if (most >> 31) { /* a tree above all levels */
             return 0;
         }
-        excess = fly_excess(&copy, states + full, parents + full, rates, most - full);
-        if (excess > most - full) {
+        excess = fly_excess(&copy, states + full, parents + full, rates, most);
+        if (excess > most) {
             return 0;
         }
         *range = copy;
         value += excess;
-    } else if (FLY_RARELY(value > most)) {
-        return 0;
     }
     value = (value ^ minus) - minus;
-    fly_put(out, value + out->zero + (out->step & minus));
+    symbol = value + out->zero + (out->step & minus);
+    if (FLY_RARELY(symbol - 1 >= out->last)) {
+        return 0;
+    }
+    fly_put(out, symbol);
     return out->bytes == 4 ? fly_neighbor((int32_t)value) : (int32_t)value;
 }
 
 FLY_APART fly_status fly_decode_kernels(fly_range *outer, fly_model *model, const fly_layout *layout,
                                         size_t count, fly_output out) {
     fly_range range = *outer;
-    size_t x;
     unsigned y = 0;
     for (; count > 0; count -= layout->width) {
+        int32_t *above = model->above, *const end = above + layout->width;
         int32_t left = 0, corner = 0;
         if (y == layout->height) {
-            memset(model->above, 0, sizeof(int32_t) * layout->width);
+            memset(above, 0, sizeof(int32_t) * layout->width);
             y = 0;
         }
         y++;
-        for (x = 0; x < layout->width; x++) {
-            const int32_t up = model->above[x];
-            const uint32_t prediction = fly_prediction(left, up, corner, layout->shift);
-            fly_state *const states = model->states + model->contexts[prediction];
+        for (; above < end; above++, out.at += out.bytes) {
+            const uint32_t prediction = fly_prediction(left, *above, corner, layout);
+            fly_state *const states = fly_states(model) + model->contexts[prediction];
             left = 0;
             if (!layout->zeros ||
-                fly_choice(&range, states, model->states, model->rates, FLY_COUNT_KEPT)) {
+                fly_choice(&range, states, fly_states(model), model->rates, FLY_COUNT_KEPT)) {
                 left = fly_signed(&range, model, layout, states, states + model->slots,
-                                  model->states + model->slots, &out);
+                                  fly_states(model) + model->slots, &out);
                 if (left == 0) {
                     return FLY_CONTEXT_VALUE;
                 }
-            } else {
-                fly_put(&out, 0);
             }
-            corner = up;
-            model->above[x] = left;
+            corner = *above;
+            *above = left;
         }
     }
     *outer = range;
@@ -198,18 +196,20 @@ FLY_APART fly_status fly_decode_rows(fly_range *outer, fly_model *model, const f
                                      size_t count, fly_output out) {
     fly_range range = *outer;
     int32_t row = 0, late = 0;
-    size_t x, y, width;
+    size_t y, width;
     for (y = 1; count > 0; y++, count -= width) {
-        const uint16_t rate = model->energy_rates[y < 128 ? y : 128];
+        const uint16_t *pace = model->energy_rates, *const slowest = pace + FLY_ENERGY_RATES - 1;
+        const uint16_t rate = pace[y < 128 ? y : 128];
+        fly_column *column = model->columns, *end;
         width = count < layout->width ? count : layout->width;
-        for (x = 0; x < width; x++) {
-            fly_column *const column = &model->columns[x];
+        for (end = column + width; column < end; column++, out.at += out.bytes) {
             const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
-            fly_state *const states = model->states + model->contexts[code];
-            row = fly_moved(row, late, model->energy_rates[x < 128 ? x : 128]);
+            fly_state *const states = fly_states(model) + model->contexts[code];
+            row = fly_moved(row, late, *pace);
+            pace += pace < slowest;
             late = 0;
             if (!layout->zeros ||
-                fly_choice(&range, states, model->states, model->rates, FLY_COUNT_KEPT)) {
+                fly_choice(&range, states, fly_states(model), model->rates, FLY_COUNT_KEPT)) {
                 const int32_t value =
                     fly_signed(&range, model, layout, states,
                                &model->biases[fly_bias_context(column->bias)], model->biases, &out);
@@ -219,8 +219,6 @@ FLY_APART fly_status fly_decode_rows(fly_range *outer, fly_model *model, const f
                 column->bias =
                     fly_taught(column->bias, 0u - (value < 0), model->rates, FLY_COUNT_BIAS);
                 late = fly_energy((uint32_t)(value < 0 ? -value : value));
-            } else {
-                fly_put(&out, 0);
             }
             column->energy = fly_moved(column->energy, late, rate);
         }
@@ -249,6 +247,7 @@ static fly_status fly_decode_chunk(const uint8_t *data, size_t length, fly_model
         return FLY_CONTEXT_END;
     }
     fly_model_reset(model, layout, count);
+    memset(out.at, 0, count * out.bytes);
     status = layout->height ? fly_decode_kernels(&range, model, layout, count, out)
                             : fly_decode_rows(&range, model, layout, count, out);
     if (status != FLY_OK) {
@@ -333,6 +332,7 @@ fly_status fly_decode_context(const uint8_t *data, size_t length, const uint64_t
     out.positives = alphabet == 0 ? ((uint32_t)1 << 31) - 1 : alphabet - 1 - negatives;
     out.zero = negatives;
     out.step = alphabet > 0;
+    out.last = alphabet - 1; /* of int32: any */
     number = (layout.count - 1) / layout.chunk + 1;
     lengths = bytes;
     for (k = 1; k < number; k++) {

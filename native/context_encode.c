@@ -5,7 +5,7 @@
 typedef struct fly_writer {
     uint64_t size;
     uint8_t *at;
-    uint64_t low;
+    uint64_t low, before; /* before: low when a word was last written */
     uint8_t *begin;
 } fly_writer;
 
@@ -28,21 +28,30 @@ FLY_APART void fly_carry(uint8_t *begin, uint8_t *at) {
     }
 }
 
+/* Write words until size is 2^48 or more. Since low only grows between two calls that write, and by
+ * less than 2^64, it has passed 2^64 if it is less than it was. */
+FLY_INLINE void fly_flush(fly_writer *writer) {
+    if (FLY_RARELY(writer->size < (uint64_t)1 << 48)) {
+        if (writer->low < writer->before) {
+            fly_carry(writer->begin, writer->at);
+        }
+        do {
+            writer->at[0] = (uint8_t)(writer->low >> 56);
+            writer->at[1] = (uint8_t)(writer->low >> 48 & 0xFF);
+            writer->at += 2;
+            writer->low <<= 16;
+            writer->size <<= 16;
+        } while (FLY_RARELY(writer->size < (uint64_t)1 << 48));
+        writer->before = writer->low;
+    }
+}
+
 FLY_INLINE void fly_write_bit(fly_writer *writer, uint32_t chance, uint32_t ones) {
     const uint64_t bound = (writer->size >> 32) * chance, rest = writer->size - bound;
-    const uint64_t mask = (uint64_t)(int64_t)(int32_t)ones, added = bound & ~mask;
+    const uint64_t mask = (uint64_t)(int64_t)(int32_t)ones;
     writer->size = rest + ((bound - rest) & mask);
-    writer->low += added;
-    if (FLY_RARELY(writer->low < added)) {
-        fly_carry(writer->begin, writer->at);
-    }
-    while (FLY_RARELY(writer->size < (uint64_t)1 << 48)) {
-        writer->at[0] = (uint8_t)(writer->low >> 56);
-        writer->at[1] = (uint8_t)(writer->low >> 48 & 0xFF);
-        writer->at += 2;
-        writer->low <<= 16;
-        writer->size <<= 16;
-    }
+    writer->low += bound & ~mask;
+    fly_flush(writer);
 }
 
 FLY_APART fly_state fly_teach_parent(fly_state own, uint32_t ones, fly_state *parent,
@@ -94,20 +103,35 @@ FLY_INLINE void fly_encode_value(fly_writer *writer, fly_model *model, const fly
     const uint32_t minus = 0u - (value < 0), magnitude = fly_magnitude(value);
     const uint32_t full = (uint32_t)1 << layout->depth;
     const uint32_t leaf = full - 1 + (magnitude < full ? magnitude : full);
-    fly_state *const parents = model->states + (model->slots & minus);
-    unsigned left;
+    fly_state *const parents = fly_states(model) + (model->slots & minus);
+    uint32_t left, node = 1;
     if (layout->zeros) {
-        fly_encode_bit(writer, states, model->states, 0u - (value != 0), rates, FLY_COUNT_KEPT);
-    }
-    if (value == 0) {
-        return;
+        const uint32_t kept = 0u - (value != 0);
+        fly_state own = *states;
+        uint64_t bound;
+        if (fly_is_young(own)) {
+            own = fly_teach_parent(own, kept, fly_states(model), rates, FLY_COUNT_KEPT);
+        }
+        bound = (writer->size >> 32) * own;
+        if (value == 0) {
+            writer->size -= bound;
+            writer->low += bound;
+            *states = fly_taught(own, 0, rates, FLY_COUNT_KEPT);
+            fly_flush(writer);
+            return;
+        }
+        writer->size = bound;
+        *states = fly_taught(own, UINT32_MAX, rates, FLY_COUNT_KEPT);
+        fly_flush(writer);
     }
     fly_encode_bit(writer, bias, bias_parent, minus, rates, FLY_COUNT);
     states += model->slots & minus;
-    for (left = layout->depth; left > 0; left--) {
-        const uint32_t node = leaf >> left;
-        fly_encode_bit(writer, states + node, parents + node, 0u - (leaf >> (left - 1) & 1), rates,
-                       FLY_COUNT);
+    left = leaf << (31 - layout->depth) << 1; /* digits that are left, highest first */
+    while (node < full) {
+        const uint32_t ones = (uint32_t)((int32_t)left >> 31);
+        fly_encode_bit(writer, states + node, parents + node, ones, rates, FLY_COUNT);
+        node = 2 * node - ones;
+        left <<= 1;
     }
     if (FLY_RARELY(magnitude >= full) && layout->excess) {
         fly_writer copy = *writer; /* so that *writer itself can stay in registers */
@@ -160,24 +184,47 @@ static void fly_choose_thresholds(fly_layout *layout, fly_input in, fly_model *m
     }
 }
 
+/* Count values by the binary digits of their magnitudes less 1 (place 0 for 0), and those of 0. */
+static void fly_count_lengths(fly_input in, size_t count, size_t *lengths, size_t *zeros) {
+    uint32_t counts[4][256];
+    size_t place, more;
+    unsigned k;
+    for (place = 0; in.bytes > 1 && place < count; place++) {
+        const uint32_t magnitude = fly_magnitude(fly_value(in, place));
+        lengths[magnitude > 1 ? fly_log2(magnitude - 1) + 1 : 0]++;
+        *zeros += magnitude == 0;
+    }
+    for (; place < count; place += more) { /* bytes: count symbols, in four tables by turns */
+        const uint8_t *const symbols = in.symbols + place;
+        more = count - place < FLY_CHUNK ? count - place : FLY_CHUNK;
+        memset(counts, 0, sizeof counts);
+        for (k = 0; k < more; k++) {
+            counts[k & 3][symbols[k]]++;
+        }
+        *zeros += (size_t)counts[0][0] + counts[1][0] + counts[2][0] + counts[3][0];
+        for (k = 0; k < 256; k++) {
+            const uint32_t below = in.negatives + 1 - k, above = k - in.negatives;
+            const uint32_t magnitude = k == 0 ? 0 : k <= in.negatives ? below : above;
+            lengths[magnitude > 1 ? fly_log2(magnitude - 1) + 1 : 0] +=
+                (size_t)counts[0][k] + counts[1][k] + counts[2][k] + counts[3][k];
+        }
+    }
+}
+
 size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
                           const uint64_t *shape, size_t rank, void *workspace, uint8_t *header) {
     fly_input in;
     fly_layout layout;
-    size_t place, beyond = 0, lengths[33] = {0}; /* of magnitudes less 1, in binary digits */
+    size_t beyond = 0, zeros = 0, lengths[33] = {0};
     unsigned digits = 32;
-    layout.zeros = layout.thresholds = layout.shift = 0;
+    layout.thresholds = 0;
     in.symbols = (const uint8_t *)symbols;
     in.bytes = bytes;
     in.negatives = negatives;
     if (fly_context_count(shape, rank, &layout.count) != FLY_OK || layout.count == 0) {
         return 0;
     }
-    for (place = 0; place < layout.count; place++) {
-        const uint32_t magnitude = fly_magnitude(fly_value(in, place));
-        lengths[magnitude > 1 ? fly_log2(magnitude - 1) + 1 : 0]++;
-        layout.zeros |= magnitude == 0;
-    }
+    fly_count_lengths(in, layout.count, lengths, &zeros);
     while (digits > 0 && lengths[digits] == 0) {
         digits--;
     }
@@ -188,8 +235,7 @@ size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
             break;
         }
     }
-    layout.excess = layout.depth < digits;
-    header[0] = (uint8_t)(layout.zeros << 1 | layout.excess << 2);
+    header[0] = (uint8_t)((zeros > 0 ? 2 : 0) | (layout.depth < digits ? 4 : 0));
     header[1] = (uint8_t)(layout.depth << 5);
     if (fly_has_kernel(shape, rank, &layout) && layout.height * layout.width > 1) {
         header[0] |= 1;
@@ -214,10 +260,10 @@ static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model
     int32_t left = 0, corner = 0;
     for (place = 0; place < count && writer.at < room; place++) {
         const int32_t value = fly_value(in, place), up = model->above[x];
-        const uint32_t prediction = fly_prediction(left, up, corner, layout->shift);
-        fly_state *const states = model->states + model->contexts[prediction];
+        const uint32_t prediction = fly_prediction(left, up, corner, layout);
+        fly_state *const states = fly_states(model) + model->contexts[prediction];
         fly_encode_value(&writer, model, layout, states, states + model->slots,
-                         model->states + model->slots, value);
+                         fly_states(model) + model->slots, value);
         left = model->above[x] = fly_neighbor(value);
         corner = up;
         if (++x == layout->width) {
@@ -235,23 +281,26 @@ static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model
 static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
                             const fly_layout *layout, size_t count, fly_input in) {
     fly_writer writer = *outer;
-    size_t place, x = 0, y = 1;
+    size_t place = 0, y, width;
     int32_t row = 0, late = 0;
-    for (place = 0; place < count && writer.at < room; place++) {
-        const int32_t value = fly_value(in, place);
-        fly_column *const column = &model->columns[x];
-        const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
-        fly_encode_value(&writer, model, layout, model->states + model->contexts[code],
-                         &model->biases[fly_bias_context(column->bias)], model->biases, value);
-        row = fly_moved(row, late, model->energy_rates[x < 128 ? x : 128]);
-        late = fly_energy(fly_magnitude(value));
-        column->energy = fly_moved(column->energy, late, model->energy_rates[y < 128 ? y : 128]);
-        if (value != 0) {
-            column->bias = fly_taught(column->bias, 0u - (value < 0), model->rates, FLY_COUNT_BIAS);
-        }
-        if (++x == layout->width) {
-            x = 0;
-            y++;
+    for (y = 1; count > 0; y++, count -= width) {
+        const uint16_t *pace = model->energy_rates, *const slowest = pace + FLY_ENERGY_RATES - 1;
+        const uint16_t rate = pace[y < 128 ? y : 128];
+        fly_column *column = model->columns, *end;
+        width = count < layout->width ? count : layout->width;
+        for (end = column + width; column < end && writer.at < room; column++, place++) {
+            const int32_t value = fly_value(in, place);
+            const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
+            fly_encode_value(&writer, model, layout, fly_states(model) + model->contexts[code],
+                             &model->biases[fly_bias_context(column->bias)], model->biases, value);
+            row = fly_moved(row, late, *pace);
+            pace += pace < slowest;
+            late = fly_energy(fly_magnitude(value));
+            column->energy = fly_moved(column->energy, late, rate);
+            if (value != 0) {
+                column->bias =
+                    fly_taught(column->bias, 0u - (value < 0), model->rates, FLY_COUNT_BIAS);
+            }
         }
     }
     *outer = writer;
@@ -281,7 +330,7 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
     model = fly_model_in(workspace, &layout, (uint32_t)1 << 31);
     fly_model_reset(model, &layout, count);
     writer.size = UINT64_MAX;
-    writer.low = 0;
+    writer.low = writer.before = 0;
     writer.begin = writer.at = out;
     (layout.height ? fly_encode_kernels : fly_encode_rows)(&writer, out + room - FLY_ROOM, model,
                                                            &layout, count, in);
@@ -289,7 +338,7 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
         return SIZE_MAX;
     }
     last = fly_last_number(writer.low, writer.size);
-    if (last < writer.low) {
+    if (last < writer.before) {
         fly_carry(writer.begin, writer.at);
     }
     for (length = fly_last_bytes(last); length > 0; length--, last <<= 8) {

@@ -45,23 +45,27 @@ typedef struct fly_column {
 typedef struct fly_layout {
     size_t count, width, chunk; /* elements: in all, of a row, of a chunk */
     unsigned height, shift;     /* of a kernel; height 0: contexts from energies */
+    unsigned scale;             /* of predictions, and half its unit */
+    int32_t half;
     unsigned depth, excess;     /* of the trees of magnitudes; whether some exceed them */
     unsigned zeros, thresholds;
     uint8_t threshold[7];
 } fly_layout;
 
-/* States and tables of one chunk. The states of a context begin with those of a sign: slot 0, the
- * nodes of the tree, two slots for each group of what exceeds it. Then the same of the other sign.
- * Slot 0 is whether a value is kept, and for the other sign, in kernels, the sign. */
+/* States and tables of one chunk. Behind them stand the states, then the columns. The states of a
+ * context begin with those of a sign: slot 0, the nodes of the tree, and two slots for each group of
+ * what exceeds it. Then follow those of the other sign. Slot 0 is whether a value is kept, and that
+ * of the other sign, in kernels, the sign. */
 typedef struct fly_model {
-    fly_state *states;
     fly_column *columns;
     uint32_t slots, stride; /* of a sign, of a context */
     fly_state biases[FLY_BIASES];
     uint16_t rates[FLY_COUNT + 1], energy_rates[FLY_ENERGY_RATES];
-    uint16_t contexts[FLY_CODES]; /* of the code of an energy, or of a prediction; as an offset */
+    uint16_t contexts[FLY_CODES]; /* of a code, as the place of its states */
     int32_t above[FLY_KERNEL];
 } fly_model;
+
+FLY_INLINE fly_state *fly_states(fly_model *model) { return (fly_state *)(model + 1); }
 
 FLY_INLINE unsigned fly_log2(uint32_t number) { /* of 1 or more, rounded down */
 #if defined(__GNUC__) || defined(__clang__)
@@ -128,6 +132,8 @@ FLY_APART fly_status fly_context_layout(fly_layout *layout, fly_bytes *bytes, co
     }
     if (flags & 1) {
         layout->shift = number;
+        layout->scale = number > 0 ? number - 1 : 0;
+        layout->half = (int32_t)1 << layout->scale >> 1;
         if (!fly_has_kernel(shape, rank, layout)) {
             return FLY_CONTEXT_KERNEL;
         }
@@ -174,8 +180,8 @@ FLY_APART fly_model *fly_model_in(void *workspace, const fly_layout *layout, uin
     unsigned n, k;
     model->slots = fly_slots(layout->depth, most);
     model->stride = 2 * model->slots;
-    model->columns = (fly_column *)(model + 1);
-    model->states = (fly_state *)(model->columns + fly_column_count(layout, layout->chunk));
+    model->columns = (fly_column *)(fly_states(model) + FLY_CONTEXTS * model->stride +
+                                    ((size_t)2 << layout->depth)); /* fly_signed reads beyond */
     for (n = 0; n <= FLY_COUNT; n++) {
         model->rates[n] = (uint16_t)(131072 / (2 * n + 3));
     }
@@ -202,11 +208,11 @@ FLY_APART fly_model *fly_model_in(void *workspace, const fly_layout *layout, uin
 FLY_APART void fly_model_reset(fly_model *model, const fly_layout *layout, size_t count) {
     const size_t columns = fly_column_count(layout, count);
     size_t k;
-    memset(model->states, 0, sizeof(fly_state) * FLY_CONTEXTS * model->stride);
+    memset(fly_states(model), 0, sizeof(fly_state) * FLY_CONTEXTS * model->stride);
     memset(model->biases, 0, sizeof model->biases);
     memset(model->above, 0, sizeof model->above);
     for (k = 0; k < model->stride; k++) {
-        model->states[k] = FLY_UNSEEN;
+        fly_states(model)[k] = FLY_UNSEEN;
     }
     model->biases[0] = FLY_UNSEEN;
     for (k = 0; k < columns; k++) {
@@ -218,7 +224,7 @@ FLY_APART void fly_model_reset(fly_model *model, const fly_layout *layout, size_
 /* A state after a bit, given as all ones or none; counts end at `end`. */
 FLY_INLINE fly_state fly_taught(fly_state state, uint32_t ones, const uint16_t *rates, uint32_t end) {
     const uint32_t n = state & FLY_COUNT, missing = (ones & 0xFFFF) - (state >> 16);
-    return state + ((missing * rates[n]) & ~(uint32_t)FLY_COUNT) + (n < end);
+    return state + ((missing * rates[n]) & ~(uint32_t)FLY_COUNT) + ((n - end) >> 31);
 }
 
 /* A state that is used for the first times begins as its parent, and teaches it its bit. */
@@ -254,11 +260,10 @@ FLY_INLINE int32_t fly_neighbor(int32_t value) {
     return value > most ? most : value < -most ? -most : value;
 }
 
-/* Twice what three neighbors predict, scaled, as a number from 0 to 255. */
-FLY_INLINE uint32_t fly_prediction(int32_t left, int32_t up, int32_t corner, unsigned shift) {
-    const int32_t twice = 2 * (left + up) - corner;
-    const int32_t scaled = (twice + ((int32_t)1 << shift >> 2)) >> (shift > 0 ? shift - 1 : 0);
-    return (uint32_t)(128 + (scaled < -128 ? -128 : scaled > 127 ? 127 : scaled));
+/* The code of what three neighbors predict, scaled by a shift and rounded. */
+FLY_INLINE uint32_t fly_prediction(int32_t left, int32_t up, int32_t corner, const fly_layout *layout) {
+    const int32_t code = (2 * (left + up) - corner + layout->half) >> layout->scale;
+    return (uint32_t)(128 + (code < -128 ? -128 : code > 127 ? 127 : code));
 }
 
 /* The number from low on, before low + size, that ends in most zero bytes; modulo 2^64. */
