@@ -194,14 +194,19 @@ FLY_APART fly_status fly_decode_kernels(fly_range *outer, fly_model *model, cons
 
 FLY_APART fly_status fly_decode_rows(fly_range *outer, fly_model *model, const fly_layout *layout,
                                      size_t count, fly_output out) {
+    const uint16_t *const paces = model->energy_rates, *const slowest = paces + FLY_ENERGY_RATES - 1;
+    const uint16_t *pace = paces;
     fly_range range = *outer;
     int32_t row = 0, late = 0;
-    size_t y, width;
-    for (y = 1; count > 0; y++, count -= width) {
-        const uint16_t *pace = model->energy_rates, *const slowest = pace + FLY_ENERGY_RATES - 1;
-        const uint16_t rate = pace[y < 128 ? y : 128];
+    size_t x = 0, y = 1, width;
+    for (; count > 0; count -= width) {
+        const uint16_t rate = paces[y < 128 ? y : 128];
         fly_column *column = model->columns, *end;
-        width = count < layout->width ? count : layout->width;
+        width = layout->width - x < layout->columns ? layout->width - x : layout->columns;
+        width = count < width ? count : width;
+        if (y == 1) {
+            fly_columns_reset(model, width);
+        }
         for (end = column + width; column < end; column++, out.at += out.bytes) {
             const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
             fly_state *const states = fly_states(model) + model->contexts[code];
@@ -221,6 +226,12 @@ FLY_APART fly_status fly_decode_rows(fly_range *outer, fly_model *model, const f
                 late = fly_energy((uint32_t)(value < 0 ? -value : value));
             }
             column->energy = fly_moved(column->energy, late, rate);
+        }
+        x += width;
+        if (x == layout->width) {
+            x = 0;
+            y++;
+            pace = paces;
         }
     }
     *outer = range;
@@ -246,7 +257,7 @@ static fly_status fly_decode_chunk(const uint8_t *data, size_t length, fly_model
     if (range.offset == range.size) { /* the encoder's numbers are below, and offset then stays so */
         return FLY_CONTEXT_END;
     }
-    fly_model_reset(model, layout, count);
+    fly_model_reset(model);
     memset(out.at, 0, count * out.bytes);
     status = layout->height ? fly_decode_kernels(&range, model, layout, count, out)
                             : fly_decode_rows(&range, model, layout, count, out);
@@ -278,8 +289,8 @@ size_t fly_context_workspace(const uint64_t *shape, size_t rank, uint32_t negati
         (alphabet > 0 && negatives >= alphabet)) {
         return 0;
     }
-    layout.chunk = FLY_CHUNK;
     fly_set_rows(shape, rank, &layout); /* a kernel takes less */
+    fly_set_chunk(&layout);
     return fly_model_size(&layout, fly_most(negatives, alphabet));
 }
 

@@ -163,9 +163,9 @@ static void fly_choose_thresholds(fly_layout *layout, fly_input in, fly_model *m
     size_t place, x = 0, y = 1, passed = 0, eighth = 1;
     int32_t row = 0, late = 0;
     unsigned code;
-    fly_model_reset(model, layout, sampled);
     for (place = 0; place < sampled; place++) {
-        fly_column *const column = &model->columns[x];
+        fly_column *const column = &model->columns[x < layout->columns ? x : 0];
+        column->energy = y > 1 ? column->energy : 0;
         counts[fly_energy_code((uint32_t)row + (uint32_t)column->energy)]++;
         row = fly_moved(row, late, model->energy_rates[x < 128 ? x : 128]);
         late = fly_energy(fly_magnitude(fly_value(in, place)));
@@ -243,7 +243,7 @@ size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
         return 2;
     }
     fly_set_rows(shape, rank, &layout);
-    layout.chunk = FLY_CHUNK;
+    fly_set_chunk(&layout);
     if (layout.count >= FLY_SAMPLE_FROM) {
         fly_choose_thresholds(&layout, in, fly_model_in(workspace, &layout, 1));
     }
@@ -280,14 +280,19 @@ static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model
 
 static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
                             const fly_layout *layout, size_t count, fly_input in) {
+    const uint16_t *const paces = model->energy_rates, *const slowest = paces + FLY_ENERGY_RATES - 1;
+    const uint16_t *pace = paces;
     fly_writer writer = *outer;
-    size_t place = 0, y, width;
+    size_t place = 0, x = 0, y = 1, width;
     int32_t row = 0, late = 0;
-    for (y = 1; count > 0; y++, count -= width) {
-        const uint16_t *pace = model->energy_rates, *const slowest = pace + FLY_ENERGY_RATES - 1;
-        const uint16_t rate = pace[y < 128 ? y : 128];
+    for (; count > 0; count -= width) {
+        const uint16_t rate = paces[y < 128 ? y : 128];
         fly_column *column = model->columns, *end;
-        width = count < layout->width ? count : layout->width;
+        width = layout->width - x < layout->columns ? layout->width - x : layout->columns;
+        width = count < width ? count : width;
+        if (y == 1) {
+            fly_columns_reset(model, width);
+        }
         for (end = column + width; column < end && writer.at < room; column++, place++) {
             const int32_t value = fly_value(in, place);
             const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
@@ -301,6 +306,12 @@ static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *m
                 column->bias =
                     fly_taught(column->bias, 0u - (value < 0), model->rates, FLY_COUNT_BIAS);
             }
+        }
+        x += width;
+        if (x == layout->width) {
+            x = 0;
+            y++;
+            pace = paces;
         }
     }
     *outer = writer;
@@ -328,7 +339,7 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
     count = layout.count - chunk * layout.chunk;
     count = count < layout.chunk ? count : layout.chunk;
     model = fly_model_in(workspace, &layout, (uint32_t)1 << 31);
-    fly_model_reset(model, &layout, count);
+    fly_model_reset(model);
     writer.size = UINT64_MAX;
     writer.low = writer.before = 0;
     writer.begin = writer.at = out;

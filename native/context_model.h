@@ -22,6 +22,7 @@ enum {
     FLY_CONTEXTS = 10, /* 1 to 9, and before them the parents */
     FLY_BIASES = 18,   /* contexts of the sign by a column's bias, likewise */
     FLY_KERNEL = 256,  /* elements of the largest kernel */
+    FLY_COLUMNS = 4096,
     FLY_CHUNK = 1 << 22,
     FLY_DEPTH = 7,     /* most digits of a tree */
     FLY_YOUNG = 8,     /* bits until which a state teaches its parent */
@@ -44,6 +45,7 @@ typedef struct fly_column {
 /* What the header of a stream and the shape determine. */
 typedef struct fly_layout {
     size_t count, width, chunk; /* elements: in all, of a row, of a chunk */
+    size_t columns;             /* that are kept at once */
     unsigned height, shift;     /* of a kernel; height 0: contexts from energies */
     unsigned scale;             /* of predictions, and half its unit */
     int32_t half;
@@ -116,13 +118,22 @@ FLY_INLINE void fly_set_rows(const uint64_t *shape, size_t rank, fly_layout *lay
     layout->width = rank == 0 ? 1 : rank == 1 ? layout->count : layout->count / (size_t)shape[0];
 }
 
+/* A chunk of one row looks at each column once: it takes some columns again and again. */
+FLY_INLINE void fly_set_chunk(fly_layout *layout) {
+    const size_t unit = (layout->height ? layout->height : 1) * layout->width;
+    layout->chunk = unit > FLY_CHUNK ? FLY_CHUNK : FLY_CHUNK / unit * unit;
+    layout->columns = layout->width;
+    if (layout->count <= layout->width || layout->chunk <= layout->width) {
+        layout->columns = layout->width < FLY_COLUMNS ? layout->width : FLY_COLUMNS;
+    }
+}
+
 /* Read the header of a stream of layout->count > 0 elements. */
 FLY_APART fly_status fly_context_layout(fly_layout *layout, fly_bytes *bytes, const uint64_t *shape,
                                         size_t rank) {
     const unsigned flags = fly_byte(bytes), second = fly_byte(bytes), number = second & 31;
     const uint8_t *codes;
     unsigned k;
-    size_t unit;
     layout->zeros = flags >> 1 & 1;
     layout->excess = flags >> 2 & 1;
     layout->depth = second >> 5;
@@ -148,8 +159,7 @@ FLY_APART fly_status fly_context_layout(fly_layout *layout, fly_bytes *bytes, co
             }
         }
     }
-    unit = (layout->height ? layout->height : 1) * layout->width;
-    layout->chunk = unit > FLY_CHUNK ? FLY_CHUNK : FLY_CHUNK / unit * unit;
+    fly_set_chunk(layout);
     return bytes->status;
 }
 
@@ -162,14 +172,10 @@ FLY_INLINE uint32_t fly_slots(unsigned depth, uint32_t most) {
     return ((uint32_t)1 << depth) + 2 * (fly_log2(most | 1) + 1);
 }
 
-FLY_INLINE size_t fly_column_count(const fly_layout *layout, size_t count) {
-    return layout->height ? 0 : layout->width < count ? layout->width : count;
-}
-
 /* Bytes of workspace for magnitudes up to `most`, whatever the depth. */
 FLY_INLINE size_t fly_model_size(const fly_layout *layout, uint32_t most) {
     const unsigned depth = fly_most_depth(most);
-    return sizeof(fly_model) + sizeof(fly_column) * fly_column_count(layout, layout->chunk) +
+    return sizeof(fly_model) + (layout->height ? 0 : sizeof(fly_column) * layout->columns) +
            sizeof(fly_state) * (FLY_CONTEXTS * 2 * fly_slots(depth, most) + ((size_t)2 << depth)) + 8;
 }
 
@@ -204,10 +210,9 @@ FLY_APART fly_model *fly_model_in(void *workspace, const fly_layout *layout, uin
     return model;
 }
 
-/* Forget everything, before a chunk of so many elements. */
-FLY_APART void fly_model_reset(fly_model *model, const fly_layout *layout, size_t count) {
-    const size_t columns = fly_column_count(layout, count);
-    size_t k;
+/* Forget everything but columns, before a chunk. */
+FLY_APART void fly_model_reset(fly_model *model) {
+    uint32_t k;
     memset(fly_states(model), 0, sizeof(fly_state) * FLY_CONTEXTS * model->stride);
     memset(model->biases, 0, sizeof model->biases);
     memset(model->above, 0, sizeof model->above);
@@ -215,6 +220,11 @@ FLY_APART void fly_model_reset(fly_model *model, const fly_layout *layout, size_
         fly_states(model)[k] = FLY_UNSEEN;
     }
     model->biases[0] = FLY_UNSEEN;
+}
+
+/* Forget so many columns, before the first row of a chunk looks at them. */
+FLY_APART void fly_columns_reset(fly_model *model, size_t columns) {
+    size_t k;
     for (k = 0; k < columns; k++) {
         model->columns[k].energy = 0;
         model->columns[k].bias = FLY_UNSEEN;
