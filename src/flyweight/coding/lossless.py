@@ -1,8 +1,8 @@
 """Encode the values of a tensor bit for bit, in the form that gives fewest bytes.
 
 The forms: values one by one ("raw"); byte planes ("planes"); zeros apart from the byte planes of
-what is not zero ("sparse"); repeated pieces, by LZMA ("matches"); and, where few values are
-distinct, symbols and levels as of a quantized tensor. Counts over the whole tensor and a sample
+what is not zero ("sparse"); repeated pieces, by LZMA ("matches"); and, where values
+repeat, symbols and levels as of a quantized tensor. Counts over the whole tensor and a sample
 tell which of them are worth an attempt.
 
 Example:
