@@ -101,8 +101,18 @@ static fly_status decode_context(const stream_input *in, void *out, fly_simd sim
     const size_t rank = in->rank == 0 ? 1 : in->rank;
     const size_t size = fly_context_workspace(shape, rank, in->negatives, in->alphabet);
     const size_t chunks = fly_context_chunks(in->payload, in->length, shape, rank);
-    void *workspace = bytes_of(size);
-    const fly_status status =
+    uint64_t product = 1;
+    void *workspace;
+    fly_status status;
+    size_t place;
+    for (place = 0; place < rank; place++) {
+        product *= shape[place];
+    }
+    if (product != in->count) { /* it was cut, and the output is of the count */
+        return FLY_BAD_ARGUMENT;
+    }
+    workspace = bytes_of(size);
+    status =
         fly_decode_context(in->payload, in->length, shape, rank, in->negatives, in->alphabet, out,
                            symbol_size(in->alphabet), 0, chunks, workspace, size);
     (void)simd;
