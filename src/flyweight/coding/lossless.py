@@ -87,7 +87,8 @@ def dense_forms(
         table, positions, dense = encode_sparse(stored, storage)
         least = min(least, len(table) + len(positions) + len(dense))
         yield "sparse", {"tables": table, "positions": positions, "dense": dense}
-    distances = (0, stored.dtype.itemsize) if stored.dtype.kind in "iu" else (0,)
+    whole = storage.startswith(("int", "uint"))
+    distances = (0, stored.dtype.itemsize) if whole else (0,)
     for distance in distances:
         if only == "matches" or (
             only is None and _matches_pay(raw, words, least, effort, distance)
