@@ -6,8 +6,8 @@ The checkpoint is synthetic: the tensors of a decoder-only transformer (two embe
 of attention and gated feed-forward matrices) in bfloat16, Gaussian with a scale of its own for each
 row, written to a temporary folder. Every run is a fresh process that reads it, writes the other
 file, and tells the seconds of the call (imports apart), what memory it held after the imports, and
-the most it ever held (``ru_maxrss``). The file is in the page cache. MB/s are of the checkpoint, and
-medians. Threads are limited by pinning the process to so many cores. Writes
+the most it ever held (``ru_maxrss``). The file is in the page cache. MB/s are of the checkpoint and
+are medians. Threads are limited by pinning the process to so many cores. Writes
 ``benchmarks/results/checkpoints.csv`` and the table in ``docs/benchmarks.md``.
 """
 
