@@ -243,3 +243,13 @@ def test_decode_tensor_names_a_damaged_tensor_of_a_group():
     few = replace(tensors[0].group, levels=(7, 7), parts={**group.parts, "tables": b"\0\0"})
     with pytest.raises(FormatError, match="'a' is damaged"):
         decode_tensor(replace(tensors[0], group=few))
+
+
+def test_encode_tensors_encodes_alike_tensors_of_repeated_values_as_symbols():
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=8).astype("f4")[rng.integers(0, 8, (64, 64))] for _ in range(2)]
+    tensors = [prepare_lossless(str(n), v, dtype="float32") for n, v in enumerate(values)]
+    coded = encode_tensors(tensors)
+    assert [tensor.encoding for tensor in coded] == ["shared", "shared"]
+    for tensor, value in zip(through_a_file(coded), values, strict=True):
+        assert np.array_equal(decode_tensor(tensor), value)

@@ -81,7 +81,8 @@ def encode_tensors(
             continue
         separate: list[CodedTensor] = []
         if coder is None or members[0].encoding != "shared":
-            separate = _encode_while_smaller(members, _size(group), effort, coder)
+            exact = _key(members[0]) not in taken
+            separate = _encode_while_smaller(members, _size(group), effort, coder, exact=exact)
         for number, (place, member) in enumerate(zip(places, members, strict=True)):
             if separate:
                 coded[place] = separate[number]
@@ -108,7 +109,12 @@ def _encode_alone(
 
 
 def _encode_while_smaller(
-    members: Sequence[UncodedTensor], group_bytes: int, effort: Effort, coder: SymbolCoder | None
+    members: Sequence[UncodedTensor],
+    group_bytes: int,
+    effort: Effort,
+    coder: SymbolCoder | None,
+    *,
+    exact: bool,
 ) -> list[CodedTensor]:
     """Encode tensors one by one until they take more bytes than their group would.
 
@@ -117,7 +123,7 @@ def _encode_while_smaller(
     coded: list[CodedTensor] = []
     size = _HEADER_SAVED * (len(members) - 1)
     for member in members:
-        coded.append(_encode_alone(member, effort, coder, exact=False))
+        coded.append(_encode_alone(member, effort, coder, exact=exact))
         size += coded[-1].stored_bytes - sum(map(len, member.own.values()))
         if size > group_bytes:
             return []
