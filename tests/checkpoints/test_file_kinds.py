@@ -47,7 +47,7 @@ def numpy_file():
         (b"\n<!DOCTYPE html><html>", "is a web page.*download the file itself"),
         (b"<HTML><body>404", "is a web page"),
         (b"", "is empty"),
-        (gzip.compress(b"x"), "is compressed by gzip; unpack it first"),
+        (gzip.compress(b"x", mtime=0), "is compressed by gzip; unpack it first"),
         (archive(note="x"), "is a zip archive; unpack it first"),
         (archive(note="x")[:-4], "is a damaged zip archive"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
