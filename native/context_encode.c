@@ -156,6 +156,61 @@ FLY_INLINE int32_t fly_value(fly_input in, size_t place) {
     return symbol == 0 ? 0 : symbol - (int32_t)in.negatives - (symbol <= (int32_t)in.negatives);
 }
 
+typedef struct fly_prices {
+    const float *bits; /* of a chance in 4096ths */
+    float *out;
+    uint32_t most;
+} fly_prices;
+
+FLY_INLINE float fly_bit_price(const fly_prices *prices, fly_state own, fly_state parent, int one) {
+    const fly_state state = own ? own : parent ? parent : FLY_UNSEEN;
+    return prices->bits[one ? state >> 20 : 4095 - (state >> 20)];
+}
+
+static float fly_excess_price(const fly_prices *prices, const fly_state *states,
+                              const fly_state *parents, uint32_t excess) {
+    const unsigned last = fly_log2(excess + 1);
+    float price = (float)last; /* digits, about a bit each */
+    unsigned group;
+    for (group = 0; group <= last; group++) {
+        price += fly_bit_price(prices, states[2 * group], parents[2 * group], group < last);
+    }
+    return price;
+}
+
+/* Append the bits that each value from -most to most would take as the next one. What the header
+ * of the stream rules out takes as much as the least chance. */
+static void fly_price_values(fly_prices *prices, fly_model *model, const fly_layout *layout,
+                             const fly_state *states, fly_state bias, fly_state bias_parent) {
+    const uint32_t most = prices->most, full = (uint32_t)1 << layout->depth;
+    const float kept = layout->zeros ? fly_bit_price(prices, *states, *fly_states(model), 1) : 0;
+    float *const zero = prices->out + most;
+    unsigned side;
+    *zero = layout->zeros ? fly_bit_price(prices, *states, *fly_states(model), 0) : prices->bits[0];
+    for (side = 0; side < 2; side++) {
+        const fly_state *const own = states + model->slots * side;
+        const fly_state *const parents = fly_states(model) + model->slots * side;
+        const float sign = kept + fly_bit_price(prices, bias, bias_parent, side == 1);
+        uint32_t magnitude;
+        for (magnitude = 1; magnitude <= most; magnitude++) {
+            const uint32_t leaf = full - 1 + (magnitude < full ? magnitude : full);
+            float price = sign;
+            unsigned left;
+            for (left = layout->depth; left > 0; left--) {
+                const uint32_t node = leaf >> left;
+                price += fly_bit_price(prices, own[node], parents[node], leaf >> (left - 1) & 1);
+            }
+            if (magnitude >= full && layout->excess) {
+                price += fly_excess_price(prices, own + full, parents + full, magnitude - full);
+            } else if (magnitude > full) {
+                price += prices->bits[0];
+            }
+            *(side ? zero - magnitude : zero + magnitude) = price;
+        }
+    }
+    prices->out += 2 * most + 1;
+}
+
 /* Choose thresholds that part the energies before the first elements into equal contexts. */
 static void fly_choose_thresholds(fly_layout *layout, fly_input in, fly_model *model) {
     uint32_t counts[FLY_CODES] = {0};
@@ -252,8 +307,9 @@ size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
     return 2 + layout.thresholds;
 }
 
-static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model *model,
-                               const fly_layout *layout, size_t count, fly_input in) {
+FLY_INLINE void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model *model,
+                                   const fly_layout *layout, size_t count, fly_input in,
+                                   fly_prices *prices) {
     fly_writer writer = *outer;
     size_t place, x = 0;
     unsigned y = 0;
@@ -262,6 +318,11 @@ static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model
         const int32_t value = fly_value(in, place), up = model->above[x];
         const uint32_t prediction = fly_prediction(left, up, corner, layout);
         fly_state *const states = fly_states(model) + model->contexts[prediction];
+        if (prices != NULL) {
+            fly_price_values(prices, model, layout, states, states[model->slots],
+                             fly_states(model)[model->slots]);
+            writer.at = writer.begin;
+        }
         fly_encode_value(&writer, model, layout, states, states + model->slots,
                          fly_states(model) + model->slots, value);
         left = model->above[x] = fly_neighbor(value);
@@ -278,8 +339,9 @@ static void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model
     *outer = writer;
 }
 
-static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
-                            const fly_layout *layout, size_t count, fly_input in) {
+FLY_INLINE void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
+                                const fly_layout *layout, size_t count, fly_input in,
+                                fly_prices *prices) {
     const uint16_t *const paces = model->energy_rates, *const slowest = paces + FLY_ENERGY_RATES - 1;
     const uint16_t *pace = paces;
     fly_writer writer = *outer;
@@ -296,8 +358,13 @@ static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *m
         for (end = column + width; column < end && writer.at < room; column++, place++) {
             const int32_t value = fly_value(in, place);
             const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
-            fly_encode_value(&writer, model, layout, fly_states(model) + model->contexts[code],
-                             &model->biases[fly_bias_context(column->bias)], model->biases, value);
+            fly_state *const states = fly_states(model) + model->contexts[code];
+            fly_state *const bias = &model->biases[fly_bias_context(column->bias)];
+            if (prices != NULL) {
+                fly_price_values(prices, model, layout, states, *bias, *model->biases);
+                writer.at = writer.begin;
+            }
+            fly_encode_value(&writer, model, layout, states, bias, model->biases, value);
             row = fly_moved(row, late, *pace);
             pace += pace < slowest;
             late = fly_energy(fly_magnitude(value));
@@ -317,34 +384,51 @@ static void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *m
     *outer = writer;
 }
 
+/* Prepare a chunk; return its number of elements, 0 if there is no such chunk. */
+static size_t fly_begin_chunk(fly_input *in, fly_layout *layout, fly_model **model,
+                              const uint64_t *shape, size_t rank, const uint8_t *header,
+                              size_t header_length, size_t chunk, void *workspace) {
+    fly_bytes from = fly_bytes_of(header, header_length);
+    size_t left;
+    if (fly_context_count(shape, rank, &layout->count) != FLY_OK || layout->count == 0 ||
+        fly_context_layout(layout, &from, shape, rank) != FLY_OK ||
+        chunk > (layout->count - 1) / layout->chunk) {
+        return 0;
+    }
+    in->symbols += chunk * layout->chunk * in->bytes;
+    left = layout->count - chunk * layout->chunk;
+    *model = fly_model_in(workspace, layout, (uint32_t)1 << 31);
+    fly_model_reset(*model);
+    return left < layout->chunk ? left : layout->chunk;
+}
+
 size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
                           const uint64_t *shape, size_t rank, const uint8_t *header,
                           size_t header_length, size_t chunk, void *workspace, uint8_t *out,
                           size_t room) {
-    fly_bytes from = fly_bytes_of(header, header_length);
     fly_input in;
     fly_writer writer;
     fly_layout layout;
     fly_model *model;
     size_t count, length;
     uint64_t last;
-    if (fly_context_count(shape, rank, &layout.count) != FLY_OK || layout.count == 0 ||
-        fly_context_layout(&layout, &from, shape, rank) != FLY_OK ||
-        chunk > (layout.count - 1) / layout.chunk || room < FLY_ROOM) {
-        return SIZE_MAX;
-    }
-    in.symbols = (const uint8_t *)symbols + chunk * layout.chunk * bytes;
+    in.symbols = (const uint8_t *)symbols;
     in.bytes = bytes;
     in.negatives = negatives;
-    count = layout.count - chunk * layout.chunk;
-    count = count < layout.chunk ? count : layout.chunk;
-    model = fly_model_in(workspace, &layout, (uint32_t)1 << 31);
-    fly_model_reset(model);
+    count = room < FLY_ROOM ? 0
+                            : fly_begin_chunk(&in, &layout, &model, shape, rank, header,
+                                              header_length, chunk, workspace);
+    if (count == 0) {
+        return SIZE_MAX;
+    }
     writer.size = UINT64_MAX;
     writer.low = writer.before = 0;
     writer.begin = writer.at = out;
-    (layout.height ? fly_encode_kernels : fly_encode_rows)(&writer, out + room - FLY_ROOM, model,
-                                                           &layout, count, in);
+    if (layout.height) {
+        fly_encode_kernels(&writer, out + room - FLY_ROOM, model, &layout, count, in, NULL);
+    } else {
+        fly_encode_rows(&writer, out + room - FLY_ROOM, model, &layout, count, in, NULL);
+    }
     if (writer.at >= out + room - FLY_ROOM) {
         return SIZE_MAX;
     }
@@ -356,6 +440,38 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
         *writer.at++ = (uint8_t)(last >> 56);
     }
     return (size_t)(writer.at - out);
+}
+
+int fly_context_prices(const int32_t *values, const uint64_t *shape, size_t rank,
+                       const uint8_t *header, size_t header_length, size_t chunk, void *workspace,
+                       const float *bits, uint32_t most, float *prices) {
+    uint8_t room[2 * FLY_ROOM];
+    fly_input in;
+    fly_writer writer;
+    fly_layout layout;
+    fly_model *model;
+    fly_prices into;
+    size_t count;
+    in.symbols = (const uint8_t *)values;
+    in.bytes = 4;
+    in.negatives = 0;
+    count = fly_begin_chunk(&in, &layout, &model, shape, rank, header, header_length, chunk,
+                            workspace);
+    if (count == 0) {
+        return 0;
+    }
+    into.bits = bits;
+    into.most = most;
+    into.out = prices + chunk * layout.chunk * (2 * (size_t)most + 1);
+    writer.size = UINT64_MAX;
+    writer.low = writer.before = 0;
+    writer.begin = writer.at = room;
+    if (layout.height) {
+        fly_encode_kernels(&writer, room + FLY_ROOM, model, &layout, count, in, &into);
+    } else {
+        fly_encode_rows(&writer, room + FLY_ROOM, model, &layout, count, in, &into);
+    }
+    return 1;
 }
 
 size_t fly_context_encode_workspace(const uint64_t *shape, size_t rank) {

@@ -105,4 +105,12 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
                           size_t header_length, size_t chunk, void *workspace, uint8_t *out,
                           size_t room);
 
+/* For each of a chunk of values, in order, the bits that each value from -most to most would take in
+ * its place: 2 * most + 1 floats, written where those of the chunk stand among all. `bits` has those
+ * of a chance of (k + 1/2) / 4096, k from 0 to 4095. Digits of what exceeds a tree count a bit each.
+ * 0 if there is no such chunk. */
+int fly_context_prices(const int32_t *values, const uint64_t *shape, size_t rank,
+                       const uint8_t *header, size_t header_length, size_t chunk, void *workspace,
+                       const float *bits, uint32_t most, float *prices);
+
 #endif

@@ -35,11 +35,16 @@ from flyweight.errors import FormatError, ModelError
 
 __all__ = [
     "context_limit",
+    "context_prices",
     "decode_context",
     "decode_context_values",
     "encode_context",
     "encode_context_values",
 ]
+
+
+#: Bits of a chance of (k + 1/2) / 4096.
+_BITS = -np.log2((np.arange(4096, dtype=np.float32) + np.float32(0.5)) / np.float32(4096))
 
 
 def context_limit(stored: int) -> int:
@@ -85,6 +90,31 @@ def _encode(array: NDArray[Any], negatives: int, threads: int | None) -> bytes:
         lambda chunk: _native.context_encode(*given, header, chunk), range(chunks), threads
     )
     return b"".join([header, *(varint(len(chunk)) for chunk in coded[:-1]), *coded])
+
+
+def context_prices(values: ArrayLike, most: int) -> NDArray[np.float32]:
+    """Return the bits that each value from -most to most would take in the place of each value.
+
+    Args:
+        values: integers in the range of int32, of any shape.
+        most: from 0 to 127.
+
+    Returns:
+        float32 of shape (\\*values.shape, 2 * most + 1): the bits that the coder would take at its
+        place for the value, with what it has learned before from the values as they are.
+
+    >>> prices = context_prices(np.eye(64, dtype=np.int32), 1)
+    >>> prices.shape, bool(prices[-1, 0, 1] < 0.5 < prices[-1, 0, 2])
+    ((64, 64, 3), True)
+    """
+    array = np.asarray(values, dtype=np.int32, order="C")
+    prices = np.empty((*array.shape, 2 * most + 1), dtype=np.float32)
+    if array.size:
+        shape = np.array(array.shape, dtype=np.uint64)
+        header, chunks = _native.context_header(array, 4, 0, shape)
+        for chunk in range(chunks):
+            _native.context_prices(array, shape, header, chunk, _BITS, most, prices)
+    return prices
 
 
 def decode_context(
