@@ -168,10 +168,6 @@ fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_by
                           const uint8_t *scales, const uint8_t *offsets, uint8_t *workspace,
                           uint8_t *out);
 
-/* Put value_count values where the mask of `count` bytes is not 0, zeros elsewhere. */
-fly_status fly_scatter(const uint8_t *mask, size_t count, const uint8_t *values, size_t value_count,
-                       size_t item, uint8_t *out);
-
 /* ---- Huffman streams: huffman.c ------------------------------------------------------------- */
 
 #define FLY_HUFFMAN_ALPHABET 65536u  /* symbols at most */

@@ -187,29 +187,10 @@ DEFINE(bin_errors, 3, 1, 2) {
            fly_bin_errors(&c->matrix, at(c, 1), at(c, 2)))
 }
 
-DEFINE(nonzero_words, 1, 1, 1) {
-    size_t count;
-    RUN_IF(are_words(c, 0, 16, &count),
-           c->result = fly_nonzero_words(at(c, 0), count, (size_t)c->numbers[0]))
-}
-
 DEFINE(all_equal, 1, 1, 1) {
     size_t count;
     RUN_IF(are_words(c, 0, 16, &count),
            c->result = (size_t)fly_all_equal(at(c, 0), count, (size_t)c->numbers[0]))
-}
-
-DEFINE(gather_nonzero, 3, 1, 1) {
-    size_t count, room;
-    RUN_IF(are_words(c, 0, 16, &count) && are_words(c, 2, 16, &room) && holds(c, 1, count, 1),
-           c->fits = fly_gather(at(c, 0), count, (size_t)c->numbers[0], at(c, 1), at(c, 2), room))
-}
-
-DEFINE(scatter_nonzero, 3, 1, 2) {
-    size_t count, used;
-    RUN_IF(are_words(c, 2, 16, &count) && are_words(c, 1, 16, &used) && holds(c, 0, count, 1),
-           c->fits = fly_scatter(at(c, 0), count, at(c, 1), used, (size_t)c->numbers[0],
-                                at(c, 2)) == FLY_OK)
 }
 
 DEFINE(distinct, 3, 1, 1) {
@@ -281,10 +262,7 @@ PyMethodDef fly_quantize_methods[] = {
     METHOD(histogram, "(values, item, bins)"),
     METHOD(bin_symbols, "(values, item, table, out)"),
     METHOD(bin_errors, "(values, dtype, levels, squares)"),
-    METHOD(nonzero_words, "(words, item) -> how many are not zero"),
     METHOD(all_equal, "(words, item) -> 1 if they are"),
-    METHOD(gather_nonzero, "(words, item, mask, out)"),
-    METHOD(scatter_nonzero, "(mask, values, item, out)"),
     METHOD(distinct, "(words, item, found, counts) -> how many, one more than fit if too many"),
     METHOD(places, "(words, item, known, out)"),
     METHOD(narrow, "(values, from_dtype, to_dtype, out) -> 1 if all are exact"),

@@ -60,14 +60,8 @@ void fly_bin_errors(const fly_matrix *matrix, const float *levels, double *squar
 size_t fly_cheapest_clusters(const double *sums, const double *totals, size_t points,
                              double penalty, double *workspace, int64_t *edges);
 
-/* Of `count` items of 1, 2, 4, 8 or 16 bytes: how many have a bit; whether all are the same. */
-size_t fly_nonzero_words(const uint8_t *words, size_t count, size_t item);
+/* Whether all of `count` items, of 1, 2, 4, 8 or 16 bytes, are the same. */
 int fly_all_equal(const uint8_t *words, size_t count, size_t item);
-
-/* Sets the mask of each item to whether it has a bit, and copies those that have to `out`; returns
- * whether they are as many as it has room for. */
-int fly_gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, uint8_t *out,
-               size_t room);
 
 /* The distinct items of 1, 2, 4 or 8 bytes, in the order of the table, and how often they occur.
  * Returns their number, or limit + 1 as soon as there are more than `limit`, at most

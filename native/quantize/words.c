@@ -1,4 +1,4 @@
-/* words.c: items as words of bits: zeros, distinct ones, and floats that fit a narrower type. */
+/* words.c: items as words of bits: distinct ones, and floats that fit a narrower type. */
 #include "quantize.h"
 
 #define SLOT_BITS 17 /* of the table of distinct words: twice as many as may be known */
@@ -8,14 +8,12 @@ typedef struct slot {
     uint64_t used; /* 1 + the place of the word, 0 for none */
 } slot;
 
-/* The item, or a word that is 0 only if all of an item of 16 bytes is. */
 FLY_INLINE uint64_t word_at(const uint8_t *at, size_t item) {
     switch (item) {
     case 1: return *at;
     case 2: return fly_load16(at);
     case 4: return fly_load32(at);
-    case 8: return fly_load64(at);
-    default: return fly_load64(at) | fly_load64(at + 8);
+    default: return fly_load64(at);
     }
 }
 
@@ -25,23 +23,8 @@ FLY_INLINE uint64_t word_at(const uint8_t *at, size_t item) {
     case 1: return call(1);           \
     case 2: return call(2);           \
     case 4: return call(4);           \
-    case 8: return call(8);           \
-    default: return call(16);         \
+    default: return call(8);          \
     }
-
-FLY_INLINE size_t count_nonzero(const uint8_t *words, size_t count, size_t item) {
-    size_t place, nonzero = 0;
-    for (place = 0; place < count; place++) {
-        nonzero += word_at(words + item * place, item) != 0;
-    }
-    return nonzero;
-}
-
-size_t fly_nonzero_words(const uint8_t *words, size_t count, size_t item) {
-#define CALL(size) count_nonzero(words, count, size)
-    FOR_ITEM(CALL)
-#undef CALL
-}
 
 int fly_all_equal(const uint8_t *words, size_t count, size_t item) {
     const size_t bytes = count < 2 ? 0 : (count - 1) * item;
@@ -57,29 +40,6 @@ int fly_all_equal(const uint8_t *words, size_t count, size_t item) {
         }
     }
     return 1;
-}
-
-FLY_INLINE int gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, uint8_t *out,
-                      size_t room) {
-    size_t place, used = 0;
-    for (place = 0; place < count; place++) {
-        const int kept = word_at(words + item * place, item) != 0;
-        mask[place] = (uint8_t)kept;
-        if (used < room) { /* written in any case: a branch on what is kept would be a guess */
-            memcpy(out + item * used, words + item * place, item);
-            used += (size_t)kept;
-        } else if (kept) {
-            return 0;
-        }
-    }
-    return used == room;
-}
-
-int fly_gather(const uint8_t *words, size_t count, size_t item, uint8_t *mask, uint8_t *out,
-               size_t room) {
-#define CALL(size) gather(words, count, size, mask, out, room)
-    FOR_ITEM(CALL)
-#undef CALL
 }
 
 size_t fly_distinct_workspace(void) { return sizeof(slot) << SLOT_BITS; }

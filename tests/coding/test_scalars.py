@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyweight import _native
 from flyweight.coding import decode_shared, encode_shared
 from flyweight.coding.lossless import exact_levels
 from flyweight.coding.scalars import (
+    all_equal,
     carrier,
     distinct_words,
     pack_scalars,
@@ -99,26 +99,12 @@ def test_unpack_scalars_refuses_what_is_no_number(raw, dtype, storage):
 
 @pytest.mark.parametrize("kind", WORDS)
 @given(data=st.data())
-def test_words_are_split_and_joined(kind, data):
+def test_all_equal_compares_every_bit(kind, data):
     item = np.dtype(kind).itemsize
     bits = data.draw(st.lists(st.sampled_from([0, 1, 1 << 7]), max_size=40))
     raw = np.zeros((len(bits), item), np.uint8)
     raw[:, data.draw(st.integers(0, item - 1))] = bits
-    mask, count = raw.any(axis=1), _native.nonzero_words(raw, item)
-    assert count == mask.sum()
-    found, values, back = np.empty(len(raw), bool), np.empty((count, item), np.uint8), raw + 1
-    _native.gather_nonzero(raw, item, found, values)
-    assert found.tolist() == mask.tolist()
-    assert values.tolist() == raw[mask].tolist()
-    _native.scatter_nonzero(found, values, item, back)
-    assert back.tolist() == raw.tolist()
-    assert _native.all_equal(raw, item) == (len({*bits}) < 2)
-    if count:
-        for wrong in (values[1:], np.concatenate([values, values])):
-            with pytest.raises(ValueError, match="do not match"):
-                _native.scatter_nonzero(found, wrong, item, back)
-            with pytest.raises(ValueError, match="do not match"):
-                _native.gather_nonzero(raw, item, found, wrong.copy())
+    assert all_equal(raw.view(kind)) == (len({*bits}) == 1)
 
 
 @pytest.mark.parametrize("kind", WORDS[:-1])
