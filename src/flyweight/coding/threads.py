@@ -24,8 +24,8 @@ def in_threads(
 ) -> list[_Result]:
     """Return ``work`` of each piece, in order, done by so many threads (None: one a core)."""
     todo = list(pieces)
-    if len(todo) < 2 or threads == 1:
-        return [work(piece) for piece in todo]
     threads = min(threads or cores(), len(todo))
+    if threads < 2:
+        return [work(piece) for piece in todo]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, todo))
