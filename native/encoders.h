@@ -13,12 +13,16 @@ size_t fly_repetition_workspace(void);
 void fly_repetition(const uint8_t *data, size_t length, size_t step, uint32_t *table,
                     uint64_t *selected, uint64_t *repeated);
 
-/* ---- rANS streams ---- */
+/* ---- Symbols ----
+ *
+ * They are of one byte up to an alphabet of 256, else of two. Where there is a `base`, a byte is a
+ * symbol plus that, modulo 256; it is 0 for symbols of two bytes. */
 
-/* Add to counts[alphabet] how often each symbol occurs; an item is a byte or two, as `item` says.
- * FLY_BAD_ARGUMENT if a symbol is outside the alphabet. */
-fly_status fly_rans_count(const void *symbols, int item, size_t count, uint32_t alphabet,
-                          uint64_t *counts);
+/* Add to `counts` how often each symbol of the alphabet occurs; FLY_BAD_ARGUMENT if another does. */
+fly_status fly_count_symbols(const void *symbols, uint32_t count, uint32_t alphabet, uint32_t base,
+                             uint32_t *counts);
+
+/* ---- rANS streams ---- */
 
 /* Write the table of a stream of the counted symbols; return its length, and set how many symbols
  * are used. If fewer than two are, the payload is empty. The workspace has
@@ -30,16 +34,13 @@ size_t fly_rans_table_bound(uint32_t alphabet);
 
 /* Encode one chunk of symbols, all in the table read, into out[*begin] to
  * out[fly_rans_chunk_bound(count)]. The workspace has fly_rans_chunk_workspace bytes. */
-fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, int item, size_t count,
-                                 uint8_t *out, size_t *begin, void *workspace, fly_simd simd);
+fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, uint32_t base,
+                                 size_t count, uint8_t *out, size_t *begin, void *workspace,
+                                 fly_simd simd);
 size_t fly_rans_chunk_bound(size_t count);
-size_t fly_rans_chunk_workspace(uint32_t alphabet, int item);
+size_t fly_rans_chunk_workspace(uint32_t alphabet);
 
-/* ---- Huffman: huffman_encode.c; symbols are of one byte up to an alphabet of 256, else of two - */
-
-/* Add to `counts` how often each symbol of the alphabet occurs; FLY_BAD_ARGUMENT if another does. */
-fly_status fly_huffman_count(const void *symbols, uint32_t count, uint32_t alphabet,
-                             uint32_t *counts);
+/* ---- Huffman: huffman_encode.c ---- */
 
 /* The longest codeword of a code for so many used symbols: `limit`, or more if it takes more. */
 unsigned fly_huffman_limit(uint32_t used, unsigned limit);
@@ -61,8 +62,8 @@ size_t fly_huffman_head(const uint64_t *sizes, uint64_t streams, uint8_t *out);
 
 /* Prepare to write about `count` symbols with codewords of these lengths. */
 size_t fly_huffman_coder_workspace(uint32_t alphabet);
-fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint64_t count,
-                             fly_simd simd, void *workspace);
+fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint32_t base,
+                             uint64_t count, fly_simd simd, void *workspace);
 
 /* Write the symbols of a stream, of exactly `size` bytes; FLY_BAD_ARGUMENT if it takes others. */
 fly_status fly_huffman_write(const void *workspace, const void *symbols, size_t count,

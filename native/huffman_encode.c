@@ -29,7 +29,7 @@ FLY_INLINE uint64_t pair_indices(uint64_t word) {
 }
 
 /* Count bytes at even places and those that follow them as pairs; return 0 if one is above 63. */
-static int count_pairs(const uint8_t *bytes, size_t count, uint32_t *totals) {
+static int count_pairs(const uint8_t *bytes, size_t count, uint32_t base, uint32_t *totals) {
     uint32_t pairs[2][PAIRS], pair;
     uint64_t seen = 0;
     size_t at;
@@ -45,13 +45,13 @@ static int count_pairs(const uint8_t *bytes, size_t count, uint32_t *totals) {
     }
     for (pair = 0; pair < PAIRS && !(seen & 0xC0C0C0C0C0C0C0C0u); pair++) {
         const uint32_t number = pairs[0][pair] + pairs[1][pair];
-        totals[pair & 63] += number;
-        totals[pair >> 6] += number;
+        totals[((pair & 63) - base) & 0xFF] += number;
+        totals[((pair >> 6) - base) & 0xFF] += number;
     }
     return pair == PAIRS;
 }
 
-static void count_bytes(const uint8_t *bytes, size_t count, uint32_t *totals) {
+static void count_bytes(const uint8_t *bytes, size_t count, uint32_t base, uint32_t *totals) {
     uint32_t parts[4][256]; /* apart, so that equal neighbors do not wait for each other */
     size_t at, part, symbol;
     memset(parts, 0, sizeof parts);
@@ -71,23 +71,23 @@ static void count_bytes(const uint8_t *bytes, size_t count, uint32_t *totals) {
     }
     for (part = 0; part < 4; part++) {
         for (symbol = 0; symbol < 256; symbol++) {
-            totals[symbol] += parts[part][symbol];
+            totals[symbol] += parts[part][(symbol + base) & 0xFF];
         }
     }
 }
 
-fly_status fly_huffman_count(const void *symbols, uint32_t count, uint32_t alphabet,
+fly_status fly_count_symbols(const void *symbols, uint32_t count, uint32_t alphabet, uint32_t base,
                              uint32_t *counts) {
     uint32_t at, symbol;
     if (alphabet <= 256) {
         const uint8_t *bytes = symbols;
         uint32_t totals[256];
-        const uint32_t whole = alphabet <= 64 && count >= 1u << 14 ? count / 8 * 8 : 0;
+        const uint32_t whole = base + alphabet <= 64 && count >= 1u << 14 ? count / 8 * 8 : 0;
         memset(totals, 0, sizeof totals);
-        if (whole > 0 && !count_pairs(bytes, whole, totals)) {
+        if (whole > 0 && !count_pairs(bytes, whole, base, totals)) {
             return FLY_BAD_ARGUMENT;
         }
-        count_bytes(bytes + whole, count - whole, totals);
+        count_bytes(bytes + whole, count - whole, base, totals);
         for (symbol = 0; symbol < 256; symbol++) {
             if (symbol < alphabet) {
                 counts[symbol] += totals[symbol];
@@ -320,9 +320,10 @@ FLY_INLINE uint64_t both(uint64_t first, uint64_t second) {
     return first >> CODEWORD | second >> CODEWORD << (first & LENGTH);
 }
 
-fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint64_t count,
-                             fly_simd simd, void *workspace) {
+fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint32_t base,
+                             uint64_t count, fly_simd simd, void *workspace) {
     coder *c = coder_in(workspace);
+    const uint32_t last = alphabet <= 256 ? 0xFF : 0xFFFF;
     uint32_t symbol, number[17], next[17], code = 0, pair;
     uint8_t used[64];
     unsigned length;
@@ -332,7 +333,7 @@ fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint64_t
     c->simd = simd != FLY_SCALAR;
     memset(number, 0, sizeof number);
     memset(used, 0, sizeof used);
-    memset(c->codes, 0, 4 * (alphabet <= 256 ? (size_t)256 : 65536));
+    memset(c->codes, 0, 4 * ((size_t)last + 1));
     for (symbol = 0; symbol < alphabet; symbol++) {
         length = lengths[symbol];
         if (length > 16) {
@@ -358,14 +359,14 @@ fly_status fly_huffman_coder(const uint8_t *lengths, uint32_t alphabet, uint64_t
             code = (code & 0x3333) << 2 | (code >> 2 & 0x3333);
             code = (code & 0x0F0F) << 4 | (code >> 4 & 0x0F0F);
             code = (code & 0x00FF) << 8 | code >> 8;
-            c->codes[symbol] = code << CODEWORD | length;
+            c->codes[(symbol + base) & last] = code << CODEWORD | length;
         }
     }
     c->paired = c->paired && c->longest <= PAIRED;
     if (c->paired) {
         uint32_t by_low[64];
         memset(by_low, 0, sizeof by_low);
-        for (symbol = 0; symbol < alphabet; symbol++) {
+        for (symbol = 0; symbol < 256; symbol++) {
             by_low[symbol & 63] |= c->codes[symbol];
         }
         for (pair = 0; pair < PAIRS; pair++) {

@@ -119,7 +119,7 @@ static void count_bytes(const uint8_t *bytes, size_t number, counts *c) {
     for (stream = 0; stream < fly_huffman_streams(number); stream++) {
         const size_t begin = (size_t)fly_huffman_begin(number, stream);
         const size_t end = (size_t)fly_huffman_begin(number, stream + 1);
-        (void)fly_huffman_count(bytes + begin, (uint32_t)(end - begin), 256, c->streams[stream]);
+        (void)fly_count_symbols(bytes + begin, (uint32_t)(end - begin), 256, 0, c->streams[stream]);
         for (symbol = 0; symbol < 256; symbol++) {
             c->total[symbol] += c->streams[stream][symbol];
         }
@@ -362,7 +362,8 @@ fly_status fly_planes_encode(fly_dtype dtype, fly_simd simd, const uint8_t *word
             } else {
                 take_plane(&s, first, left, k, plane);
                 if (plan->form == HUFFMAN) {
-                    status = fly_huffman_coder(plan->lengths, 256, FLY_PLANES_CHUNK, simd, coder);
+                    status = fly_huffman_coder(plan->lengths, 256, 0, FLY_PLANES_CHUNK, simd,
+                                               coder);
                     has_coder |= 1u << k;
                 }
                 status = has_coder >> k & 1 ? status : FLY_BAD_ARGUMENT;

@@ -1,4 +1,4 @@
-/* rans_encode.c: encoder of rANS streams: counts, the table, and chunks of states and words.
+/* rans_encode.c: encoder of rANS streams: the table, and chunks of states and words.
  *
  * All is integer arithmetic, so the same symbols give the same bytes on every machine.
  *
@@ -11,66 +11,6 @@
 #define RANS_LONG (1u << 17)    /* symbols, from which a rougher table is not worth the search */
 #define RANS_FREE (1u << 20)    /* symbols, from which a lone lane might go below 1/4096 byte */
 #define RANS_LANE_BYTES 1024u
-
-/* ---- counts ---- */
-
-/* Whether all of `count` symbols of two bytes are in the alphabet. */
-static int all_below(const void *symbols, size_t count, uint32_t alphabet) {
-    uint16_t highest = 0;
-    size_t index;
-    for (index = 0; index < count; index++) {
-        const uint16_t symbol = ((const uint16_t *)symbols)[index];
-        highest = symbol > highest ? symbol : highest;
-    }
-    return count == 0 || highest < alphabet;
-}
-
-fly_status fly_rans_count(const void *symbols, int item, size_t count, uint32_t alphabet,
-                          uint64_t *counts) {
-    size_t index, done = 0;
-    if (item == 2) {
-        if (!all_below(symbols, count, alphabet)) {
-            return FLY_BAD_ARGUMENT;
-        }
-        for (index = 0; index < count; index++) {
-            counts[((const uint16_t *)symbols)[index]]++;
-        }
-        return FLY_OK;
-    }
-    while (done < count) {
-        const uint8_t *const bytes = (const uint8_t *)symbols + done;
-        const size_t length = count - done < 1u << 30 ? count - done : 1u << 30;
-        uint32_t tables[8][256]; /* several, as increments of one entry wait for each other */
-        memset(tables, 0, sizeof tables);
-        for (index = 0; index + 8 <= length; index += 8) {
-            const uint64_t eight = fly_load64(bytes + index);
-            tables[0][eight & 0xFF]++;
-            tables[1][eight >> 8 & 0xFF]++;
-            tables[2][eight >> 16 & 0xFF]++;
-            tables[3][eight >> 24 & 0xFF]++;
-            tables[4][eight >> 32 & 0xFF]++;
-            tables[5][eight >> 40 & 0xFF]++;
-            tables[6][eight >> 48 & 0xFF]++;
-            tables[7][eight >> 56]++;
-        }
-        for (; index < length; index++) {
-            tables[0][bytes[index]]++;
-        }
-        for (index = 0; index < 256; index++) {
-            uint32_t sum = 0, table;
-            for (table = 0; table < 8; table++) {
-                sum += tables[table][index];
-            }
-            if (index < alphabet) {
-                counts[index] += sum;
-            } else if (sum != 0) {
-                return FLY_BAD_ARGUMENT;
-            }
-        }
-        done += length;
-    }
-    return FLY_OK;
-}
 
 /* ---- frequencies ---- */
 
@@ -462,18 +402,19 @@ typedef struct entry {
     uint32_t one;
 } entry;
 
-size_t fly_rans_chunk_workspace(uint32_t alphabet, int item) {
-    return sizeof(entry) * (item == 1 ? 256 : alphabet);
+size_t fly_rans_chunk_workspace(uint32_t alphabet) {
+    return sizeof(entry) * (alphabet <= 256 ? 256 : alphabet);
 }
 
 size_t fly_rans_chunk_bound(size_t count) { return 16 + 4 * RANS_MAX_LANES + 2 * count; }
 
-static void fill_entries(const fly_rans *rans, entry *entries) {
+static void fill_entries(const fly_rans *rans, uint32_t base, entry *entries) {
     uint32_t index;
     for (index = 0; index < rans->used; index++) {
         const uint32_t place = rans->entries[index] & 0xFFFF;
         const uint32_t share = (rans->entries[index + 1] - place) & 0xFFFF;
-        entry *const found = entries + (rans->entries[index] >> 16);
+        const uint32_t symbol = rans->entries[index] >> 16;
+        entry *const found = entries + (rans->alphabet <= 256 ? (symbol + base) & 0xFF : symbol);
         const unsigned shift = fly_rans_log2(share - (share > 1));
         const uint64_t power = (uint64_t)1 << (32 + shift);
         const uint32_t rest = (uint32_t)(power % share); /* share - rest is what rounding up adds */
@@ -483,6 +424,17 @@ static void fill_entries(const fly_rans *rans, entry *entries) {
         found->reciprocal =
             share == 1 ? 0xFFFFFFFFu : (uint32_t)(power / share) + (rest != 0 && !found->one);
     }
+}
+
+/* Whether all of `count` symbols of two bytes are in the alphabet. */
+static int all_below(const void *symbols, size_t count, uint32_t alphabet) {
+    uint16_t highest = 0;
+    size_t index;
+    for (index = 0; index < count; index++) {
+        const uint16_t symbol = ((const uint16_t *)symbols)[index];
+        highest = symbol > highest ? symbol : highest;
+    }
+    return count == 0 || highest < alphabet;
 }
 
 FLY_INLINE uint32_t symbol_at(const void *symbols, int item, size_t index) {
@@ -595,20 +547,22 @@ FLY_RANS_AVX2 static uint8_t *encode_avx2(const entry *entries, unsigned bits, c
 }
 #endif
 
-fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, int item, size_t count,
-                                 uint8_t *out, size_t *begin, void *workspace, fly_simd simd) {
+fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, uint32_t base,
+                                 size_t count, uint8_t *out, size_t *begin, void *workspace,
+                                 fly_simd simd) {
     FLY_RANS_ALIGNED uint32_t states[RANS_MAX_LANES];
     entry *const entries = (entry *)workspace;
     const unsigned lanes = rans->lanes, bits = rans->bits;
+    const int item = rans->alphabet <= 256 ? 1 : 2;
     const size_t whole = count & ~((size_t)lanes - 1);
     uint8_t *at = out + fly_rans_chunk_bound(count);
     unsigned lane;
     (void)simd;
-    memset(workspace, 0, fly_rans_chunk_workspace(rans->alphabet, item));
+    memset(workspace, 0, fly_rans_chunk_workspace(rans->alphabet));
     if (item == 2 && !all_below(symbols, count, rans->alphabet)) {
         return FLY_BAD_ARGUMENT;
     }
-    fill_entries(rans, entries);
+    fill_entries(rans, base, entries);
     for (lane = 0; lane < lanes; lane++) {
         states[lane] = lanes == 1 ? 0 : RANS_LOW;
     }

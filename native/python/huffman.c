@@ -6,6 +6,8 @@
 #include "../encoders.h"
 #include "binding.h"
 
+#include <string.h>
+
 PyObject *fly_finish(Py_buffer *views, int number, void *memory, PyObject *result) {
     while (number-- > 0) {
         PyBuffer_Release(views + number);
@@ -58,14 +60,14 @@ static const uint8_t *find_stream(const part *p, uint64_t stream, size_t *number
 }
 
 static PyObject *count(PyObject *module, PyObject *args) {
-    Py_buffer views[2];
-    unsigned alphabet;
+    Py_buffer views[2]; /* symbols, counts */
+    unsigned alphabet, base;
     unsigned long long first, last;
     fly_status status = FLY_OK;
     uint64_t stream;
     part p;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*IKKw*", views, &alphabet, &first, &last, views + 1)) {
+    if (!PyArg_ParseTuple(args, "y*IIKKw*", views, &alphabet, &base, &first, &last, views + 1)) {
         return NULL;
     }
     if (!find_part(&p, views, alphabet, first, last) ||
@@ -76,7 +78,7 @@ static PyObject *count(PyObject *module, PyObject *args) {
     for (stream = p.first; stream < p.last && status == FLY_OK; stream++) {
         size_t number;
         const uint8_t *symbols = find_stream(&p, stream, &number);
-        status = fly_huffman_count(symbols, (uint32_t)number, alphabet,
+        status = fly_count_symbols(symbols, (uint32_t)number, alphabet, base,
                                    (uint32_t *)views[1].buf + stream * alphabet);
     }
     Py_END_ALLOW_THREADS
@@ -182,14 +184,24 @@ static PyObject *sizes(PyObject *module, PyObject *args) {
 }
 
 static PyObject *new_bytes(PyObject *module, PyObject *args) {
-    Py_ssize_t size;
+    const char *head;
+    Py_ssize_t length, size;
+    PyObject *bytes;
     (void)module;
-    return PyArg_ParseTuple(args, "n", &size) ? PyBytes_FromStringAndSize(NULL, size) : NULL;
+    if (!PyArg_ParseTuple(args, "y#n", &head, &length, &size)) {
+        return NULL;
+    }
+    bytes = PyBytes_FromStringAndSize(NULL, length + size);
+    if (bytes != NULL) {
+        memcpy(PyBytes_AsString(bytes), head, (size_t)length);
+    }
+    return bytes;
 }
 
 static PyObject *encode(PyObject *module, PyObject *args) {
     Py_buffer views[3]; /* symbols, lengths, sizes */
     PyObject *payload;
+    unsigned base;
     unsigned long long first, last;
     int simd = -1;
     part p;
@@ -198,29 +210,29 @@ static PyObject *encode(PyObject *module, PyObject *args) {
     uint64_t stream, streams, total = 0, size;
     uint8_t *out;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*y*y*KKS|i", views, views + 1, views + 2, &first, &last, &payload,
-                          &simd)) {
+    if (!PyArg_ParseTuple(args, "y*y*y*IKKS|i", views, views + 1, views + 2, &base, &first, &last,
+                          &payload, &simd)) {
         return NULL;
     }
     size = (uint64_t)PyBytes_Size(payload);
-    out = (uint8_t *)PyBytes_AsString(payload);
     streams = (uint64_t)views[2].len / 8;
     for (stream = 0; stream < streams && fly_holds(views + 2, streams, 8); stream++) {
         const uint64_t one = ((const uint64_t *)views[2].buf)[stream];
         total = one > size || total > size ? size + 1 : total + one;
     }
     total = total > size ? total : total + fly_huffman_head(views[2].buf, streams, NULL);
-    if (!find_part(&p, views, (uint64_t)views[1].len, first, last) || total != size ||
+    if (!find_part(&p, views, (uint64_t)views[1].len, first, last) || total > size ||
         !fly_holds(views + 2, fly_huffman_streams(p.count), 8)) {
         return fly_finish(views, 3, NULL, fly_refuse("the buffers do not match"));
     }
+    out = (uint8_t *)PyBytes_AsString(payload) + (size - total);
     coder = PyMem_Malloc(fly_huffman_coder_workspace((uint32_t)views[1].len));
     if (coder == NULL) {
         return fly_finish(views, 3, NULL, PyErr_NoMemory());
     }
     /* `payload` comes from `new_bytes`, and nobody reads it before all chunks are written. */
     Py_BEGIN_ALLOW_THREADS
-    status = fly_huffman_coder(views[1].buf, (uint32_t)views[1].len, p.count,
+    status = fly_huffman_coder(views[1].buf, (uint32_t)views[1].len, base, p.count,
                                fly_chosen_simd(simd), coder);
     out += fly_huffman_head(views[2].buf, streams, first == 0 ? out : NULL);
     for (stream = 0; stream < p.last && status == FLY_OK; stream++) {
@@ -275,8 +287,8 @@ static PyObject *decode(PyObject *module, PyObject *args) {
 }
 
 PyMethodDef fly_huffman_methods[] = {
-    {"huffman_count", count, METH_VARARGS,
-     "huffman_count(symbols, alphabet, first, last, counts) -> whether all lie in the alphabet.\n\n"
+    {"count_symbols", count, METH_VARARGS,
+     "count_symbols(symbols, alphabet, base, first, last, counts) -> whether all lie in it.\n\n"
      "Adds to counts (uint32, of each stream and symbol)."},
     {"huffman_code", code, METH_VARARGS,
      "huffman_code(counts, limit, stretch) -> codeword lengths.\n\n"
@@ -285,9 +297,11 @@ PyMethodDef fly_huffman_methods[] = {
     {"huffman_unpack", unpack, METH_VARARGS, "huffman_unpack(table, alphabet) -> lengths."},
     {"huffman_sizes", sizes, METH_VARARGS,
      "huffman_sizes(counts, lengths, sizes) -> bytes of the payload; fills sizes (uint64)."},
-    {"new_bytes", new_bytes, METH_VARARGS, "new_bytes(size) -> bytes still to be written."},
+    {"new_bytes", new_bytes, METH_VARARGS,
+     "new_bytes(head, size) -> the head, and so many bytes still to be written."},
     {"huffman_encode", encode, METH_VARARGS,
-     "huffman_encode(symbols, lengths, sizes, first, last, payload[, simd]): write chunks."},
+     "huffman_encode(symbols, lengths, sizes, base, first, last, payload[, simd]).\n\n"
+     "Writes chunks into the end of the payload."},
     {"huffman_decode", decode, METH_VARARGS,
      "huffman_decode(table, payload, alphabet, first, last, symbols[, simd[, memory]]).\n\n"
      "Fills chunks; memory is of the workspace, in bytes beyond the least."},

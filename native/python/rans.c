@@ -2,38 +2,6 @@
 #include "../encoders.h"
 #include "binding.h"
 
-static PyObject *count(PyObject *module, PyObject *arguments) {
-    Py_buffer symbols;
-    int item;
-    unsigned int alphabet;
-    fly_status status = FLY_BAD_ARGUMENT;
-    PyObject *counts = NULL;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*iI", &symbols, &item, &alphabet)) {
-        return NULL;
-    }
-    if ((item == 1 || item == 2) && alphabet <= 65536 && symbols.len % item == 0) {
-        uint64_t *const at = PyMem_Calloc(alphabet + 1, sizeof(uint64_t));
-        if (at != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            status = fly_rans_count(symbols.buf, item, (size_t)(symbols.len / item), alphabet, at);
-            Py_END_ALLOW_THREADS
-            if (status == FLY_OK) {
-                counts = PyBytes_FromStringAndSize((const char *)at, 8 * (Py_ssize_t)alphabet);
-            }
-            PyMem_Free(at);
-        } else {
-            status = FLY_OK;
-            PyErr_NoMemory();
-        }
-    }
-    PyBuffer_Release(&symbols);
-    if (status != FLY_OK) {
-        PyErr_Format(PyExc_ValueError, "symbols must lie in 0..%d", (int)alphabet - 1);
-    }
-    return counts;
-}
-
 static PyObject *table(PyObject *module, PyObject *arguments) {
     Py_buffer counts;
     PyObject *result = NULL;
@@ -68,46 +36,42 @@ static PyObject *table(PyObject *module, PyObject *arguments) {
 }
 
 static PyObject *encode(PyObject *module, PyObject *arguments) {
-    Py_buffer table_bytes, symbols;
-    int item, simd = -1;
-    unsigned int alphabet;
-    fly_status status = FLY_BAD_ARGUMENT;
-    PyObject *result = NULL;
+    Py_buffer views[2]; /* table, symbols */
+    int simd = -1;
+    unsigned int alphabet, base;
+    size_t size, item, begin = 0;
+    PyObject *chunk, *result = NULL;
+    uint32_t *memory; /* the model, and before it the entries */
+    fly_rans rans;
+    fly_status status;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*y*iI|i", &table_bytes, &symbols, &item, &alphabet, &simd)) {
+    if (!PyArg_ParseTuple(arguments, "y*y*II|i", views, views + 1, &alphabet, &base, &simd)) {
         return NULL;
     }
-    if ((item == 1 || item == 2) && alphabet >= 1 && alphabet <= 65536 && symbols.len % item == 0) {
-        const size_t size = (size_t)(symbols.len / item), words = (size_t)alphabet + 1;
-        uint32_t *const model = PyMem_Malloc(4 * words);
-        void *const entries = PyMem_Malloc(fly_rans_chunk_workspace(alphabet, item));
-        uint8_t *const out = PyMem_Malloc(fly_rans_chunk_bound(size));
-        size_t begin = 0;
-        fly_rans rans;
-        status = FLY_OK;
-        if (model != NULL && entries != NULL && out != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            status = fly_rans_read_table(&rans, table_bytes.buf, (size_t)table_bytes.len, alphabet,
-                                         model, words);
-            if (status == FLY_OK) {
-                status = fly_rans_encode_chunk(&rans, symbols.buf, item, size, out, &begin, entries,
-                                               fly_chosen_simd(simd));
-            }
-            Py_END_ALLOW_THREADS
-            if (status == FLY_OK) {
-                result = PyBytes_FromStringAndSize(
-                    (const char *)out + begin, (Py_ssize_t)(fly_rans_chunk_bound(size) - begin));
-            }
-        } else {
-            PyErr_NoMemory();
-        }
-        PyMem_Free(model);
-        PyMem_Free(entries);
-        PyMem_Free(out);
+    item = alphabet <= 256 ? 1 : 2;
+    size = (size_t)views[1].len / item;
+    if (alphabet < 1 || alphabet > 65536 || !fly_holds(views + 1, size, item)) {
+        return fly_finish(views, 2, NULL, fly_refuse("the buffers do not match"));
     }
-    PyBuffer_Release(&table_bytes);
-    PyBuffer_Release(&symbols);
-    return status == FLY_OK ? result : fly_raise(status);
+    memory = PyMem_Malloc(fly_rans_chunk_workspace(alphabet) + 4 * ((size_t)alphabet + 1));
+    chunk = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)fly_rans_chunk_bound(size));
+    if (memory == NULL || chunk == NULL) {
+        Py_XDECREF(chunk);
+        return fly_finish(views, 2, memory, PyErr_NoMemory());
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = fly_rans_read_table(&rans, views[0].buf, (size_t)views[0].len, alphabet,
+                                 memory + fly_rans_chunk_workspace(alphabet) / 4,
+                                 (size_t)alphabet + 1);
+    if (status == FLY_OK) {
+        status = fly_rans_encode_chunk(&rans, views[1].buf, base, size,
+                                       (uint8_t *)PyBytes_AsString(chunk), &begin, memory,
+                                       fly_chosen_simd(simd));
+    }
+    Py_END_ALLOW_THREADS
+    result = status == FLY_OK ? Py_BuildValue("On", chunk, (Py_ssize_t)begin) : fly_raise(status);
+    Py_DECREF(chunk);
+    return fly_finish(views, 2, memory, result);
 }
 
 static PyObject *decode(PyObject *module, PyObject *arguments) {
@@ -154,10 +118,9 @@ static PyObject *decode(PyObject *module, PyObject *arguments) {
 }
 
 PyMethodDef fly_rans_methods[] = {
-    {"rans_count", count, METH_VARARGS, "rans_count(symbols, item, alphabet) -> uint64 counts"},
     {"rans_table", table, METH_VARARGS, "rans_table(counts) -> (table, used symbols)"},
     {"rans_encode", encode, METH_VARARGS,
-     "rans_encode(table, symbols, item, alphabet, simd=-1) -> one chunk"},
+     "rans_encode(table, symbols, alphabet, base, simd=-1) -> (bytes, where the chunk begins)"},
     {"rans_decode", decode, METH_VARARGS,
      "rans_decode(table, payload, count, alphabet, out, first, last, simd=-1, fast=True)"},
     {NULL, NULL, 0, NULL},

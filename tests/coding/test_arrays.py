@@ -49,11 +49,25 @@ def test_every_coder_takes_every_dtype_and_shape(coder, dtype, shape):
 
 
 @pytest.mark.parametrize("coder", ["huffman", "rans"])
+@pytest.mark.parametrize(("lowest", "highest"), [(-128, 127), (-5, 40), (30, 70), (250, 255)])
+@pytest.mark.parametrize("count", [1, 30_000, 300_000])
+def test_bytes_give_what_wider_integers_give(coder, lowest, highest, count):
+    wide = np.random.default_rng(0).integers(lowest, highest + 1, count).astype("<i2")
+    array = wide.astype("u1" if highest > 127 else "i1")
+    data = encode(array, coder)
+    assert same(decode(data), array)
+    assert data[2:] == encode(wide, coder)[2:]  # behind coder and dtype
+
+
+@pytest.mark.parametrize("coder", ["huffman", "rans"])
 def test_symbols_may_be_16_bits_wide_and_lie_anywhere(coder):
     array = (np.arange(65_536) - 40_000).astype("<i4")
     assert same(decode(encode(array, coder)), array)
     with pytest.raises(ModelError, match="span 65537"):
         encode(np.append(array, 25_536).astype("<i4"), coder)
+    for dtype in (">i2", ">u2"):  # of another byte order, where the values need both bytes
+        array = np.arange(300).astype(dtype)
+        assert np.array_equal(decode(encode(array, coder)), array)
     wide = np.int64([-(2**62), 2**62])
     assert same(decode(encode(wide)), wide)
 

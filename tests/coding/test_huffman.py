@@ -235,11 +235,13 @@ def test_native_functions_refuse_buffers_that_do_not_match():
     symbols, lengths = np.zeros(5000, np.uint8), bytes([1, 1])
     counts, sizes = np.zeros((4, 2), np.uint32), np.full(4, 1 << 60, np.uint64)
     for call in (
-        lambda: _native.huffman_count(symbols, 2, 0, 1, counts[:3]),
-        lambda: _native.huffman_count(symbols, 2, 1, 9, counts),
-        lambda: _native.huffman_encode(symbols, lengths, sizes, 0, 1, bytes(100)),
-        lambda: _native.huffman_encode(symbols, lengths, np.uint64([1, 1, 1, 0]), 0, 1, bytes(6)),
-        lambda: _native.huffman_encode(symbols, bytes([1, 1, 1]), sizes, 0, 1, bytes(100)),
+        lambda: _native.count_symbols(symbols, 2, 0, 0, 1, counts[:3]),
+        lambda: _native.count_symbols(symbols, 2, 0, 1, 9, counts),
+        lambda: _native.huffman_encode(symbols, lengths, sizes, 0, 0, 1, bytes(100)),
+        lambda: _native.huffman_encode(
+            symbols, lengths, np.uint64([1, 1, 1, 0]), 0, 0, 1, bytes(6)
+        ),
+        lambda: _native.huffman_encode(symbols, bytes([1, 1, 1]), sizes, 0, 0, 1, bytes(100)),
         lambda: _native.huffman_pack(bytes([40])),
         lambda: _native.huffman_sizes(counts, bytes([1]), sizes),
     ):

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.context import context_limit, decode_context_values, encode_context_values
-from flyweight.coding.huffman import decode_huffman, encode_huffman
+from flyweight.coding.huffman import decode_huffman, huffman_parts
 from flyweight.coding.planes import decode_planes, encode_planes
 from flyweight.coding.positions import bounded_size
-from flyweight.coding.rans import decode_rans, encode_rans
+from flyweight.coding.rans import decode_rans, rans_parts
 from flyweight.coding.scalars import DTYPES, carrier
 from flyweight.coding.symbols import Effort, coders_to_try
 from flyweight.coding.varint import ByteReader, varint
@@ -71,7 +71,7 @@ def encode(
         if coder != "planes" and not narrow:
             raise ModelError(f"symbols span {span} values from {lowest}; {coder} takes 65,536.")
         return _encode(array, coder, lowest, span, threads)
-    tried = coders_to_try(_shifted(array, lowest, span), effort) if narrow else ()
+    tried = coders_to_try(_symbols(array, lowest, span)[0], effort) if narrow else ()
     found = (_encode(array, name, lowest, span, threads) for name in ("planes", *tried))
     return min((data for data in found if array.size <= _limit(data)), key=len)
 
@@ -81,18 +81,13 @@ def _limit(data: bytes) -> int:
     return context_limit(len(data)) if _CODERS[data[0]] == "context" else bounded_size(len(data))
 
 
-def _shifted(array: NDArray[Any], lowest: int, span: int) -> NDArray[Any]:
-    """Return how far values are above the lowest, 1-D, as uint8 or uint16."""
-    kind = np.dtype(np.uint8 if span <= 256 else np.uint16)
+def _symbols(array: NDArray[Any], lowest: int, span: int) -> tuple[NDArray[Any], int]:
+    """Return values, 1-D, as uint8 or uint16, and what they are, modulo 256, above symbols."""
     flat = array.ravel()
-    if lowest == 0 and flat.dtype.itemsize == kind.itemsize:
-        return flat.view(kind)
-    if not lowest:
-        return flat.astype(kind)
-    if flat.dtype.itemsize == kind.itemsize:  # differences wrap around to what they should be
-        wrapped: NDArray[Any] = flat.view(kind) - kind.type(lowest & (1 << 8 * kind.itemsize) - 1)
-        return wrapped
-    return np.asarray(flat - flat.dtype.type(lowest)).astype(kind)
+    if flat.itemsize == 1:
+        return flat.view(np.uint8), lowest & 0xFF
+    kind = np.uint8 if span <= 256 else np.uint16
+    return (flat - flat.dtype.type(lowest) if lowest else flat).astype(kind, copy=False), 0
 
 
 def _encode(array: NDArray[Any], coder: str, lowest: int, span: int, threads: int | None) -> bytes:
@@ -106,10 +101,16 @@ def _encode(array: NDArray[Any], coder: str, lowest: int, span: int, threads: in
         return start
     if coder == "context":
         return start + encode_context_values(array.astype(np.int32), threads=threads)
-    encode_symbols = encode_rans if coder == "rans" else encode_huffman
-    table, payload = encode_symbols(_shifted(array, lowest, span), span, threads=threads)
-    fields = (lowest + _SHIFT, span, len(table))
-    return b"".join([start, *map(varint, fields), table, payload])
+    start += varint(lowest + _SHIFT) + varint(span)
+    flat, base = _symbols(array, lowest, span)
+
+    def head(table: bytes) -> bytes:
+        return start + varint(len(table)) + table
+
+    if coder == "huffman":
+        return huffman_parts(flat, span, base, threads, head)[1]
+    table, *payload = rans_parts(flat, span, base, threads)
+    return b"".join([head(table), *payload])
 
 
 def decode(data: bytes, *, threads: int | None = None) -> NDArray[Any]:

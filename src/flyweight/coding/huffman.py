@@ -25,6 +25,7 @@ the highest); Han et al. 2016, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -109,7 +110,8 @@ def unpack_lengths(table: bytes, alphabet: int) -> NDArray[np.uint8]:
 
 def shares(count: int, threads: int | None) -> list[tuple[int, int]]:
     """Cut ``count`` chunks into about four shares a thread: the first of each, and the end."""
-    number = min(count, 1 if threads == 1 else 4 * (threads or cores()))
+    threads = threads or cores()
+    number = min(count, 1 if threads == 1 else 4 * threads)
     ends = [count * share // max(number, 1) for share in range(number + 1)]
     return list(pairwise(ends))
 
@@ -126,37 +128,62 @@ def encode_huffman(
 
     Returns (table, payload). No symbols give (b"", b""); a lone distinct symbol needs no payload.
     """
-    if not 0 <= alphabet <= MAX_ALPHABET:
-        raise ValueError(f"an alphabet has at most {MAX_ALPHABET} symbols, not {alphabet}")
-    given = np.asarray(symbols)
-    if not given.size:
+    return huffman_parts(narrowed(symbols, alphabet), alphabet, 0, threads)
+
+
+def huffman_parts(
+    flat: NDArray[Any],
+    alphabet: int,
+    base: int,
+    threads: int | None,
+    head: Callable[[bytes], bytes] = lambda table: b"",
+) -> tuple[bytes, bytes]:
+    """Encode what `narrowed` gives, or bytes that are a symbol plus ``base``, modulo 256.
+
+    Returns the table, and what ``head`` makes of it followed by the payload.
+    """
+    if not flat.size:
         return b"", b""
-    flat = _narrowed(given, alphabet)
-    chunks, rest = divmod(flat.size, _CHUNK)
-    streams = 4 * chunks + (4 if rest >= _FOUR_FROM else rest > 0)
-    parts = shares(-(-flat.size // _CHUNK), threads)
-    counts = np.zeros((streams, alphabet), dtype=np.uint32)
-    if not all(
-        in_threads(
-            lambda part: _native.huffman_count(flat, alphabet, *part, counts), parts, threads
-        )
-    ):
-        raise _outside(flat, alphabet)
+    counts = stream_counts(flat, alphabet, base, threads)
+    sizes = np.empty(len(counts), dtype=np.uint64)
     lengths = _native.huffman_code(counts.sum(axis=0, dtype=np.uint64), _LIMIT, True)
     table = _native.huffman_pack(lengths)
     if alphabet - lengths.count(0) == 1:
-        return table, b""
-    sizes = np.empty(streams, dtype=np.uint64)
-    payload = _native.new_bytes(_native.huffman_sizes(counts, lengths, sizes))
+        return table, head(table)
+    payload = _native.new_bytes(head(table), _native.huffman_sizes(counts, lengths, sizes))
     in_threads(
-        lambda part: _native.huffman_encode(flat, lengths, sizes, *part, payload), parts, threads
+        lambda part: _native.huffman_encode(flat, lengths, sizes, base, *part, payload),
+        shares(-(-flat.size // _CHUNK), threads),
+        threads,
     )
     return table, payload
 
 
-def _narrowed(symbols: NDArray[Any], alphabet: int) -> NDArray[Any]:
+def stream_counts(
+    flat: NDArray[Any], alphabet: int, base: int, threads: int | None
+) -> NDArray[np.uint32]:
+    """Count the symbols of each stream, shape (streams, alphabet). Raises `ValueError`."""
+    chunks, rest = divmod(flat.size, _CHUNK)
+    streams = 4 * chunks + (4 if rest >= _FOUR_FROM else rest > 0)
+    counts = np.zeros((streams, alphabet), dtype=np.uint32)
+    inside = in_threads(
+        lambda part: _native.count_symbols(flat, alphabet, base, *part, counts),
+        shares(-(-flat.size // _CHUNK), threads),
+        threads,
+    )
+    if not all(inside):
+        raise _outside(flat, alphabet)
+    return counts
+
+
+def narrowed(symbols: ArrayLike, alphabet: int) -> NDArray[Any]:
     """Return symbols in a row as uint8 or uint16, checked only if their type has to change."""
+    if not 0 <= alphabet <= MAX_ALPHABET:
+        raise ValueError(f"an alphabet has at most {MAX_ALPHABET} symbols, not {alphabet}")
     dtype = np.dtype(np.uint8 if alphabet <= 256 else np.uint16)
+    symbols = np.asarray(symbols)
+    if not symbols.size:
+        return np.zeros(0, dtype)
     if not np.issubdtype(symbols.dtype, np.integer):
         raise ValueError(f"symbols must be integers, not {symbols.dtype}")
     if symbols.dtype != dtype:

@@ -87,7 +87,7 @@ def encode_planes(values: NDArray[Any], dtype: str, *, threads: int | None = Non
     length = plan(False)
     if flat.size > bounded_size(length):  # so short that a reader would refuse it
         length = plan(True)
-    payload: bytes = _native.new_bytes(length)
+    payload: bytes = _native.new_bytes(b"", length)
     in_threads(
         lambda part: _native.planes_encode(data, number, plans, sizes, *part, payload),
         parts,

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight import _native
+from flyweight.coding.huffman import narrowed, stream_counts
 from flyweight.coding.positions import bounded_size
 from flyweight.coding.threads import cores, in_threads
 from flyweight.coding.varint import varint
@@ -59,27 +60,30 @@ def encode_rans(
 
     Returns (table, payload). No symbols give (b"", b""); a lone distinct symbol needs no payload.
     """
-    if not 0 <= alphabet <= MAX_ALPHABET:
-        raise ValueError(f"an alphabet has at most {MAX_ALPHABET} symbols, not {alphabet}")
-    flat = _narrowed(np.asarray(symbols), alphabet)
+    table, *payload = rans_parts(narrowed(symbols, alphabet), alphabet, 0, threads)
+    return table, b"".join(payload)
+
+
+def rans_parts(
+    flat: NDArray[Any], alphabet: int, base: int, threads: int | None
+) -> tuple[bytes, *tuple[bytes | memoryview, ...]]:
+    """Encode what `narrowed` gives, or bytes that are a symbol plus ``base``, modulo 256.
+
+    Returns the table and the pieces of the payload.
+    """
     if not flat.size:
-        return b"", b""
-    item = flat.itemsize
-    pieces = [flat[start:end] for start, end in pairwise(_chunk_bounds(flat.size))]
-
-    def count(piece: NDArray[Any]) -> NDArray[np.uint64]:
-        return np.frombuffer(_native.rans_count(piece, item, alphabet), dtype=np.uint64)
-
-    table, used = _native.rans_table(sum(in_threads(count, pieces, threads)))
+        return (b"",)
+    counts = stream_counts(flat, alphabet, base, threads)
+    table, used = _native.rans_table(counts.sum(axis=0, dtype=np.uint64))
     if used < 2:
-        return table, b""
+        return (table,)
 
-    def encode(piece: NDArray[Any]) -> bytes:
-        chunk: bytes = _native.rans_encode(table, piece, item, alphabet)
-        return chunk
+    def encode(bounds: tuple[int, int]) -> memoryview:
+        space, begin = _native.rans_encode(table, flat[slice(*bounds)], alphabet, base)
+        return memoryview(space)[begin:]
 
-    chunks = in_threads(encode, pieces, threads)
-    return table, b"".join([*(varint(len(chunk)) for chunk in chunks[:-1]), *chunks])
+    chunks = in_threads(encode, pairwise(_chunk_bounds(flat.size)), threads)
+    return table, *(varint(len(chunk)) for chunk in chunks[:-1]), *chunks
 
 
 def decode_rans(
@@ -111,18 +115,6 @@ def decode_rans(
 
     in_threads(decode, range(ranges), threads)
     return out
-
-
-def _narrowed(array: NDArray[Any], alphabet: int) -> NDArray[Any]:
-    """Return the symbols in a row, as uint8 or uint16 of this machine's byte order."""
-    if array.size and array.dtype not in (np.uint8, np.uint16):
-        if not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"symbols must be integers, not {array.dtype}")
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= alphabet:
-            raise ValueError(f"symbols must lie in 0..{alphabet - 1}, not {low}..{high}")
-        array = array.astype(np.uint8 if alphabet <= 256 else np.uint16)
-    return np.ascontiguousarray(array).reshape(-1)
 
 
 def _chunk_bounds(count: int) -> list[int]:
