@@ -73,6 +73,32 @@ FLY_INLINE void fly_store64(uint8_t *at, uint64_t word) {
 #endif
 }
 
+/* A symbol in the memory of this machine, of one byte or two. */
+FLY_INLINE uint32_t fly_symbol(const void *symbols, size_t bytes, size_t place) {
+    uint16_t word;
+    if (bytes == 1) {
+        return ((const uint8_t *)symbols)[place];
+    }
+    memcpy(&word, (const uint8_t *)symbols + 2 * place, 2);
+    return word;
+}
+
+/* log2 of a number, rounded down; 0 of 0. */
+FLY_INLINE unsigned fly_log2(uint32_t number) {
+#if defined(__GNUC__) || defined(__clang__)
+    return 31u ^ (unsigned)__builtin_clz(number | 1);
+#else
+    unsigned log = 0;
+    while (number >>= 1) {
+        log++;
+    }
+    return log;
+#endif
+}
+
+/* How many bits a number has up to its highest 1. */
+FLY_INLINE unsigned fly_width(uint32_t number) { return fly_log2(number) + (number > 0); }
+
 /* Bytes from `at` to before `end`; `status` keeps the first error, after which reads give 0. */
 typedef struct fly_bytes {
     const uint8_t *at;

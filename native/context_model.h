@@ -69,18 +69,6 @@ typedef struct fly_model {
 
 FLY_INLINE fly_state *fly_states(fly_model *model) { return (fly_state *)(model + 1); }
 
-FLY_INLINE unsigned fly_log2(uint32_t number) { /* of 1 or more, rounded down */
-#if defined(__GNUC__) || defined(__clang__)
-    return 31u ^ (unsigned)__builtin_clz(number);
-#else
-    unsigned log = 0;
-    while (number >>= 1) {
-        log++;
-    }
-    return log;
-#endif
-}
-
 /* Count the elements of a shape; FLY_BAD_ARGUMENT above 2^40. */
 FLY_APART fly_status fly_context_count(const uint64_t *shape, size_t rank, size_t *count) {
     uint64_t product = 1;

@@ -49,20 +49,11 @@ static void scale_level(fly_dtype dtype, const uint8_t *level, const uint8_t *sc
     }
 }
 
-FLY_INLINE uint32_t symbol_at(const uint8_t *symbols, size_t width, size_t place) {
-    uint16_t wide;
-    if (width == 1) {
-        return symbols[place];
-    }
-    memcpy(&wide, symbols + 2 * place, 2);
-    return wide;
-}
-
 FLY_INLINE int in_alphabet(const uint8_t *symbols, size_t width, size_t count, size_t levels) {
     uint32_t most = 0;
     size_t place;
     for (place = 0; place < count; place++) {
-        const uint32_t symbol = symbol_at(symbols, width, place);
+        const uint32_t symbol = fly_symbol(symbols, width, place);
         most = symbol > most ? symbol : most;
     }
     return most <= levels;
@@ -73,7 +64,7 @@ FLY_INLINE void look_up(const uint8_t *symbols, size_t width, size_t count, cons
                         size_t item, uint8_t *out) {
     size_t place;
     for (place = 0; place < count; place++) {
-        memcpy(out + item * place, table + item * symbol_at(symbols, width, place), item);
+        memcpy(out + item * place, table + item * fly_symbol(symbols, width, place), item);
     }
 }
 
@@ -150,7 +141,7 @@ fly_status fly_dequantize(fly_dtype dtype, const void *symbols, size_t symbol_by
             }
         }
         for (place = 0; level_count >= columns && place < columns; place++) {
-            const uint32_t symbol = symbol_at(at, symbol_bytes, place);
+            const uint32_t symbol = fly_symbol(at, symbol_bytes, place);
             if (symbol > level_count) {
                 return FLY_BAD_ARGUMENT;
             }

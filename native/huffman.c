@@ -82,14 +82,6 @@ static uint32_t next_gamma(bit_reader *bits) {
     return bits->at <= bits->end ? number : 0;
 }
 
-static unsigned bits_of(uint32_t number) {
-    unsigned bits = 0;
-    while (number >> bits) {
-        bits++;
-    }
-    return bits;
-}
-
 fly_status fly_huffman_lengths(const uint8_t *table, size_t size, uint32_t alphabet,
                                uint8_t *lengths) {
     uint32_t symbol = 0, room = 1u << LONGEST; /* of which a codeword of l bits takes 2^-l */
@@ -107,7 +99,7 @@ fly_status fly_huffman_lengths(const uint8_t *table, size_t size, uint32_t alpha
     bits.data = table;
     bits.at = 0;
     bits.end = 8 * size;
-    length = (int)bits_of(alphabet - 1);
+    length = (int)fly_width(alphabet - 1);
     length = length < 15 ? length : 15;
     while (room > 0) {
         unsigned mark;

@@ -16,13 +16,6 @@
 
 /* ---- Counting ---- */
 
-/* A symbol of two bytes. */
-FLY_INLINE uint32_t symbol_at(const uint8_t *symbols, size_t at) {
-    uint16_t word;
-    memcpy(&word, symbols + 2 * at, 2);
-    return word;
-}
-
 /* The low six bits of bytes 2n and 2n + 1 as one number at bit 16n. */
 FLY_INLINE uint64_t pair_indices(uint64_t word) {
     return (word & 0x003F003F003F003Fu) | (word >> 2 & 0x0FC00FC00FC00FC0u);
@@ -98,7 +91,7 @@ fly_status fly_count_symbols(const void *symbols, uint32_t count, uint32_t alpha
         return FLY_OK;
     }
     for (at = 0; at < count; at++) {
-        const uint32_t one = symbol_at(symbols, at);
+        const uint32_t one = fly_symbol(symbols, 2, at);
         if (one >= alphabet) {
             return FLY_BAD_ARGUMENT;
         }
@@ -109,16 +102,8 @@ fly_status fly_count_symbols(const void *symbols, uint32_t count, uint32_t alpha
 
 /* ---- Codes ---- */
 
-static unsigned bits_of(uint32_t number) {
-    unsigned bits = 0;
-    while (number >> bits) {
-        bits++;
-    }
-    return bits;
-}
-
 unsigned fly_huffman_limit(uint32_t used, unsigned limit) {
-    const unsigned least = used < 2 ? 0 : bits_of(used - 1) + 2;
+    const unsigned least = used < 2 ? 0 : fly_width(used - 1) + 2;
     return limit > least ? limit : least < 16 ? least : 16;
 }
 
@@ -188,7 +173,7 @@ void fly_huffman_code(const uint64_t *counts, uint32_t alphabet, unsigned limit,
         }
         leaves[used] = UINT64_MAX; /* after the last leaf, and after the last item, below */
         memset(is_leaf, 1, used);
-        rounds = bits_of(used - 1);
+        rounds = fly_width(used - 1);
         rounds = rounds < limit ? limit : rounds;
         items = used;
         for (round = 1; round < rounds; round++) {
@@ -239,12 +224,12 @@ static void put_bits(bit_writer *bits, uint32_t number, unsigned length) {
 }
 
 static void put_gamma(bit_writer *bits, uint32_t number) {
-    put_bits(bits, number, 2 * bits_of(number) - 1);
+    put_bits(bits, number, 2 * fly_width(number) - 1);
 }
 
 size_t fly_huffman_pack(const uint8_t *lengths, uint32_t alphabet, uint8_t *table) {
     uint32_t symbol, used = 0, expected = 0;
-    int previous = (int)bits_of(alphabet - 1);
+    int previous = (int)fly_width(alphabet - 1);
     bit_writer bits;
     bits.out = table;
     bits.at = 0;
@@ -400,7 +385,7 @@ FLY_INLINE size_t fitting(const writer *w, size_t bytes, size_t most) {
 }
 
 FLY_INLINE uint64_t code_at(const coder *c, const uint8_t *symbols, size_t at) {
-    return c->codes[c->alphabet <= 256 ? symbols[at] : symbol_at(symbols, at)];
+    return c->codes[fly_symbol(symbols, c->alphabet <= 256 ? 1 : 2, at)];
 }
 
 /* Write most of the symbols; return how many. */

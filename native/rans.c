@@ -43,7 +43,7 @@ static uint32_t take(table_bits *bits, unsigned width) {
 /* The next Exp-Golomb number, below 2**27, or -1 if it has 20 zeros or more before its first 1. */
 static int32_t take_golomb(table_bits *bits, unsigned order) {
     const uint32_t window = peek(bits);
-    const unsigned zeros = 31 - fly_rans_log2(window);
+    const unsigned zeros = 31 - fly_log2(window);
     uint32_t number;
     if (zeros > 19) {
         return -1;

@@ -28,22 +28,9 @@
 #define RANS_MAX_TABLE (1u << 19)
 #define RANS_CHUNK (1u << 21)
 
-/* log2 of a number, rounded down; 0 of 0. */
-FLY_INLINE unsigned fly_rans_log2(uint32_t number) {
-#if defined(__GNUC__) || defined(__clang__)
-    return 31u ^ (unsigned)__builtin_clz(number | 1);
-#else
-    unsigned log = 0;
-    while (number >>= 1) {
-        log++;
-    }
-    return log;
-#endif
-}
-
 /* The number of the nearest weight that has `precision` bits after the first, and its weight. */
 FLY_INLINE uint32_t fly_rans_number(uint32_t weight, unsigned precision) {
-    const unsigned log = fly_rans_log2(weight);
+    const unsigned log = fly_log2(weight);
     const unsigned shift = log > precision ? log - precision : 0;
     if (precision == RANS_EXACT) {
         return weight;

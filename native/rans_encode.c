@@ -16,7 +16,7 @@
 
 /* 2**16 log2(n), rounded down bit by bit, for n from 1 to below 2**16. */
 static uint32_t log2_of(uint32_t number) {
-    uint32_t log = fly_rans_log2(number);
+    uint32_t log = fly_log2(number);
     uint64_t mantissa = (uint64_t)number << (31 - log);
     unsigned bit;
     for (bit = 0; bit < 16; bit++) {
@@ -187,7 +187,7 @@ static uint64_t with_penalty(uint64_t cost, unsigned bits) {
 static uint32_t lanes_for(uint64_t bytes, uint64_t total, uint64_t chunks) {
     const uint64_t most = bytes / RANS_LANE_BYTES;
     const uint32_t lanes =
-        1u << fly_rans_log2(most < RANS_MAX_LANES ? (uint32_t)most : RANS_MAX_LANES);
+        1u << fly_log2(most < RANS_MAX_LANES ? (uint32_t)most : RANS_MAX_LANES);
     return lanes == 1 && (chunks > 1 || total > RANS_FREE) ? 2 : lanes;
 }
 
@@ -197,7 +197,7 @@ static uint32_t folded(uint32_t number, uint32_t before) {
 }
 
 static unsigned golomb_width(uint32_t value, unsigned order) {
-    return 2 * fly_rans_log2((value >> order) + 1) + 1 + order;
+    return 2 * fly_log2((value >> order) + 1) + 1 + order;
 }
 
 /* The shortest order for the steps between `numbers`, and the bits that they take in it. */
@@ -237,8 +237,8 @@ static void put(bit_writer *writer, uint32_t number, unsigned width) {
 
 static void put_golomb(bit_writer *writer, uint32_t value, unsigned order) {
     const uint32_t first = (value >> order) + 1;
-    put(writer, 0, fly_rans_log2(first));
-    put(writer, first, fly_rans_log2(first) + 1);
+    put(writer, 0, fly_log2(first));
+    put(writer, first, fly_log2(first) + 1);
     put(writer, value & ((1u << order) - 1), order);
 }
 
@@ -377,7 +377,7 @@ size_t fly_rans_table(const uint64_t *counts, uint32_t alphabet, uint8_t *table,
     writer.at = table;
     writer.bits = 0;
     writer.width = 0;
-    put(&writer, s.lanes == 1 ? 0 : 8 | fly_rans_log2(s.lanes), s.lanes == 1 ? 1 : 4);
+    put(&writer, s.lanes == 1 ? 0 : 8 | fly_log2(s.lanes), s.lanes == 1 ? 1 : 4);
     put(&writer, s.bits - RANS_MIN_BITS, 3);
     put(&writer, s.precision, 3);
     put(&writer, s.order, 3);
@@ -415,7 +415,7 @@ static void fill_entries(const fly_rans *rans, uint32_t base, entry *entries) {
         const uint32_t share = (rans->entries[index + 1] - place) & 0xFFFF;
         const uint32_t symbol = rans->entries[index] >> 16;
         entry *const found = entries + (rans->alphabet <= 256 ? (symbol + base) & 0xFF : symbol);
-        const unsigned shift = fly_rans_log2(share - (share > 1));
+        const unsigned shift = fly_log2(share - (share > 1));
         const uint64_t power = (uint64_t)1 << (32 + shift);
         const uint32_t rest = (uint32_t)(power % share); /* share - rest is what rounding up adds */
         found->both = place | ((1u << rans->bits) - share) << 16;
@@ -437,16 +437,13 @@ static int all_below(const void *symbols, size_t count, uint32_t alphabet) {
     return count == 0 || highest < alphabet;
 }
 
-FLY_INLINE uint32_t symbol_at(const void *symbols, int item, size_t index) {
-    return item == 1 ? ((const uint8_t *)symbols)[index] : ((const uint16_t *)symbols)[index];
-}
-
 /* Encode `lanes` symbols from the `first` on, one a lane; return where the words begin. */
-FLY_INLINE uint8_t *encode_step(const entry *entries, unsigned bits, const void *symbols, int item,
-                                size_t first, unsigned lanes, uint32_t *states, uint8_t *at) {
+FLY_INLINE uint8_t *encode_step(const entry *entries, unsigned bits, const void *symbols,
+                                size_t item, size_t first, unsigned lanes, uint32_t *states,
+                                uint8_t *at) {
     unsigned lane;
     for (lane = lanes; lane-- > 0;) {
-        const entry *const found = entries + symbol_at(symbols, item, first + lane);
+        const entry *const found = entries + fly_symbol(symbols, item, first + lane);
         uint32_t state = states[lane];
         const uint32_t rest = found->both >> 16;
         const uint32_t full = ((state >> (32 - bits)) + rest) >> bits; /* 1 where a word is given */
@@ -460,8 +457,9 @@ FLY_INLINE uint8_t *encode_step(const entry *entries, unsigned bits, const void 
     return at;
 }
 
-FLY_INLINE uint8_t *encode_lanes(const entry *entries, unsigned bits, const void *symbols, int item,
-                                 size_t count, unsigned lanes, uint32_t *states, uint8_t *at) {
+FLY_INLINE uint8_t *encode_lanes(const entry *entries, unsigned bits, const void *symbols,
+                                 size_t item, size_t count, unsigned lanes, uint32_t *states,
+                                 uint8_t *at) {
     while (count != 0) { /* a multiple of the lanes */
         count -= lanes;
         at = encode_step(entries, bits, symbols, item, count, lanes, states, at);
@@ -471,10 +469,10 @@ FLY_INLINE uint8_t *encode_lanes(const entry *entries, unsigned bits, const void
 
 #ifdef FLY_RANS_AVX2
 /* The entries of a symbol and of the fourth after it. */
-FLY_INLINE FLY_RANS_AVX2 __m256i two_entries(const entry *entries, const void *symbols, int item,
+FLY_INLINE FLY_RANS_AVX2 __m256i two_entries(const entry *entries, const void *symbols, size_t item,
                                              size_t index) {
-    const void *const low = entries + symbol_at(symbols, item, index);
-    const void *const high = entries + symbol_at(symbols, item, index + 4);
+    const void *const low = entries + fly_symbol(symbols, item, index);
+    const void *const high = entries + fly_symbol(symbols, item, index + 4);
     return _mm256_inserti128_si256(
         _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
         _mm_loadu_si128((const __m128i *)high), 1);
@@ -482,7 +480,7 @@ FLY_INLINE FLY_RANS_AVX2 __m256i two_entries(const entry *entries, const void *s
 
 /* As encode_lanes, for 8 lanes or more; writes 16 bytes below each place it returns. */
 FLY_INLINE FLY_RANS_AVX2 uint8_t *encode_eights(const entry *entries, unsigned bits,
-                                                const void *symbols, int item, size_t count,
+                                                const void *symbols, size_t item, size_t count,
                                                 size_t lanes, uint32_t *states, uint8_t *at) {
     const __m128i room = _mm_cvtsi32_si128(32 - (int)bits);
     const __m256i below = _mm256_set1_epi32((1 << bits) - 1), low16 = _mm256_set1_epi32(0xFFFF);
@@ -540,7 +538,7 @@ FLY_INLINE FLY_RANS_AVX2 uint8_t *encode_eights(const entry *entries, unsigned b
 }
 
 FLY_RANS_AVX2 static uint8_t *encode_avx2(const entry *entries, unsigned bits, const void *symbols,
-                                          int item, size_t count, size_t lanes, uint32_t *states,
+                                          size_t item, size_t count, size_t lanes, uint32_t *states,
                                           uint8_t *at) {
     return item == 1 ? encode_eights(entries, bits, symbols, 1, count, lanes, states, at)
                      : encode_eights(entries, bits, symbols, 2, count, lanes, states, at);
@@ -553,7 +551,7 @@ fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, uint
     FLY_RANS_ALIGNED uint32_t states[RANS_MAX_LANES];
     entry *const entries = (entry *)workspace;
     const unsigned lanes = rans->lanes, bits = rans->bits;
-    const int item = rans->alphabet <= 256 ? 1 : 2;
+    const size_t item = rans->alphabet <= 256 ? 1 : 2;
     const size_t whole = count & ~((size_t)lanes - 1);
     uint8_t *at = out + fly_rans_chunk_bound(count);
     unsigned lane;
@@ -583,7 +581,7 @@ fly_status fly_rans_encode_chunk(const fly_rans *rans, const void *symbols, uint
         fly_store32(at, states[lane]);
     }
     if (lanes == 1) {
-        const unsigned bytes = states[0] == 0 ? 0 : fly_rans_log2(states[0]) / 8 + 1;
+        const unsigned bytes = states[0] == 0 ? 0 : fly_log2(states[0]) / 8 + 1;
         uint8_t state[4];
         fly_store32(state, states[0]);
         at -= bytes;
