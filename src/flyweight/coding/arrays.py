@@ -157,7 +157,9 @@ def _decode(
     lowest -= _SHIFT
     _check_range(dtype, lowest, lowest + span - 1)
     decode_symbols = decode_rans if coder == "rans" else decode_huffman
-    symbols = decode_symbols(reader.take(length), reader.rest(), count, span, threads=threads)
+    table = reader.take(length)
+    payload = memoryview(reader.data)[reader.position :]  # a slice of bytes would copy them
+    symbols = decode_symbols(table, payload, count, span, threads=threads)
     if symbols.dtype.itemsize == np.dtype(dtype).itemsize:
         if lowest:  # sums wrap around to what they should be
             symbols += symbols.dtype.type(lowest & (1 << 8 * symbols.dtype.itemsize) - 1)

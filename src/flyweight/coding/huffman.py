@@ -201,7 +201,12 @@ def _outside(symbols: NDArray[Any], alphabet: int) -> ValueError:
 
 
 def decode_huffman(
-    table: bytes, payload: bytes, count: int, alphabet: int, *, threads: int | None = None
+    table: bytes,
+    payload: bytes | memoryview,
+    count: int,
+    alphabet: int,
+    *,
+    threads: int | None = None,
 ) -> NDArray[Any]:
     """Return the ``count`` symbols that `encode_huffman` stored, shape (count,).
 

@@ -87,7 +87,12 @@ def rans_parts(
 
 
 def decode_rans(
-    table: bytes, payload: bytes, count: int, alphabet: int, *, threads: int | None = None
+    table: bytes,
+    payload: bytes | memoryview,
+    count: int,
+    alphabet: int,
+    *,
+    threads: int | None = None,
 ) -> NDArray[Any]:
     """Return the ``count`` symbols that `encode_rans` stored, uint8 or uint16, shape (count,).
 
