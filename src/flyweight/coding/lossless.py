@@ -116,15 +116,15 @@ class ExactLevels(NamedTuple):
 
 def exact_levels(stored: NDArray[Any], storage: str, at_most: int) -> ExactLevels | None:
     """Represent values by symbols and levels, if their entropy is below ``at_most`` bytes."""
-    if stored.nbytes < _LEAST or stored.dtype.kind == "c" or not repeats(words_of(stored)):
+    if stored.nbytes < _LEAST or stored.dtype.kind == "c":
         return None
     found = distinct_words(stored, _MOST_LEVELS + 1)
     if found is None:
         return None
     nonzero = found[0][found[0] != 0]
     stated = entropy(found[1]) / 8 + nonzero.size * stored.itemsize
-    if nonzero.size > _MOST_LEVELS or stated >= at_most:
-        return None
+    if nonzero.size > _MOST_LEVELS or stated >= at_most or not repeats(words_of(stored)):
+        return None  # tested last, as it looks at all values and many tensors fail before
     words = ascending_words(nonzero, storage, stored.dtype)
     symbols = word_places(stored, np.concatenate([np.zeros(1, np.uint64), words]))
     levels = words.astype(f"<u{stored.itemsize}").view(stored.dtype)
