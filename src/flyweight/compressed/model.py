@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from flyweight.coding import (
 )
 from flyweight.compressed.conversion import dtype_name, gradual_underflow, to_numpy, to_torch
 from flyweight.compressed.tensor import CompressedTensor
-from flyweight.errors import ModelError
+from flyweight.errors import FormatError, ModelError
 from flyweight.format import Container, Reader, Shapes, dumps
 from flyweight.modules import Architecture, architectures, build, names_and_shapes
 
@@ -195,8 +196,8 @@ def give_shapes_(
         architecture: of the file; None takes the name that the file holds, if it is registered.
             Nothing that a file names is imported.
         where: names the file in errors.
-        shapes: names and shapes of a module that the caller has, used if ``architecture`` is None
-            and the name is not registered.
+        shapes: names and shapes of a module that the caller has; where they are those of the file,
+            nothing is built.
 
     Raises:
         ModelError: the names and shapes are not known.
@@ -204,13 +205,18 @@ def give_shapes_(
     """
     if not reader.bare:
         return
-    if architecture is None:
-        name = reader.metadata.get("architecture", "")
-        if name in architectures():
-            architecture = name
-        elif shapes is None:
-            raise ModelError(
-                f"{where} leaves names and shapes to the architecture {name!r}, which is not "
-                "registered; pass the model that it was saved from, or its architecture"
-            )
-    reader.use_shapes(names_and_shapes(build(architecture)) if architecture else shapes or {})
+    if shapes is not None:
+        with contextlib.suppress(FormatError):
+            reader.use_shapes(shapes)
+            return
+    name = reader.metadata.get("architecture", "")
+    if architecture is None and name in architectures():
+        architecture = name
+    if architecture is not None:
+        shapes = names_and_shapes(build(architecture))
+    if shapes is None:
+        raise ModelError(
+            f"{where} leaves names and shapes to the architecture {name!r}, which is not "
+            "registered; pass the model that it was saved from, or its architecture"
+        )
+    reader.use_shapes(shapes)
