@@ -18,7 +18,7 @@ import statistics
 import string
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ from benchmarks.report import Row, markdown, origin, put_table, told, write_rows
 from flyweight import load, save
 from flyweight.coding import (
     CodedTensor,
+    UncodedTensor,
     encode_alias,
     encode_constant,
     encode_lossless,
@@ -56,19 +57,22 @@ class Measured(NamedTuple):
     memory: int
 
 
-def file_of(tensor: CodedTensor, size: int) -> bytes:
-    """A file of a tensor and of metadata that fill it up to nearly ``size`` bytes."""
-    room = 1.2 * (size - tensor.stored_bytes - 100)  # a character takes 0.82 bytes
+def file_of(*tensors: CodedTensor, size: int) -> bytes:
+    """A file of tensors and of metadata that fill it up to nearly ``size`` bytes."""
     letters = np.array(list(string.printable[:95]))
-    text = "".join(np.random.default_rng(0).choice(letters, max(0, int(room))))
-    return dumps(Container((tensor,), {"padding": text}))
+    text = "".join(np.random.default_rng(0).choice(letters, int(1.3 * size)))
+    while len(data := dumps(Container(tensors, {"padding": text}))) > size and text:
+        text = text[: size - len(data)]  # a character takes 0.82 bytes
+    return data
 
 
 def many(size: int) -> Iterator[tuple[str, bytes]]:
-    """Files of as many tensors as they can name."""
+    """Files of as many tensors, with names as long, as the limits allow."""
+    count = 4096 + (size - 400) // 64
+    length = (2**17 + 2 * (size - 400)) // count - 12
     zero = encode_constant("zero", (), value=np.float32(0), dtype="float32")
     levels = np.float32([1, 2])
-    kinds = {
+    kinds: dict[str, Callable[[str], CodedTensor | UncodedTensor]] = {
         "constants": lambda name: encode_constant(name, (), value=np.float32(0), dtype="float32"),
         "aliases": lambda name: encode_alias(name, zero, target=0),
         "grouped tensors": lambda name: prepare_shared(
@@ -76,14 +80,9 @@ def many(size: int) -> Iterator[tuple[str, bytes]]:
         ),
     }
     for kind, make in kinds.items():
-        count = size // 20
-        for _ in range(4):
-            made = [zero, *(make(f"{index // 256}.{index % 256}") for index in range(count))]
-            data = dumps(Container(tuple(encode_tensors(made))))
-            if len(data) > size:
-                break
-            largest, count = data, int(0.97 * count * size / len(data))
-        yield f"many {kind}", largest
+        for names, folder in (("short", ""), ("long", "\U0001f600" + "a" * (length - 4))):
+            made = [make(f"{folder}{index // 256}.{index % 256}") for index in range(count - 1)]
+            yield f"many {kind}, {names} names", file_of(*encode_tensors([zero, *made]), size=size)
 
 
 def runs(size: int) -> Iterator[tuple[str, bytes]]:
@@ -92,35 +91,35 @@ def runs(size: int) -> Iterator[tuple[str, bytes]]:
     count = most // 4
     rng = np.random.default_rng(0)
     one = encode_constant("t", (count,), value=np.float32(1), dtype="float32")
-    yield "constant", file_of(one, size)
+    yield "constant", file_of(one, size=size)
 
     def shared(name: str, symbols: np.ndarray, dtype: str) -> CodedTensor:
         levels = np.ones(1, dtype=dtype)
         return encode_shared("t", symbols, levels=levels, dtype=dtype, coder=name)
 
     symbols = np.zeros(count, dtype=np.uint8)
-    yield "Huffman, one symbol", file_of(shared("huffman", symbols, "float32"), size)
+    yield "Huffman, one symbol", file_of(shared("huffman", symbols, "float32"), size=size)
     symbols[::1000] = 1
     yield (
         "Huffman, a bit a symbol",
-        file_of(shared("huffman", symbols[: 7 * size], "float32"), size),
+        file_of(shared("huffman", symbols[: 7 * size], "float32"), size=size),
     )
     symbols[:] = 0
     symbols[-1] = 1
-    yield "rANS, float32", file_of(shared("rans", symbols, "float32"), size)
+    yield "rANS, float32", file_of(shared("rans", symbols, "float32"), size=size)
     symbols = np.zeros(min(most, 2700 * size), dtype=np.uint8)
     symbols[-1] = 1
-    yield "rANS, uint8", file_of(shared("rans", symbols, "uint8"), size)
+    yield "rANS, uint8", file_of(shared("rans", symbols, "uint8"), size=size)
     symbols = np.zeros((1 << 20) + 460 * size, dtype=np.uint8)
     symbols[rng.integers(0, symbols.size, max(4, size // 2 - 1200))] = 1
     for name, shape in (("context", (-1, 1)), ("context of kernels", (-1, 1, 3, 3))):
         part = symbols[: symbols.size // 9 * 9].reshape(shape)
-        yield name, file_of(shared("context", part, "float32"), size)
+        yield name, file_of(shared("context", part, "float32"), size=size)
     values = np.zeros(count, dtype=np.float32)
     values[rng.integers(0, count, size // 9)] = rng.standard_normal(size // 9)
-    yield "scattered values", file_of(encode_lossless("t", values, dtype="float32"), size)
+    yield "scattered values", file_of(encode_lossless("t", values, dtype="float32"), size=size)
     values = np.resize(rng.standard_normal(size // 50, dtype=np.float32), count)
-    yield "repeated values", file_of(encode_lossless("t", values, dtype="float32"), size)
+    yield "repeated values", file_of(encode_lossless("t", values, dtype="float32"), size=size)
 
 
 def cases(size: int) -> Iterator[tuple[str, bytes]]:

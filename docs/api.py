@@ -198,7 +198,8 @@ def _class_signature(node: ast.ClassDef) -> str:
             return signature_of(item)
     if "dataclass" not in _decorators(node):
         return ""
-    fields = [
+    fields = [f"**{base.id}" for base in node.bases if isinstance(base, ast.Name)]
+    fields += [
         _parameter(ast.arg(item.target.id), item.value)
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)

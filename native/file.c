@@ -152,7 +152,7 @@ fly_status fly_open(fly_file *file, const uint8_t *data, size_t length,
     file->checks = found.header + found.stored;
     file->payload = end + 4;
     if (status == FLY_OK) {
-        status = fly_header_open(&file->header, plain, found.plain, found.bare);
+        status = fly_header_open(&file->header, plain, found.plain, found.bare, length);
     }
     if (status == FLY_OK) {
         status = fly_header_index(&file->header, architecture, room, left, &file->used);

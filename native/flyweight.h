@@ -93,7 +93,7 @@ typedef enum fly_status {
     FLY_UNSUPPORTED = 211,        /* left out of this build, or a form that this reader cannot read */
     FLY_SMALL_OUTPUT = 212,       /* the caller's: the output is too small */
     /* header; fly_header.wrong holds two numbers for some */
-    FLY_METADATA_COUNT = 220,     /* more than there is room for */
+    FLY_METADATA_COUNT = 220,     /* more than so short a header or file may have */
     FLY_TENSOR_COUNT = 221,
     FLY_METADATA_ORDER = 222,     /* a key is repeated or out of order */
     FLY_SHARED_NAME = 223,        /* a name shares more components than the name before it has */
@@ -116,6 +116,7 @@ typedef enum fly_status {
     FLY_ALIAS_SHAPE = 240,
     FLY_NO_GROUP = 241,           /* a tensor follows in a group and there is none */
     FLY_LARGE_GROUP = 242,
+    FLY_LONG_NAMES = 243,         /* more bytes in all than so short a file may have */
     FLY_LONG_PARTS = 244,         /* longer than any file */
     FLY_NO_ARCHITECTURE = 245,    /* the file is bare and none was given */
     FLY_OTHER_ARCHITECTURE = 246,
@@ -319,7 +320,7 @@ typedef struct fly_entry {
 
 typedef struct fly_header {
     const uint8_t *data; /* not coded */
-    size_t length, metadata_end, tensors_at;
+    size_t length, metadata_end, tensors_at, file_bytes;
     const fly_architecture *architecture; /* NULL unless bare */
     fly_entry *entries;
     uint32_t *words; /* offsets of the components of names */
@@ -342,8 +343,10 @@ typedef struct fly_text {
     size_t length;
 } fly_text;
 
-/* Begin to read a header of `length` bytes that is not coded. It must stay where it is. */
-fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t length, int bare);
+/* Begin to read a header of `length` bytes that is not coded, of a file of `file_bytes`. It must
+ * stay where it is. */
+fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t length, int bare,
+                           size_t file_bytes);
 
 /* Give the entry of the metadata that begins at offset *at, 0 for the first, and move *at behind
  * it; FLY_NO_ENTRY after the last. */

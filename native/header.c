@@ -10,6 +10,9 @@
 #define MAX_ELEMENTS ((uint64_t)1 << 40)
 #define MAX_GROUPED ((uint64_t)1 << 20)
 #define MAX_LEVELS 65535u
+#define FREE_ENTRIES 4096 /* tensors, or strings of metadata, that any file may have */
+#define BYTES_PER_ENTRY 64 /* of the file, for each one more */
+#define FREE_NAME_BYTES 131072 /* of all tensors, and 2 for each byte of the file */
 #define MIXER 0x9E3779B97F4A7C15u
 
 static const fly_text usual_keys[2] = {{"architecture", 12}, {"recipe", 6}};
@@ -98,20 +101,29 @@ fly_status fly_header_metadata(const fly_header *header, size_t *at, fly_text *k
     return in.status;
 }
 
-fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t length, int bare) {
+/* How many tensors or strings of metadata `left` bytes of a header can be, each of `least`. */
+static uint64_t most_entries(size_t left, size_t least, size_t file_bytes) {
+    const size_t most = FREE_ENTRIES + file_bytes / BYTES_PER_ENTRY;
+    return left / least < most ? left / least : most;
+}
+
+fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t length, int bare,
+                           size_t file_bytes) {
     fly_bytes in = fly_bytes_of(data, length);
     fly_text key = {"", 0}, before, value;
-    uint64_t count, index;
+    uint64_t count, index, most;
     memset(header, 0, sizeof *header);
     header->data = data;
     header->length = length;
     header->bare = bare;
+    header->file_bytes = file_bytes;
     if (length >= NONE) {
         return FLY_TOO_MANY;
     }
     count = varint(&in);
-    if (in.status == FLY_OK && count > fly_left(&in) / 2) {
-        return refuse(header, FLY_METADATA_COUNT, count, fly_left(&in));
+    most = most_entries(fly_left(&in), 2, file_bytes);
+    if (in.status == FLY_OK && count > most) {
+        return refuse(header, FLY_METADATA_COUNT, count, most);
     }
     for (index = 0; index < count; index++) {
         before = key;
@@ -124,9 +136,10 @@ fly_status fly_header_open(fly_header *header, const uint8_t *data, size_t lengt
     }
     header->metadata_end = (size_t)(in.at - data);
     count = varint(&in);
-    /* A tensor has three bytes; of a bare one the architecture tells how many there are. */
-    if (in.status == FLY_OK && count > (bare ? NONE - 1 : fly_left(&in) / 3)) {
-        return refuse(header, FLY_TENSOR_COUNT, count, fly_left(&in));
+    /* A tensor has three bytes at least; a bare one may have none. */
+    most = most_entries(bare ? NONE - 1 : fly_left(&in), bare ? 1 : 3, file_bytes);
+    if (in.status == FLY_OK && count > most) {
+        return refuse(header, FLY_TENSOR_COUNT, count, most);
     }
     header->tensors = (uint32_t)count;
     header->tensors_at = (size_t)(in.at - data);
@@ -620,6 +633,7 @@ fly_status fly_header_index(fly_header *header, const fly_architecture *architec
                             void *workspace, size_t size, size_t *used) {
     fly_bytes in = fly_bytes_of(header->data, header->length), known = in;
     progress so_far = {0, 0, 0, 0};
+    uint64_t name_bytes = 0;
     fly_status status;
     fly_tensor tensor;
     in.at += header->tensors_at;
@@ -647,6 +661,10 @@ fly_status fly_header_index(fly_header *header, const fly_architecture *architec
         } else {
             entry->name = (uint32_t)(in.at - header->data);
             status = read_name(header, &in);
+        }
+        name_bytes += header->name_bytes;
+        if (status == FLY_OK && name_bytes / 2 > FREE_NAME_BYTES / 2 + header->file_bytes) {
+            return refuse(header, FLY_LONG_NAMES, header->file_bytes, 0);
         }
         status = status == FLY_OK ? read_kind(header, &in, &so_far, &again) : status;
         if (status == FLY_OK) {

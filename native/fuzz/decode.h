@@ -150,7 +150,7 @@ static fly_status index_header(const stream_input *in) {
     size_t used, size = 0;
     void *workspace;
     fly_tensor tensor;
-    fly_status status = fly_header_open(&header, in->payload, in->length, bare);
+    fly_status status = fly_header_open(&header, in->payload, in->length, bare, in->length);
     if (status != FLY_OK) {
         return status;
     }

@@ -42,20 +42,21 @@ static PyObject *text_of(fly_header *header, const char *bytes, size_t length) {
     return text;
 }
 
-/* header_metadata(raw, bare) -> dict */
+/* header_metadata(raw, bare, file_bytes) -> dict */
 static PyObject *header_metadata(PyObject *module, PyObject *arguments) {
     Py_buffer raw;
     int bare;
+    Py_ssize_t file_bytes;
     fly_header header;
     fly_text key, value;
     size_t at = 0;
     fly_status status;
     PyObject *metadata = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*p", &raw, &bare)) {
+    if (!PyArg_ParseTuple(arguments, "y*pn", &raw, &bare, &file_bytes)) {
         return NULL;
     }
-    status = fly_header_open(&header, raw.buf, (size_t)raw.len, bare);
+    status = fly_header_open(&header, raw.buf, (size_t)raw.len, bare, (size_t)file_bytes);
     if (status != FLY_OK) {
         raise_refused(&header, status);
     } else {
@@ -111,7 +112,7 @@ static PyObject *outline(fly_header *header, uint32_t place) {
                          tensor.storage, (unsigned)tensor.levels, tensor.first, lengths);
 }
 
-/* header_outlines(raw, architecture or None, digest) -> list of tuples. */
+/* header_outlines(raw, bare, file_bytes, architecture or None, digest) -> list of tuples. */
 static PyObject *header_outlines(PyObject *module, PyObject *arguments) {
     Py_buffer raw;
     const char *known, *digest;
@@ -121,19 +122,20 @@ static PyObject *header_outlines(PyObject *module, PyObject *arguments) {
     void *workspace = NULL;
     size_t size, used;
     int bare;
+    Py_ssize_t file_bytes;
     uint32_t place;
     fly_status status;
     PyObject *list = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*pz#y#", &raw, &bare, &known, &known_length, &digest,
-                          &digest_length)) {
+    if (!PyArg_ParseTuple(arguments, "y*pnz#y#", &raw, &bare, &file_bytes, &known,
+                          &known_length, &digest, &digest_length)) {
         return NULL;
     }
     architecture.tensors = (const uint8_t *)known;
     architecture.length = (size_t)known_length;
     memset(architecture.digest, 0, 8);
     memcpy(architecture.digest, digest, digest_length > 8 ? 8 : (size_t)digest_length);
-    status = fly_header_open(&header, raw.buf, (size_t)raw.len, bare);
+    status = fly_header_open(&header, raw.buf, (size_t)raw.len, bare, (size_t)file_bytes);
     if (status == FLY_OK) {
         size = fly_header_workspace(&header, known == NULL ? NULL : &architecture);
         workspace = PyMem_Malloc(size == 0 ? 1 : size);

@@ -72,8 +72,9 @@ const char *fly_sentence(fly_status status) {
      * numbers, {3} and {4} the dtypes of these numbers, {5} its place. */
     case FLY_BAD_HEADER_LENGTH: return "so few bytes cannot be so long a header.";
     case FLY_METADATA_COUNT:
-        return "the header announces {1} strings of metadata in {2} bytes.";
-    case FLY_TENSOR_COUNT: return "the header announces {1} tensors in {2} bytes.";
+        return "the header states {1} strings of metadata; so few bytes have at most {2}.";
+    case FLY_TENSOR_COUNT:
+        return "the header states {1} tensors; so few bytes have at most {2}.";
     case FLY_METADATA_ORDER: return "a key of the metadata is repeated or out of order.";
     case FLY_SHARED_NAME: return "a tensor's name repeats more than the name before it has.";
     case FLY_NAME_LENGTH: return "a tensor's name is missing or longer than {1} bytes.";
@@ -96,6 +97,7 @@ const char *fly_sentence(fly_status status) {
     case FLY_ALIAS_SHAPE: return "tensor {0!r} differs in shape from what it aliases.";
     case FLY_NO_GROUP: return "tensor {0!r} belongs to no group.";
     case FLY_LARGE_GROUP: return "tensor {0!r} makes its group too large.";
+    case FLY_LONG_NAMES: return "the names of the tensors are too long for {1} bytes.";
     case FLY_LONG_PARTS: return "tensor {0!r} has parts that are longer than any file.";
     case FLY_NO_ARCHITECTURE:
         return "the file leaves names and shapes to its architecture; give that.";

@@ -124,12 +124,13 @@ def test_opening_is_timed_in_a_fresh_process(scratch):
 
 
 def test_hostile_files_are_loaded_or_refused(tmp_path):
-    found = dict(hostile.cases(3000))
-    assert {"aliases.fly", "many aliases", "constant", "rANS, uint8"} < set(found)
+    found = dict(hostile.cases(3000)) | dict(hostile.many(30_000))
+    names = {"aliases.fly", "many aliases, long names", "constant", "rANS, uint8"}
+    assert names < set(found)
     path, warm = tmp_path / "a.fly", tmp_path / "warm.fly"
     save(torch.nn.Linear(64, 64), warm)
     for name, data in found.items():
-        assert len(data) <= 3000 or name.endswith(".fly")
+        assert len(data) <= (30_000 if name.startswith("many") else 3000) or name.endswith(".fly")
         path.write_bytes(data)
         result = hostile.work(path, warm)
         assert result.outcome in (("loaded", "refused") if name.endswith(".fly") else ("loaded",))

@@ -322,6 +322,31 @@ def test_decode_names_the_damaged_tensor():
         decode_dense(bad)
 
 
+def zeros(names):
+    return tuple(encode_constant(n, (), value=np.uint8(0), dtype="uint8") for n in names)
+
+
+@pytest.mark.parametrize(
+    ("container", "message"),
+    [
+        (Container(zeros(map(str, range(5000)))), "there are 5000 tensors, and a file of"),
+        (Container((), {str(n): "" for n in range(5000)}), "there are 5000 strings of metadata"),
+        (Container(zeros(f"{'n' * 1000}.{n}" for n in range(200))), "names of the tensors have"),
+    ],
+    ids=["tensors", "strings", "names"],
+)
+def test_dumps_refuses_what_so_short_a_file_may_not_state(container, message):
+    with pytest.raises(ModelError, match=message):
+        dumps(container)
+
+
+def test_dumps_holds_thousands_of_small_tensors():
+    values = np.random.default_rng(0).standard_normal((5000, 64), dtype=np.float32)
+    names = [f"blocks.{n}.bias" for n in range(5000)]
+    tensors = [encode_lossless(n, v, dtype="float32") for n, v in zip(names, values, strict=True)]
+    assert len(loads(dumps(Container(tuple(tensors)))).tensors) == 5000
+
+
 def test_open_header_restores_lengths_of_parts():
     tensor = shared()
     header = open_header(pack_header([outline_of(tensor)], {"k": "v"}))

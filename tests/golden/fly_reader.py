@@ -693,15 +693,21 @@ def fingerprint(shapes: Shapes) -> bytes:
     return sha256(told).digest()[:8]
 
 
-def read_header(cursor: Cursor, known: Shapes | None) -> tuple[list[Entry], Metadata]:
+def read_header(
+    cursor: Cursor, known: Shapes | None, file_bytes: int
+) -> tuple[list[Entry], Metadata]:
     """Read *The header*; names and shapes are known if it is bare."""
     metadata: Metadata = {}
-    for _ in range(cursor.varint()):
+    most = 4096 + file_bytes // 64
+    strings = cursor.varint()
+    check(strings <= most, "a file has too many strings of metadata")
+    for _ in range(strings):
         number = cursor.varint()
         key = cursor.take(number - 2).decode() if number > 1 else ("architecture", "recipe")[number]
         check(not metadata or key > max(metadata), "keys of the metadata do not ascend")
         metadata[key] = cursor.string()
     count = cursor.varint()
+    check(count <= most, "a file has too many tensors")
     if known is not None:
         check(cursor.take(8) == fingerprint(known), "a bare file is of other shapes")
         check(count == len(known), "a bare file has another number of tensors")
@@ -876,7 +882,9 @@ def read_fly(data: bytes, shapes: Shapes | None = None) -> tuple[Tensors, Metada
         check(plain <= 8 * length, "a coded header is too short")
         header = Cursor(bytes(huffman(header.take(table), header.rest(), plain, 256)))
     check(flags < 2 or shapes is not None, "a bare file needs the shapes of its architecture")
-    entries, metadata = read_header(header, shapes if flags & 2 else None)
+    entries, metadata = read_header(header, shapes if flags & 2 else None, len(data))
+    name_bytes = sum(len(entry.name.encode()) for entry in entries)
+    check(name_bytes <= (1 << 17) + 2 * len(data), "the names of a file are too long")
     decoded = sum(entry.size * ITEM[entry.kind.dtype] for entry in entries)
     check(decoded <= (1 << 26) + 4096 * len(data), "a file has too many elements")
     stored = sum(sum(entry.lengths.values()) for entry in entries)

@@ -32,6 +32,7 @@ from flyweight.errors import FormatError
 from flyweight.format import Container, dumps, loads
 
 FOLDER = Path(__file__).parent
+HOSTILE = FOLDER.parent / "hostile" / "files"
 sys.path.insert(0, str(FOLDER))
 
 from fly_reader import ITEM, NAMES, SCALED, STORAGES, Cursor, converted, read_fly  # noqa: E402
@@ -388,6 +389,15 @@ UNSOUND = {
 def test_unsound_files_of_another_writer(name):
     data = file_of(*UNSOUND[name])
     with pytest.raises(ValueError, match=r"."):
+        read_fly(data)
+    with pytest.raises(FormatError):
+        decoded(data)
+
+
+@pytest.mark.parametrize("name", ["many_tensors", "many_strings", "long_names"])
+def test_files_too_short_for_what_they_state(name):
+    data = (HOSTILE / f"{name}.fly").read_bytes()
+    with pytest.raises(ValueError, match=r"too (many|long)"):
         read_fly(data)
     with pytest.raises(FormatError):
         decoded(data)

@@ -5,10 +5,11 @@ Each is an attack that a reader did not withstand once. Make them again only wit
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from sealing import sealed
+from sealing import outlines, sealed
 
 from flyweight.coding import (
     CodedTensor,
@@ -19,6 +20,7 @@ from flyweight.coding import (
     prepare_shared,
 )
 from flyweight.format import Container, dumps
+from flyweight.format.layout import crc, pack_head
 
 FOLDER = Path(__file__).parent / "files"
 
@@ -50,7 +52,18 @@ def shared(shape: tuple[int, ...], coder: str) -> CodedTensor:
     return encode_shared("t", symbols, levels=np.uint8([1]), dtype="uint8", coder=coder)
 
 
+def zeros(names: Iterable[str], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A file of scalars whose bits are all zero, its header coded; no writer writes so many."""
+    tensors = [encode_constant(name, (), value=np.uint8(0), dtype="uint8") for name in names]
+    head = pack_head(outlines(tensors), metadata or {}, [])
+    return head + crc(head)
+
+
 MAKERS = {
+    # more than so short a file may have
+    "many_tensors": lambda: zeros(f"{n // 100}.{n % 100}" for n in range(5000)),
+    "many_strings": lambda: zeros((), {str(number): "" for number in range(5000)}),
+    "long_names": lambda: zeros(f"{'n' * 1000}.{number}" for number in range(200)),
     "aliases": aliases,
     "interleaved_groups": interleaved_groups,
     # as many symbols as so few bytes may stand for, or nearly

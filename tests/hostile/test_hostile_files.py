@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flyweight.coding.lossless import decode_matches
 from sealing import file_of, sealed
 
 from flyweight.coding import (
@@ -23,6 +22,7 @@ from flyweight.coding import (
     encode_lossless,
     encode_shared,
 )
+from flyweight.coding.lossless import decode_matches
 from flyweight.coding.rans import decode_rans
 from flyweight.coding.varint import varint
 from flyweight.errors import FormatError
@@ -235,6 +235,18 @@ def test_loads_names_the_defect(data, message):
         open_all(data)
     with pytest.raises(FormatError, match=message):
         inspect(data)
+
+
+def test_loads_bounds_the_number_of_tensors_by_the_length_of_the_file():
+    names = (f"{place // 70}.{place % 70}" for place in range(4500))
+    tensors = [encode_constant(name, (), value=np.uint8(0), dtype="uint8") for name in names]
+    shortest = 64 * (4500 - 4096)
+    padding = "." * (shortest - len(sealed(tensors, {"padding": ""})) - 1)
+    data = sealed(tensors, {"padding": padding})
+    assert len(data) == shortest
+    assert len(loads(data).tensors) == 4500
+    with pytest.raises(FormatError, match="4500 tensors; so few bytes have at most 4499"):
+        loads(sealed(tensors, {"padding": padding[1:]}))
 
 
 def test_loads_refuses_a_file_spliced_of_two():

@@ -58,6 +58,19 @@ def test_readers_count_aliases_against_the_bound_of_bytes(read):
         read(FILES / "aliases.fly")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("many_tensors", "states 5000 tensors; so few bytes have at most"),
+        ("many_strings", "states 5000 strings of metadata; so few bytes have at most"),
+        ("long_names", "names of the tensors are too long"),
+    ],
+)
+def test_readers_bound_what_a_header_states(read, name, message):
+    with pytest.raises(FormatError, match=message):
+        read(FILES / f"{name}.fly")
+
+
 def test_inspect_escapes_control_characters_of_names():
     text = str(inspect(FILES / "escape_sequences.fly"))
     assert all(line.isprintable() for line in text.splitlines())

@@ -128,6 +128,11 @@ def hostile_files(tmp_path_factory):
         sys.path.pop(0)
     folder = tmp_path_factory.mktemp("hostile")
     found = {}
+    for number, name in enumerate(("many_tensors", "many_strings", "long_names"), 400):
+        data = (ROOT / "tests" / "hostile" / "files" / f"{name}.fly").read_bytes()
+        path = folder / f"{number}.fly"
+        path.write_bytes(data)
+        found[path] = None
     for number in range(400):
         _, one = case(11, number)
         if one.reader == "file" and one.shapes is None:

@@ -7,7 +7,7 @@ input gives the same bytes on every machine. Unsound bytes raise `flyweight.erro
 from __future__ import annotations
 
 from flyweight.coding.arrays import decode, encode
-from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding
+from flyweight.coding.forms import MAX_LEVELS, CodedTensor, Encoding, TensorFields
 from flyweight.coding.groups import encode_tensors, group_small_tensors
 from flyweight.coding.huffman import (
     canonical_codewords,
@@ -44,6 +44,7 @@ __all__ = [
     "Effort",
     "Encoding",
     "PartKind",
+    "TensorFields",
     "UncodedTensor",
     "canonical_codewords",
     "carrier",

@@ -70,7 +70,7 @@ def dequantized(
         for left in range(0, matrix.shape[1], _BLOCK)
     ]
     in_threads(work, blocks, threads)
-    return values.reshape(symbols.shape)
+    return out
 
 
 def all_finite(values: NDArray[Any], dtype: str) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
     "PART_KINDS",
     "CodedTensor",
     "Encoding",
+    "TensorFields",
     "TensorGroup",
     "defect",
 ]
@@ -148,24 +149,20 @@ class TensorGroup:
         return raw.reshape(self._shape)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodedTensor:
-    """A named tensor as a file holds it.
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class TensorFields:
+    """Fields of a tensor that its coded and uncoded forms and its outline have in common.
 
     Attributes:
         name: unique within a file.
         shape: of the tensor.
         dtype: what the values are when decoded, one of `coding.DTYPES`.
-        encoding: how ``parts`` hold the values.
+        encoding: how parts hold the values.
         storage: dtype of the bytes in the codebook, scales, offsets or dense part; never loses a
             bit.
-        parts: the bytes of each part of this encoding, empty ones included. A shared tensor has
-            "scales", or these and "offsets", only if its channels have scales.
         levels: length of the codebook; 0 unless shared.
         target: place of the earlier tensor that an alias stands for; None unless alias.
         coder: how the symbols or the dense values became bytes.
-        group: the tensors that it is encoded with as one; None if it is encoded by itself.
-        member: its place among them; the parts are with the first, whose place is 0.
     """
 
     name: str
@@ -173,17 +170,34 @@ class CodedTensor:
     dtype: str
     encoding: Encoding
     storage: str
-    parts: Mapping[PartKind, bytes] = field(default_factory=dict)
     levels: int = 0
     target: int | None = None
     coder: Coder = "raw"
-    group: TensorGroup | None = None
-    member: int = 0
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    def common(self) -> dict[str, Any]:
+        """Return these fields by name, without those that a subclass adds."""
+        return {name: getattr(self, name) for name in TensorFields.__slots__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodedTensor(TensorFields):
+    """A named tensor as a file holds it.
+
+    Attributes:
+        parts: the bytes of each part of this encoding, empty ones included. A shared tensor has
+            "scales", or these and "offsets", only if its channels have scales.
+        group: the tensors that it is encoded with as one; None if it is encoded by itself.
+        member: its place among them; the parts are with the first, whose place is 0.
+    """
+
+    parts: Mapping[PartKind, bytes] = field(default_factory=dict)
+    group: TensorGroup | None = None
+    member: int = 0
 
     @property
     def scaled(self) -> bool:

@@ -12,12 +12,12 @@ Source: front coding as in Witten, Moffat & Bell 1999, section 4.1.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from flyweight import _native
-from flyweight.coding.forms import OWN_PARTS, PART_KINDS, CodedTensor, Encoding
+from flyweight.coding.forms import OWN_PARTS, PART_KINDS, CodedTensor, Encoding, TensorFields
 from flyweight.coding.scalars import DTYPES
 from flyweight.coding.symbols import Coder, PartKind
 from flyweight.coding.varint import varint
@@ -27,6 +27,7 @@ __all__ = [
     "OpenHeader",
     "Outline",
     "Shapes",
+    "crowded",
     "open_header",
     "outline_of",
     "pack_header",
@@ -38,6 +39,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _DIGEST = 8  # bytes
 _USUAL_KEYS = ("architecture", "recipe")  # of the metadata; the place is the number in the file
+_FREE_ENTRIES, _BYTES_PER_ENTRY = 4096, 64
+_FREE_NAME_BYTES = 1 << 17
 _LONGEST_PERIOD = 64  # the writer looks no further back for tensors to repeat
 
 # The place is the number in the file. The fifth form is a constant whose bits are all zero.
@@ -66,23 +69,15 @@ _STATED: Mapping[str, tuple[PartKind, ...]] = {  # parts whose lengths the heade
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outline:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outline(TensorFields):
     """A coded tensor without its bytes: what the header states, and the length of each part.
 
     ``first`` is the place of the first tensor of its group, which holds its values; None for a
     tensor that holds its own, as the first does.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    encoding: Encoding
-    storage: str
     lengths: Mapping[PartKind, int]
-    levels: int = 0
-    target: int | None = None
-    coder: Coder = "raw"
     first: int | None = None
 
     @property
@@ -96,11 +91,6 @@ class Outline:
         return (*kind, len(self.shape), self.shape[1:], own)
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
     def stored_bytes(self) -> int:
         """Number of bytes in all parts."""
         return sum(self.lengths.values())
@@ -112,33 +102,13 @@ class Outline:
             if kind in self.lengths:
                 parts[kind] = data[start : start + self.lengths[kind]]
                 start += self.lengths[kind]
-        return CodedTensor(
-            name=self.name,
-            shape=self.shape,
-            dtype=self.dtype,
-            encoding=self.encoding,
-            storage=self.storage,
-            parts=parts,
-            levels=self.levels,
-            target=self.target,
-            coder=self.coder,
-        )
+        return CodedTensor(**self.common(), parts=parts)
 
 
 def outline_of(tensor: CodedTensor, first: int | None = None) -> Outline:
     """Return the outline of a coded tensor; ``first`` as in `Outline`."""
-    return Outline(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        encoding=tensor.encoding,
-        storage=tensor.storage,
-        lengths={kind: len(part) for kind, part in tensor.parts.items()},
-        levels=tensor.levels,
-        target=tensor.target,
-        coder=tensor.coder,
-        first=first,
-    )
+    lengths = {kind: len(part) for kind, part in tensor.parts.items()}
+    return Outline(**tensor.common(), lengths=lengths, first=first)
 
 
 @dataclass(frozen=True)
@@ -153,6 +123,7 @@ class OpenHeader:
     metadata: Mapping[str, str]
     bare: bool
     _raw: bytes
+    _file_bytes: int
 
     def outlines(self, shapes: Shapes | None = None) -> list[Outline]:
         """Read the outlines of the tensors; allocates no tensor.
@@ -165,22 +136,25 @@ class OpenHeader:
         """
         known = None if shapes is None else pack_shapes(shapes.items())
         digest = b"" if known is None else _digest_of(known)
-        found = _native.header_outlines(self._raw, self.bare, known, digest)
+        found = _native.header_outlines(self._raw, self.bare, self._file_bytes, known, digest)
         names: set[str] = set()
+        known_lengths: dict[tuple[int | None, ...], dict[PartKind, int]] = {}  # held once
         outlines = []
         for name, shape, form, flags, dtype, storage, levels, link, lengths in found:
             if name in names:
                 raise FormatError(f"two tensors have the name {name!r}.")
             names.add(name)
             encoding, coder = _FORMS[form]
-            stated = zip(PART_KINDS, lengths, strict=True)
+            if lengths not in known_lengths:
+                stated = zip(PART_KINDS, lengths, strict=True)
+                known_lengths[lengths] = {part: n for part, n in stated if n is not None}
             outline = Outline(
                 name=name,
                 shape=shape,
                 dtype=DTYPES[dtype],
                 encoding=encoding,
                 storage=DTYPES[storage],
-                lengths={kind: length for kind, length in stated if length is not None},
+                lengths=known_lengths[lengths],
                 levels=levels,
                 target=link if encoding == "alias" else None,
                 coder=coder,
@@ -190,9 +164,34 @@ class OpenHeader:
         return outlines
 
 
-def open_header(raw: bytes, *, bare: bool = False) -> OpenHeader:
-    """Read the metadata of a header that `pack_header` returned."""
-    return OpenHeader(_native.header_metadata(raw, bare), bare, raw)
+def open_header(raw: bytes, *, bare: bool = False, file_bytes: int = sys.maxsize) -> OpenHeader:
+    """Read the metadata of a header that `pack_header` returned.
+
+    ``file_bytes``, the length of the whole file, limits what a header may state: see `crowded`.
+    """
+    return OpenHeader(_native.header_metadata(raw, bare, file_bytes), bare, raw, file_bytes)
+
+
+def crowded(tensors: Sequence[Outline], metadata: Mapping[str, str], file_bytes: int) -> str | None:
+    """Describe in one sentence that a file is too short for what its header states, or return None.
+
+    The limits are those of ``native/header.c``.
+    """
+    most = _FREE_ENTRIES + file_bytes // _BYTES_PER_ENTRY
+    for what, count in (("tensors", len(tensors)), ("strings of metadata", len(metadata))):
+        if count > most:
+            return (
+                f"there are {count} {what}, and a file of {file_bytes} bytes has at most {most}; "
+                "join them."
+            )
+    most = _FREE_NAME_BYTES + 2 * file_bytes
+    name_bytes = sum(len(tensor.name.encode()) for tensor in tensors)
+    if name_bytes > most:
+        return (
+            f"the names of the tensors have {name_bytes} bytes, and those of a file of "
+            f"{file_bytes} bytes at most {most}; shorten them."
+        )
+    return None
 
 
 def pack_header(

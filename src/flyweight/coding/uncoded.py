@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyweight.coding.channels import SCALED_DTYPES, all_finite
-from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, Encoding
+from flyweight.coding.forms import MAX_LEVELS, OWN_PARTS, CodedTensor, TensorFields
 from flyweight.coding.lossless import ExactLevels, dense_forms, exact_levels
 from flyweight.coding.scalars import all_equal, carrier, negative_count, pack_scalars
 from flyweight.coding.symbols import (
@@ -37,50 +36,26 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class UncodedTensor:
+class UncodedTensor(TensorFields):
     """A tensor of which only the symbols or dense values are still to be encoded.
 
+    Its coder is not chosen yet.
+
     Attributes:
-        name: of the tensor.
-        shape: of the tensor.
-        dtype: of the values when decoded.
-        encoding: "shared", "dense" or "constant".
-        storage: dtype of the stored tables or values.
         symbols: of a shared tensor, in its shape; empty for the others.
-        levels: length of the codebook; 0 unless shared.
         negatives: how many levels are below zero.
         own: codebook, scales and offsets as stored.
         raw: dense values as stored, one value of a constant, none of a constant of zero bits.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    encoding: Encoding
-    storage: str
     symbols: NDArray[Any] = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
-    levels: int = 0
     negatives: int = 0
     own: Mapping[PartKind, bytes] = field(default_factory=dict)
     raw: bytes = b""
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
     def coded(self, parts: Mapping[PartKind, bytes], coder: Coder) -> CodedTensor:
         """Return the coded tensor of these parts, its own tables added."""
-        return CodedTensor(
-            name=self.name,
-            shape=self.shape,
-            dtype=self.dtype,
-            encoding=self.encoding,
-            storage=self.storage,
-            parts={**parts, **self.own},
-            levels=self.levels,
-            coder=coder,
-        )
+        return CodedTensor(**self.common() | {"coder": coder}, parts={**parts, **self.own})
 
     def encode(
         self, *, effort: Effort = "smallest", coder: Coder | None = None, exact: bool = True

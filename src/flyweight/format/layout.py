@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flyweight.coding import carrier, decode_huffman, encode_huffman
-from flyweight.coding.header import OpenHeader, Outline, Shapes, open_header, pack_header
+from flyweight.coding.header import (
+    OpenHeader,
+    Outline,
+    Shapes,
+    open_header,
+    pack_header,
+)
 from flyweight.coding.varint import ByteReader, varint
 from flyweight.errors import FormatError
 
@@ -173,8 +179,10 @@ def head_length(data: bytes) -> int:
     return preamble.length + preamble.stored + CRC_BYTES * preamble.checks + CRC_BYTES
 
 
-def open_head(data: bytes) -> OpenHead:
+def open_head(data: bytes, file_bytes: int) -> OpenHead:
     """Check the bytes before the payload and read the metadata; ``data`` may go on after them.
+
+    ``file_bytes`` is the length of the whole file, which limits how many tensors it may have.
 
     Raises:
         FormatError: anything is wrong with them.
@@ -187,7 +195,8 @@ def open_head(data: bytes) -> OpenHead:
     end = reader.position
     if reader.take(CRC_BYTES) != crc(data[:end]):
         raise FormatError("the header of the file is damaged: its checksum does not match.")
-    header = open_header(_decode_header(stored, preamble.sizes), bare=preamble.bare)
+    raw = _decode_header(stored, preamble.sizes)
+    header = open_header(raw, bare=preamble.bare, file_bytes=file_bytes)
     split = tuple(checks[i : i + CRC_BYTES] for i in range(0, len(checks), CRC_BYTES))
     return OpenHead(header, split, reader.position)
 

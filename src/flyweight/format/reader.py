@@ -6,8 +6,10 @@ import io
 import os
 import stat
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -71,7 +73,7 @@ class Reader:
         try:
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             length = head_length(self._read(0, LONGEST_PREAMBLE))
-            self._opened = open_head(self._read(0, min(length, self.file_bytes)))
+            self._opened = open_head(self._read(0, min(length, self.file_bytes)), self.file_bytes)
             if not self.bare or shapes is not None:
                 self._read_head(shapes)
         except FormatError as error:
@@ -124,20 +126,16 @@ class Reader:
         self._head = head
         self._by_name = {outline.name: place for place, outline in enumerate(head.outlines)}
         self._members: dict[int, list[int]] = {}  # places of each group, by that of its first
-        self._member: dict[int, int] = {}
         for place, outline in enumerate(head.outlines):
             if outline.first is not None:
-                members = self._members.setdefault(outline.first, [outline.first])
-                self._member[place] = len(members)
-                members.append(place)
+                self._members.setdefault(outline.first, [outline.first]).append(place)
         self._groups: dict[int, TensorGroup] = {}
-        self._blocks: dict[str, tuple[_Block, int]] = {}
-        for start, outlines, check in head.blocks():
-            block = _Block(start, sum(o.stored_bytes for o in outlines), len(outlines), check)
-            before = 0
-            for outline in outlines:
-                self._blocks[outline.name] = (block, before)
-                before += outline.stored_bytes
+        sizes = [outline.stored_bytes for outline in head.outlines]
+        self._starts = [*accumulate(sizes, initial=head.length)]  # of the tensors in the file
+        self._blocks = [
+            _Block(start, sum(outline.stored_bytes for outline in outlines), len(outlines), check)
+            for start, outlines, check in head.blocks()
+        ]
         self._last: tuple[int, bytes] = (-1, b"")
 
     @property
@@ -163,8 +161,10 @@ class Reader:
         tensor = self._own_parts(place)
         first = place if outlines[place].first is None else outlines[place].first
         if first in self._members:
-            tensor = replace(tensor, group=self._group(first), member=self._member.get(place, 0))
-            if place == self._members[first][-1]:
+            members = self._members[first]
+            member = bisect_left(members, place)
+            tensor = replace(tensor, group=self._group(first), member=member)
+            if place == members[-1]:
                 del self._groups[first]  # read in order, no other is to come
         sentence = defect(tensor)
         if sentence:
@@ -191,16 +191,17 @@ class Reader:
     def _own_parts(self, place: int) -> CodedTensor:
         """Return a tensor with the parts that it holds itself."""
         outline = self.outlines[place]
-        if outline.name not in self._blocks:
+        if not outline.stored_bytes:
             return outline.filled(b"", 0)
-        block, before = self._blocks[outline.name]
+        start = self._starts[place]
+        block = self._blocks[bisect_right(self._blocks, start, key=lambda one: one.start) - 1]
         if self._last[0] != block.start:
             self._last = (block.start, self._read(block.start, block.length))
             if crc(self._last[1]) != block.check:
                 what = f"tensor {outline.name!r}" if block.tensors == 1 else "a block of tensors"
                 self._last = (-1, b"")
                 raise FormatError(f"{self._where}{what} is damaged: its checksum does not match.")
-        tensor = outline.filled(self._last[1], before)
+        tensor = outline.filled(self._last[1], start - block.start)
         if block.tensors == 1:
             self._last = (-1, b"")  # its bytes are not held twice
         return tensor

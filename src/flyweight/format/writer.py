@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from flyweight._files import replacing, spool_for
 from flyweight.coding import CodedTensor
 from flyweight.coding.forms import PART_KINDS, TensorGroup, defect
-from flyweight.coding.header import Outline, outline_of
+from flyweight.coding.header import Outline, crowded, outline_of
 from flyweight.errors import ModelError
 from flyweight.format.layout import (
     BLOCK_BYTES,
@@ -117,7 +117,8 @@ class Writer:
             raise ModelError("a group of tensors is incomplete.")
         head = pack_head(self._outlines, self._metadata, self._checks, bare=self._bare)
         length = len(head) + self._spool.tell() + CRC_BYTES
-        sentence = too_large(self._outlines, length)
+        sentence = crowded(self._outlines, self._metadata, length)
+        sentence = sentence or too_large(self._outlines, length)
         if sentence:
             raise ModelError(sentence)
         value = zlib.crc32(head)

@@ -187,6 +187,18 @@ def fill_(
     """
     own: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     named = _by_own_names(own, state)
+    _check_fit(own, named, where, strict)
+    named = {name: value for name, value in named.items() if name in own}
+    del own  # a module may have thousands of tensors
+    try:
+        model.load_state_dict(named, strict=False)
+    except Exception as error:  # hooks of a module may raise anything
+        raise CheckpointError(f"{where} cannot be loaded into the model: {error}") from error
+
+
+def _check_fit(
+    own: Mapping[str, Tensor], named: Mapping[str, Tensor], where: str, strict: bool
+) -> None:
     groups: dict[object, list[str]] = {}
     for name, tensor in own.items():
         groups.setdefault(_storage(tensor), []).append(name)
@@ -199,21 +211,17 @@ def fill_(
             _check_tensor(name, value, own[name], where)
     for names in groups.values():
         _check_tied([name for name in names if name in named], named, where)
-    try:
-        model.load_state_dict({n: v for n, v in named.items() if n in own}, strict=False)
-    except Exception as error:  # hooks of a module may raise anything
-        raise CheckpointError(f"{where} cannot be loaded into the model: {error}") from error
 
 
-def _by_own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the state under the model's names, where only wrappers make a difference."""
     if not own.keys() - state.keys() and not state.keys() - own.keys():
-        return dict(state)
+        return state
     by_plain = {short: name for name, short in without_wrappers(own).items()}
     plain = without_wrappers(state)
     named = {by_plain.get(short, short): state[name] for name, short in plain.items()}
     exact = sum(name in own for name in state)
-    return named if sum(name in own for name in named) > exact else dict(state)
+    return named if sum(name in own for name in named) > exact else state
 
 
 def _storage(tensor: object) -> object:
