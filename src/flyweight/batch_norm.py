@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flyweight.batches import Batches, evaluating, examples_in, run_model
 from flyweight.errors import DataError, ModelError
+from flyweight.modules import dense_weight
 
 __all__ = [
     "BatchNormDrift",
@@ -59,10 +60,11 @@ def fold_batch_norms_(model: nn.Module) -> None:
             continue
         if module.running_mean is None or module.running_var is None or not module.affine:
             continue
-        if owners[id(module.weight)] > 1 or owners[id(module.bias)] > 1:
+        weight, offset = dense_weight(module, "weight"), dense_weight(module, "bias")
+        if owners[id(weight)] > 1 or owners[id(offset)] > 1:
             continue
-        scale = module.weight / torch.sqrt(module.running_var + module.eps)
-        bias = module.bias - module.running_mean * scale
+        scale = weight / torch.sqrt(module.running_var + module.eps)
+        bias = offset - module.running_mean * scale
         if not bool(torch.isfinite(scale).all() & torch.isfinite(bias).all()):
             raise ModelError(
                 f"batch normalization {name!r} has a channel of variance "
@@ -71,8 +73,8 @@ def fold_batch_norms_(model: nn.Module) -> None:
             )
         folded.append((module, scale, bias))
     for module, scale, bias in folded:
-        module.bias.copy_(bias)
-        module.weight.copy_(scale)
+        dense_weight(module, "bias").copy_(bias)
+        dense_weight(module, "weight").copy_(scale)
         module.running_mean.zero_()
         module.running_var.fill_(1 - module.eps)
         if module.num_batches_tracked is not None:

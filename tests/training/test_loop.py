@@ -382,6 +382,9 @@ class Counting:
     def step(self):
         self.number += 1
 
+    def penalty(self):
+        return None
+
     def check(self):
         self.checks += 1
         if self.broken:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from flyweight._config import config_digest
 from flyweight._provenance import source_commit
-from flyweight.batch_norm import fold_batch_norms_, folded_batch_norms, unfold_batch_norms_
+from flyweight.batch_norm import folded_batch_norms, unfold_batch_norms_
 from flyweight.batches import (
     Batch,
     Batches,
@@ -31,7 +32,7 @@ from flyweight.batches import (
     tensors_in,
     to_device,
 )
-from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
+from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.compression.arguments import (
     Evaluate,
     check_callable,
@@ -46,6 +47,7 @@ from flyweight.errors import ModelError
 from flyweight.modules import add_network_, architecture_of, check_model, fill_
 from flyweight.pruning import Pruner, PruningConfig
 from flyweight.quantization import (
+    FileStorage,
     PostTrainingConfig,
     QuantizationConfig,
     Quantizer,
@@ -232,6 +234,7 @@ class _Run:
         """Run the stages of a recipe on ``student``, which is changed."""
         metadata = _metadata(student, recipe)
         storage: dict[str, Any] = {
+            "fold_batch_norm": recipe.fold_batch_norm,
             "float_dtype": recipe.float_dtype,
             "float_mantissa_bits": recipe.float_mantissa_bits,
             "metadata": metadata,
@@ -242,9 +245,9 @@ class _Run:
         if recipe.pruning is not None:
             student = self._pruned(student, recipe.pruning, recipe.retraining)
         if recipe.quantization is not None:
-            quantizer = self._quantizer(student, recipe.quantization, recipe.fine_tuning)
+            quantizer = self._quantizer(student, recipe.quantization, recipe.fine_tuning, storage)
             quantizer.model.cpu()
-            return quantizer.finalize(fold_batch_norm=recipe.fold_batch_norm, **storage)
+            return quantizer.finalize()
         quantized: dict[str, CompressedTensor] = {}
         if recipe.post_training is not None:
             student, quantized = quantize_post_training(
@@ -253,10 +256,7 @@ class _Run:
                 recipe.post_training,
                 progress=self.progress,
             )
-        student = student.cpu()
-        if recipe.fold_batch_norm:
-            fold_batch_norms_(student)
-        return compress_module(student, quantized, **storage)
+        return FileStorage(**storage).compress(student.cpu(), quantized)
 
     def _pruned(
         self, student: nn.Module, config: PruningConfig, training: TrainingConfig
@@ -274,7 +274,11 @@ class _Run:
         return pruner.finalize()
 
     def _quantizer(
-        self, student: nn.Module, config: QuantizationConfig, training: TrainingConfig
+        self,
+        student: nn.Module,
+        config: QuantizationConfig,
+        training: TrainingConfig,
+        storage: Mapping[str, Any],
     ) -> Quantizer:
         seed = self.seed + 1
         quantizer = Quantizer(
@@ -284,6 +288,7 @@ class _Run:
             data=self._calibration(config),
             loss=self.loss or default_loss,
             seed=seed,
+            storage=storage,
         )
         self._train(quantizer, training, "quantize and fine-tune", _STATES[1], seed)
         return quantizer

@@ -235,6 +235,9 @@ class Pruner:
             )
         return self.model
 
+    def penalty(self) -> None:
+        """Return nothing: a pruner adds no term to the loss."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`, to save beside those of model and optimizer."""
         masks = {name: mask.clone() for name, mask in {**self._masks, **self._fixed}.items()}

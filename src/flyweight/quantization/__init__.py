@@ -4,6 +4,7 @@ from flyweight.quantization.bias_correction import correct_biases_
 from flyweight.quantization.comparison import SchemeError, compare_schemes
 from flyweight.quantization.config import METHODS, Method, QuantizationConfig
 from flyweight.quantization.exact_kmeans import exact_kmeans_edges
+from flyweight.quantization.file_storage import FileStorage
 from flyweight.quantization.fixed_point import (
     SCHEMES,
     FixedPoint,
@@ -32,6 +33,7 @@ from flyweight.quantization.rate_distortion import (
     rdoq,
     steps_at_loss_per_bit,
 )
+from flyweight.quantization.rate_weight import RateWeight
 from flyweight.quantization.report import LayerQuantization, QuantizationReport
 from flyweight.quantization.weight_sharing import quantize_kmeans
 
@@ -41,6 +43,7 @@ __all__ = [
     "METHODS",
     "SCHEMES",
     "BinaryWeight",
+    "FileStorage",
     "FixedPoint",
     "FixedPointWeight",
     "Grid",
@@ -53,6 +56,7 @@ __all__ = [
     "QuantizationConfig",
     "QuantizationReport",
     "Quantizer",
+    "RateWeight",
     "Scheme",
     "SchemeError",
     "TernaryWeight",

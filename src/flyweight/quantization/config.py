@@ -8,7 +8,15 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from flyweight._config import AtLeastOne, Fraction, ProperFraction, check_fields
+from flyweight._config import (
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    ProperFraction,
+    check_fields,
+)
 from flyweight.errors import RecipeError
 from flyweight.quantization.fixed_point import SCHEMES
 from flyweight.quantization.kmeans_initialization import Initialization
@@ -17,7 +25,14 @@ __all__ = ["METHODS", "Method", "QuantizationConfig"]
 
 #: Method of quantization-aware training.
 Method = Literal[
-    "kmeans", "uniform", "symmetric", "symmetric-no-zero", "learned-step", "ternary", "binary"
+    "kmeans",
+    "uniform",
+    "symmetric",
+    "symmetric-no-zero",
+    "learned-step",
+    "ternary",
+    "binary",
+    "rate",
 ]
 #: The names of `Method`.
 METHODS: tuple[str, ...] = get_args(Method)
@@ -32,7 +47,8 @@ class QuantizationConfig:
         method: "kmeans" is weight sharing with trained centroids; "uniform", "symmetric" (with a
             zero level) and "symmetric-no-zero" are fixed point with a range that follows the
             weights (QAT by the straight-through estimator); "learned-step" is LSQ; "ternary" has
-            two learned scales and zero; "binary" one scale.
+            two learned scales and zero; "binary" one scale; "rate" trains towards a size of the
+            file, with the bits that the coder takes as a term of the loss.
         bits: at most 2^bits levels a tensor ("symmetric" and "learned-step": 2 bits and more;
             "ternary" and "binary" have their own number).
         allocation: "equal" bits in all tensors, or by "size": ``bits`` is that of the largest
@@ -59,6 +75,17 @@ class QuantizationConfig:
         exclude: globs of those among them that stay floats; what is pruned of them stays so.
         bits_overrides: bits by glob, for layers that differ from the others.
         level_dtype: type of levels, scales and offsets in the file.
+        target_bytes: of "rate", bytes of the whole file that the run is to end with.
+        loss_per_bit: of "rate", loss that a bit is worth: with a target where it starts (0 for a
+            value that suits classifiers), without one what it stays.
+        step: of "rate", distance of levels as a multiple of the root mean square of the weights;
+            with the allocation "size" halved for each bit more.
+        dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.
+        target_ramp: of "rate", fraction of the steps in which the size falls to the target.
+        freeze_at: of "rate", fraction of the steps after which codes stay, and levels, batch
+            normalization and other floats train on, as the file stores them.
+        price_interval: of "rate", at most how many steps the bits of codes are taken from before
+            they are counted again.
 
     Raises:
         RecipeError: a value is of another type or out of its bounds, or has no effect.
@@ -91,6 +118,13 @@ class QuantizationConfig:
     exclude: tuple[str, ...] = ()
     bits_overrides: Mapping[str, Bits] = dataclasses.field(default_factory=dict)
     level_dtype: Literal["float16", "float32"] = "float16"
+    target_bytes: NotNegativeInt = 0
+    loss_per_bit: NotNegative = 0.0
+    step: Positive = 1.2
+    dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
+    target_ramp: Fraction = 0.55
+    freeze_at: Fraction = 0.85
+    price_interval: AtLeastOne = 50
 
     def __post_init__(self) -> None:
         check_fields(self, "quantization")
@@ -106,7 +140,7 @@ class QuantizationConfig:
     def _check_method(self) -> None:
         """Refuse settings that the method has no use for."""
         method = self.method
-        if method in ("symmetric", "learned-step"):
+        if method in ("symmetric", "learned-step", "rate"):
             for bits in (self.bits, *self.bits_overrides.values()):
                 if bits < 2:
                     raise RecipeError(
@@ -124,6 +158,8 @@ class QuantizationConfig:
         ):
             if getattr(self, key) and method not in methods:
                 raise RecipeError(f"quantization.{key} is not for the method {method!r}")
+        if method == "rate" and self.start_bits:
+            raise RecipeError(f"quantization.start_bits is 0 with 'rate'; found {self.start_bits}")
         if method in ("ternary", "binary"):
             for key in ("start_bits", "allocation", "bits_overrides"):
                 if getattr(self, key) not in (0, "equal", {}):
@@ -131,6 +167,12 @@ class QuantizationConfig:
                         f"quantization.{key} is not for the method {method!r}, which has its own "
                         f"number of levels; found {getattr(self, key)!r}"
                     )
+        if (method == "rate") != bool(self.target_bytes or self.loss_per_bit):
+            raise RecipeError(
+                "quantization.target_bytes or quantization.loss_per_bit is above 0 with the "
+                f"method 'rate', and only there; found the method {method!r} with "
+                f"{self.target_bytes} and {self.loss_per_bit:g}"
+            )
         if method != "ternary" and self.threshold != QuantizationConfig.threshold:
             raise RecipeError(
                 f"quantization.threshold is for the method 'ternary', not for {method!r}; "

@@ -12,11 +12,14 @@ from flyweight.quantization.fixed_point import FixedPoint
 from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
 from flyweight.quantization.kmeans_weight import KMeansWeight
 from flyweight.quantization.learned_step_weight import LearnedStepWeight, TernaryWeight
+from flyweight.quantization.rate_weight import RateWeight
 from flyweight.quantization.weight_sharing import quantize_kmeans
 
 __all__ = ["QuantizedWeight", "WeightSettings"]
 
-QuantizedWeight = KMeansWeight | FixedPointWeight | LearnedStepWeight | TernaryWeight | BinaryWeight
+QuantizedWeight = (
+    KMeansWeight | FixedPointWeight | LearnedStepWeight | TernaryWeight | BinaryWeight | RateWeight
+)
 """A parametrization whose layer sees quantized weights."""
 
 
@@ -54,6 +57,8 @@ class WeightSettings:
             return TernaryWeight(weight, mask, threshold=config.threshold)
         if method == "binary":
             return BinaryWeight(mask, per_channel=self.per_channel)
+        if method == "rate":
+            raise ValueError("all weights of the method 'rate' are made by RateTraining")
         fixed_point = FixedPoint(
             bits,
             method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping
@@ -12,16 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from flyweight._config import config_digest
-from flyweight.batch_norm import (
-    check_not_training_folded,
-    fold_batch_norms_,
-    folded_batch_norms,
-)
+from flyweight.batch_norm import check_not_training_folded, folded_batch_norms
 from flyweight.batches import Batches, Loss, default_loss, take_examples, to_device
-from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
+from flyweight.compressed import CompressedModel, CompressedTensor
 from flyweight.errors import CheckpointError, FlyweightError, ModelError
 from flyweight.modules import (
     WeightLayout,
+    WeightParametrization,
     attach_,
     check_config,
     check_model,
@@ -39,11 +37,13 @@ from flyweight.modules.optimizer_check import OptimizerCheck
 from flyweight.processes import of_first_process
 from flyweight.pruning import MaskedWeight, fisher_information
 from flyweight.quantization.config import QuantizationConfig
+from flyweight.quantization.file_storage import FileStorage, FloatDtype
 from flyweight.quantization.fixed_point_weight import FixedPointWeight
 from flyweight.quantization.kmeans_weight import KMeansWeight
 from flyweight.quantization.learned_step_weight import LearnedStepWeight
 from flyweight.quantization.level_storage import round_tables
 from flyweight.quantization.quantized_weight import QuantizedWeight, WeightSettings
+from flyweight.quantization.rate_training import RateTraining
 from flyweight.quantization.report import QuantizationReport, quantization_row
 
 __all__ = ["Quantizer"]
@@ -66,6 +66,9 @@ class Quantizer:
         data: batches to measure Fisher information on, where ``importance`` is "fisher".
         loss: loss of which the Fisher information is measured.
         seed: of k-means, where centroids are drawn.
+        storage: keyword arguments of `finalize`, which takes them from here if it is given none.
+            "rate" needs them from the start, since they decide the bytes of what is not quantized,
+            and trains these floats as they are stored.
 
     Attributes:
         model: the prepared copy; on any device, and wrapped as the training loop needs it.
@@ -103,6 +106,7 @@ class Quantizer:
         data: Batches | None = None,
         loss: Loss = default_loss,
         seed: int = 0,
+        storage: Mapping[str, Any] | None = None,
     ) -> None:
         steps = check_steps(steps)
         config = QuantizationConfig() if config is None else config
@@ -111,6 +115,7 @@ class Quantizer:
         self.config = config
         self.steps = steps
         self.number = 0
+        self._storage = FileStorage(**(storage or {}))
         self.model = copy.deepcopy(model)
         self._finalized: QuantizationReport | None = None
         self._folded = folded_batch_norms(self.model)
@@ -134,11 +139,27 @@ class Quantizer:
         if steps:
             _warn_of_zeros(self._masks)
         importance = {} if config.importance == "equal" else self._importance(data, loss)
-        self._quantized = {name: self._parametrized(name, importance.get(name)) for name in weights}
+        self._rate: RateTraining | None = None
+        if config.method == "rate":
+            self._rate = RateTraining(
+                self.model,
+                weights,
+                self._masks,
+                config,
+                {name: settings.bits for name, settings in self._settings.items()},
+                steps,
+                self._storage,
+            )
+            self._quantized: dict[str, QuantizedWeight] = {**self._rate.quantized}
+        else:
+            self._quantized = {
+                name: self._parametrized(name, importance.get(name)) for name in weights
+            }
         held = masks_of_zeros(self.model, without=weights)
         self._masks |= held
         masked = {name: MaskedWeight(mask.clone()) for name, mask in held.items()}
-        self._attached: dict[str, QuantizedWeight | MaskedWeight] = {**self._quantized, **masked}
+        floats = {} if self._rate is None else self._rate.floats(without={*weights, *held})
+        self._attached: dict[str, WeightParametrization] = {**self._quantized, **masked, **floats}
         attach_(self.model, self._attached)
         self._optimizer_check = OptimizerCheck(self.model, "quantizer")
 
@@ -203,7 +224,16 @@ class Quantizer:
         self.number += 1
         self._set_bits_(self.number)
         self._follow_clusters_(self.number)
+        if self._rate is not None:
+            self._rate.step_(self.number, self.weights)
         self._optimizer_check.remember()
+
+    def penalty(self) -> Tensor | None:
+        """Return what to add to the loss of a batch, a scalar: with "rate", the price of all bits.
+
+        None for the other methods.
+        """
+        return None if self._rate is None else self._rate.penalty(self.weights)
 
     def _follow_clusters_(self, step: int) -> None:
         config = self.config
@@ -240,7 +270,8 @@ class Quantizer:
         """
         self._check_open()
         masks = {name: mask.clone() for name, mask in self._masks.items()}
-        return {"step": self.number, "config": config_digest(self.config), "masks": masks}
+        state = {"step": self.number, "config": config_digest(self.config), "masks": masks}
+        return state if self._rate is None else {**state, "rate": self._rate.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state of `state_dict`; load that of the model too.
@@ -269,6 +300,8 @@ class Quantizer:
                 "this state is of another model, or of one with other zeros; make the quantizer of "
                 "that model"
             )
+        if self._rate is not None:
+            self._rate.load_state_dict(state.get("rate"))
         self.number = step
         self._set_bits_(step)
 
@@ -283,7 +316,8 @@ class Quantizer:
     def check(self) -> None:
         """Raise ModelError if a layer sees a value where the weight was zero."""
         self._check_open()
-        if name := first_revived(self.model, self._masks):
+        held = {} if self._rate is None else self._rate.masks()
+        if name := first_revived(self.model, self._masks | held):
             raise ModelError(
                 f"tensor {name!r} lost zeros in training; load the state that belongs to this "
                 "model, or start again"
@@ -309,9 +343,9 @@ class Quantizer:
     def finalize(
         self,
         *,
-        fold_batch_norm: bool = True,
-        float_dtype: str = "float32",
-        float_mantissa_bits: int = 0,
+        fold_batch_norm: bool | None = None,
+        float_dtype: FloatDtype | None = None,
+        float_mantissa_bits: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> CompressedModel:
         """Return the compressed model; `model` is left with plain quantized weights.
@@ -325,33 +359,34 @@ class Quantizer:
 
         Args:
             fold_batch_norm: store the effective scale and bias of a batch normalization instead of
-                its four vectors.
+                its four vectors; default: yes.
             float_dtype: type that the other float32 tensors are rounded to: "bfloat16", "float16"
-                or "float32".
-            float_mantissa_bits: bits of their mantissa that are kept; 0 for all that the type has.
+                or "float32", the default.
+            float_mantissa_bits: bits of their mantissa that are kept; 0, the default, for all that
+                the type has.
             metadata: strings for the file.
 
         Raises:
             ModelError: a zero was lost, or a weight is not finite; nothing is changed then.
         """
+        given: dict[str, Any] = {
+            "fold_batch_norm": fold_batch_norm,
+            "float_dtype": float_dtype,
+            "float_mantissa_bits": float_mantissa_bits,
+            "metadata": metadata,
+        }
+        changes = {key: value for key, value in given.items() if value is not None}
+        storage = dataclasses.replace(self._storage, **changes)
         tensors = self._finalize_()
-        model = copy.deepcopy(self.model)
-        if fold_batch_norm:
-            fold_batch_norms_(model)
-        return compress_module(
-            model,
-            tensors,
-            float_dtype=float_dtype,
-            float_mantissa_bits=float_mantissa_bits,
-            metadata=metadata,
-        )
+        return storage.compress(copy.deepcopy(self.model), tensors)
 
     def _finalize_(self) -> dict[str, CompressedTensor]:
         """Leave plain weights in the model; return their symbols and levels."""
         self._check_open()
         for name, module in self._attached.items():
-            if not isinstance(module, KMeansWeight):  # whatever the masks in the model have become
-                module.mask.logical_and_(self._masks[name].to(module.mask.device))
+            mask = getattr(module, "mask", None)
+            if isinstance(mask, Tensor):  # whatever the masks in the model have become
+                mask.logical_and_(self._masks[name].to(mask.device))
         self.check()
         for name in self._names:
             self._check_finite(name)
@@ -366,6 +401,8 @@ class Quantizer:
                 quantized = self._quantized[name]
                 if isinstance(quantized, KMeansWeight):
                     self._cluster_again_(quantized, name, weight)
+        if self._rate is not None:
+            self._rate.finish_(self.weights)
         dtype: torch.dtype = getattr(torch, self.config.level_dtype)
         found = {
             name: round_tables(self._quantized[name].compressed(weight), dtype)
@@ -373,6 +410,8 @@ class Quantizer:
         }
         report = self._report_of(found)
         detach_(self.model, self._attached)
+        if self._rate is not None:
+            self._rate.release_()
         self._finalized = report
         for name, tensor in found.items():
             self.model.get_parameter(name).data.copy_(tensor.dequantize())

@@ -63,6 +63,9 @@ class Stage(Protocol):
     def check(self) -> None:
         """Raise ModelError where the model has lost what the stage maintains."""
 
+    def penalty(self) -> Tensor | None:
+        """Return a scalar that is added to the loss of each batch, or None."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes: tensors and plain values."""
 
@@ -234,7 +237,8 @@ class Trainer:
                 "the loss has no gradient; compute it from the outputs of the model, with "
                 "parameters that require one"
             )
-        return value.reshape(())
+        extra = None if self.stage is None else self.stage.penalty()
+        return value.reshape(()) if extra is None else value.reshape(()) + extra
 
     def _loss_of(self, batch: Batch) -> Tensor:
         if self.teacher is None:

@@ -1,0 +1,238 @@
+"""Train towards bytes: a price for each bit, a controller, and codes that fit when it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flyweight.compressed import CompressedTensor
+from flyweight.errors import CheckpointError, ModelError
+from flyweight.quantization.config import QuantizationConfig
+from flyweight.quantization.rate_weight import RateWeight
+
+__all__ = ["RateControl", "grid_steps"]
+
+FileBytes = Callable[[Mapping[str, CompressedTensor]], int]
+"""Bytes of the file with these quantized tensors."""
+
+_START = 1.5e-6  # loss per bit
+_LEAST, _MOST = 1e-9, 1e-3
+# The logarithm of the loss per bit follows that of the bytes over the goal, and its change.
+_GAIN = 0.1
+_DAMPING = 2.0
+_MOST_CHANGE = 0.2
+_UPDATES = 200  # at least, in a run
+_TOLERANCE = 0.002  # below the target
+_HALVINGS = 14
+_ROUNDS, _MOST_ROUNDS = 3, 8  # of choosing codes by prices, and pricing the codes
+_HIGHEST_EXCHANGE = 4.0  # squared steps a bit
+
+
+def grid_steps(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], scales: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the step of each weight: its scale times the root mean square of what is not zero.
+
+    Example:
+        >>> weight = torch.tensor([3.0, -4.0, 0.0])
+        >>> grid_steps({"a": weight}, {"a": weight != 0}, {"a": 2.0})
+        {'a': 7.0710678118654755}
+    """
+    found = {}
+    for name, weight in weights.items():
+        kept = weight.detach().double()[masks[name].to(weight.device)]
+        square = float(kept.square().mean()) if kept.numel() else 0.0
+        found[name] = scales[name] * math.sqrt(square) or 1.0
+    return found
+
+
+@dataclasses.dataclass
+class RateControl:
+    """Price of a bit in a training run, and the codes that it ends with.
+
+    Args:
+        config: with the method "rate".
+        steps: of the optimizer in all.
+        quantized: the weights by name; codes of all are chosen together.
+        file_bytes: size of the file with given tensors.
+
+    Attributes:
+        loss_per_bit: loss that a bit is worth now.
+        size: bytes of the file when they were last counted.
+        error: logarithm of these over what was aimed at.
+
+    Source: Wiedemann et al. 2020, "DeepCABAC"; Shoham & Gersho 1988 (one multiplier for all).
+    """
+
+    config: QuantizationConfig
+    steps: int
+    quantized: Mapping[str, RateWeight]
+    file_bytes: FileBytes
+    loss_per_bit: float = 0.0
+    start: int = 0
+    size: int = 0
+    error: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.loss_per_bit = self.config.loss_per_bit or _START
+        # A short run still follows its target in many small steps.
+        self.interval = max(1, min(self.config.price_interval, self.steps // _UPDATES))
+        self.freeze_step = int(self.config.freeze_at * self.steps)
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Count bytes and prices before the first step; refuse a target that cannot be had.
+
+        Raises:
+            ModelError: the target is above or below the range that the model can have.
+        """
+        self.start = self.size = self.count(weights)
+        for name, quantized in self.quantized.items():
+            quantized.update_prices_(weights[name])
+        if target := self.config.target_bytes:
+            zeros = {name: torch.zeros_like(q.codes) for name, q in self.quantized.items()}
+            least = self.bytes_of(zeros)
+            if not least < target <= self.start:
+                raise ModelError(
+                    f"a file of {target:,} bytes cannot be had by the method 'rate': it takes this "
+                    f"model from about {least:,} bytes, where all quantized weights are zero, to "
+                    f"{self.start:,}; choose a target between"
+                )
+
+    def count(self, weights: Mapping[str, Tensor]) -> int:
+        """Return the bytes of the file with the codes that weights have now."""
+        return self.bytes_of(self._codes(weights))
+
+    def _codes(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: q.codes_of(weights[name]) for name, q in self.quantized.items()}
+
+    def bytes_of(self, codes: Mapping[str, Tensor]) -> int:
+        """Return the bytes of the file with these codes."""
+        tensors = {}
+        for name, quantized in self.quantized.items():
+            levels = quantized.stored_levels()[codes[name].long() + quantized.largest]
+            values = torch.where(codes[name] == 0, torch.zeros_like(levels), levels)
+            tensors[name] = CompressedTensor.from_values(values.cpu())
+        return self.file_bytes(tensors)
+
+    def goal(self, step: int) -> float:
+        """Return the bytes that a step aims at: they fall geometrically from those at the start.
+
+        Example:
+            >>> config = QuantizationConfig(method="rate", bits=4, target_bytes=1000)
+            >>> control = RateControl(config, 1000, {}, lambda tensors: 0, start=4000)
+            >>> [round(control.goal(step)) for step in (0, 275, 550, 900)]
+            [4000, 2000, 1000, 1000]
+        """
+        share = min(1.0, step / max(1.0, self.config.target_ramp * self.steps))
+        return float(self.start * (self.config.target_bytes / self.start) ** share)
+
+    def update(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Count the bytes; set the price of a bit by what is missing, and those of all codes."""
+        if self.config.target_bytes:
+            self.size = self.count(weights)
+            error = math.log(self.size / self.goal(step))
+            change = _GAIN * error + _DAMPING * (error - self.error)
+            self.error = error
+            change = math.exp(max(-_MOST_CHANGE, min(_MOST_CHANGE, change)))
+            self.loss_per_bit = max(_LEAST, min(_MOST, self.loss_per_bit * change))
+        for name, quantized in self.quantized.items():
+            quantized.update_prices_(weights[name])
+
+    def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the bits of all weights in units of the loss."""
+        rates = [q.rate(weights[name]).float() for name, q in self.quantized.items()]
+        return self.loss_per_bit * torch.stack(rates).sum()
+
+    @torch.no_grad()
+    def freeze_(self, weights: Mapping[str, Tensor]) -> None:
+        """Choose the codes that the model ends with; with a target, so that the file has its bytes.
+
+        A code is then chosen by its distance from the weight, in steps, and its bits, at the
+        exchange rate that meets the target (rate-distortion optimal quantization).
+        """
+        codes = self._codes(weights)
+        if self.config.target_bytes:
+            codes = self._within_target(weights, codes)
+        self.size = self.bytes_of(codes)
+        for name, quantized in self.quantized.items():
+            quantized.freeze_(codes[name])
+
+    def _within_target(
+        self, weights: Mapping[str, Tensor], codes: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        fitting = None
+        for number in range(_MOST_ROUNDS):
+            priced = {name: q.prices_at(codes[name]) for name, q in self.quantized.items()}
+
+            def at(exchange: float, priced: dict[str, Tensor] = priced) -> dict[str, Tensor]:
+                return {
+                    name: _cheapest(q, weights[name], priced[name], exchange)
+                    for name, q in self.quantized.items()
+                }
+
+            found = self._largest_within_target(at, _HIGHEST_EXCHANGE)
+            fitting = fitting if found is None else found
+            if fitting is not None and number + 1 >= _ROUNDS:
+                return fitting
+            codes = at(_HIGHEST_EXCHANGE) if found is None else found
+
+        def from_dead_zone(dead_zone: float) -> dict[str, Tensor]:
+            return {n: q.codes_of(weights[n], dead_zone) for n, q in self.quantized.items()}
+
+        most = 1.0 + max(quantized.largest for quantized in self.quantized.values())
+        found = self._largest_within_target(from_dead_zone, most)
+        return from_dead_zone(most) if found is None else found
+
+    def _largest_within_target(
+        self, choose: Callable[[float], dict[str, Tensor]], high: float
+    ) -> dict[str, Tensor] | None:
+        """The codes that take most bytes within the target; they take fewer the higher a number."""
+        target, low, found = self.config.target_bytes, 0.0, None
+        for number in range(_HALVINGS):
+            middle = (low + high) / 2 if number else high / 16  # most runs end near the target
+            codes = choose(middle)
+            size = self.bytes_of(codes)
+            if size > target:
+                low = middle
+                continue
+            high, found = middle, codes
+            if size >= target * (1 - _TOLERANCE):
+                break
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the plain numbers of the state; prices and codes are in that of the model."""
+        names = ("loss_per_bit", "start", "size", "error")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a state. Raises CheckpointError where it is none."""
+        known = state if isinstance(state, dict) else {}
+        numbers = {"loss_per_bit": float, "error": float, "start": int, "size": int}
+        found: dict[str, Any] = {name: known.get(name) for name in numbers}
+        sound = all(
+            isinstance(found[name], kind) and math.isfinite(found[name])
+            for name, kind in numbers.items()
+        )
+        if not sound or found["loss_per_bit"] <= 0 or found["start"] < 1:
+            raise CheckpointError(
+                "this is not the state of a Quantizer with the method 'rate'; give what its "
+                "state_dict() returned"
+            )
+        for name, value in found.items():
+            setattr(self, name, value)
+
+
+def _cheapest(quantized: RateWeight, weight: Tensor, prices: Tensor, exchange: float) -> Tensor:
+    """The code of least squared distance plus ``exchange`` times bits, of each weight."""
+    magnitudes = (weight.detach().abs() / quantized.step).flatten()
+    lower = magnitudes.floor().clamp(max=quantized.largest - 1)
+    choices = torch.stack([torch.zeros_like(lower), (lower - 1).clamp(min=0), lower, lower + 1], 1)
+    costs = (choices - magnitudes[:, None]) ** 2 + exchange * prices.gather(1, choices.long())
+    chosen = choices.gather(1, costs.argmin(1, keepdim=True)).view_as(weight) * weight.sign()
+    return (chosen * quantized.mask).to(torch.int16)

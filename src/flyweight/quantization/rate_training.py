@@ -1,0 +1,226 @@
+"""The phases of rate-aware training: prices, kept codes, statistics, and floats as stored."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from flyweight.batch_norm import fold_batch_norms_
+from flyweight.compressed import CompressedTensor
+from flyweight.errors import CheckpointError
+from flyweight.modules import attached, detach_
+from flyweight.quantization.config import QuantizationConfig
+from flyweight.quantization.file_storage import FileStorage
+from flyweight.quantization.rate_control import RateControl, grid_steps
+from flyweight.quantization.rate_weight import RateWeight
+from flyweight.quantization.rounded_float import RoundedFloat
+
+__all__ = ["RateTraining"]
+
+_ESTIMATION_STEPS = 100  # of batch normalization, after the codes are kept
+_FINER = 0.7  # of the steps of a grid, until the file is large enough
+_ROOM = 1.3  # times the target, of the file before the first step
+_MOST_BITS = 8
+_MANTISSA_BITS = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23}
+
+
+class RateTraining:
+    """Train a model towards bytes, for a `Quantizer` with the method "rate".
+
+    Up to ``freeze_at``, weights follow the loss and the price of their bits. Then codes are kept,
+    statistics of batch normalization are estimated anew, and folded; then levels, scales and biases
+    train as the file stores them.
+
+    Args:
+        model: the prepared copy, before anything is attached.
+        weights: to be quantized, by name.
+        masks: of zeros that stay, by name.
+        config: with the method "rate".
+        bits: of each weight; the largest code follows from it.
+        steps: of the optimizer in all.
+        storage: of the file.
+
+    Raises:
+        ModelError: the target cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        config: QuantizationConfig,
+        bits: Mapping[str, int],
+        steps: int,
+        storage: FileStorage,
+    ) -> None:
+        self._model, self._storage = model, storage
+        self._base = storage.compress(copy.deepcopy(model).cpu(), {})
+        self._hooks: list[RemovableHandle] = []
+        self._momenta: dict[str, float | None] = {}
+        self._phase = 0  # 1: codes are kept, 2: floats are as stored
+        scales = {name: config.step * 2.0 ** (config.bits - bits[name]) for name in weights}
+        grid, extra = grid_steps(weights, masks, scales), 0.0
+        floors = {
+            name: float(weight.detach().abs().max()) / 127 for name, weight in weights.items()
+        }
+        while True:
+            quantized = {
+                name: self._on_grid(
+                    weight,
+                    masks[name],
+                    grid[name],
+                    min(_MOST_BITS, bits[name] + math.ceil(extra)),
+                    config.dead_zone,
+                )
+                for name, weight in weights.items()
+            }
+            control = RateControl(config, steps, quantized, self._file_bytes)
+            size = control.count(weights)
+            if size >= _ROOM * config.target_bytes or extra > _MOST_BITS - config.bits - 1:
+                break
+            grid = {name: max(floors[name], step * _FINER) for name, step in grid.items()}
+            extra -= math.log2(_FINER)
+        self.quantized, self.control = quantized, control
+        control.begin(weights)
+        self._fold_step = control.freeze_step + min(
+            _ESTIMATION_STEPS, (steps - control.freeze_step) // 2
+        )
+
+    def _on_grid(
+        self, weight: Tensor, mask: Tensor, step: float, bits: int, dead_zone: float
+    ) -> RateWeight:
+        dtype, mantissa_bits = self._storage.dtype, self._storage.float_mantissa_bits
+        if mantissa_bits:  # as many as tell all multiples of a step apart
+            mantissa_bits = min(max(mantissa_bits, bits - 1), _MANTISSA_BITS[dtype])
+        return RateWeight(
+            weight,
+            mask.clone(),
+            step=step,
+            largest=2 ** (bits - 1) - 1,
+            dead_zone=dead_zone,
+            stored=RoundedFloat(dtype, mantissa_bits),
+        )
+
+    def floats(self, *, without: Iterable[str]) -> dict[str, RoundedFloat]:
+        """Return roundings of all other float parameters, by name, not yet active."""
+        storage = self._storage
+        if storage.dtype == torch.float32 and not storage.float_mantissa_bits:
+            return {}
+        left = {*without}
+        return {
+            name: RoundedFloat(storage.dtype, storage.float_mantissa_bits)
+            for name, parameter in self._model.named_parameters()
+            if name not in left and parameter.dtype == torch.float32
+        }
+
+    def step_(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Follow the schedule after a step of the optimizer."""
+        if step < self.control.freeze_step:
+            if step % self.control.interval == 0:
+                self.control.update(step, weights)
+            return
+        if self._phase == 0:
+            self._keep_codes_(weights)
+        if self._phase == 1 and step >= self._fold_step:
+            self._store_floats_()
+
+    def finish_(self, weights: Mapping[str, Tensor]) -> None:
+        """Go through the phases that no step has reached."""
+        if self._phase == 0:
+            self._keep_codes_(weights)
+        if self._phase == 1:
+            self._store_floats_()
+
+    def penalty(self, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the price of all bits in units of the loss; None when codes are kept."""
+        return self.control.penalty(weights) if self._phase == 0 else None
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return where kept codes are not zero, by name; none while zeros may return."""
+        return {name: q.codes != 0 for name, q in self.quantized.items() if q.is_frozen}
+
+    def _batch_norms(self) -> dict[str, Any]:
+        """Batch normalization that follows the batches, by name."""
+        return {
+            name: module
+            for name, module in self._model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.running_mean is not None
+        }
+
+    def _file_bytes(self, tensors: Mapping[str, CompressedTensor]) -> int:
+        whole = {**self._base.tensors, **tensors}
+        return len(dataclasses.replace(self._base, tensors=whole).to_bytes())
+
+    def _keep_codes_(self, weights: Mapping[str, Tensor]) -> None:
+        plain = copy.deepcopy(self._model).cpu()
+        detach_(plain, attached(plain))
+        self._base = self._storage.compress(plain, {})
+        self.control.freeze_(weights)
+        for module in self._batch_norms().values():
+            if module.training:
+                module.reset_running_stats()
+        self._phase = 1
+        self._estimate_()
+
+    def _estimate_(self) -> None:
+        """Average the statistics of all batches from the last reset on."""
+        for name, module in self._batch_norms().items():
+            if module.training:
+                self._momenta[name] = module.momentum
+                module.momentum = None
+
+    def _store_floats_(self) -> None:
+        if self._storage.fold_batch_norm:
+            fold_batch_norms_(self._model)
+        for parametrization in attached(self._model).values():
+            rounding = getattr(parametrization, "stored", parametrization)
+            if isinstance(rounding, RoundedFloat):
+                rounding.is_active = True
+        self._phase = 2
+        self._hold_()
+
+    def _hold_(self) -> None:
+        """Normalize by the statistics that there are, whatever mode the model is set to."""
+        for name, module in self._batch_norms().items():
+            module.momentum = self._momenta.pop(name, module.momentum)
+            module.eval()
+            self._hooks.append(module.register_forward_pre_hook(_evaluating))
+
+    def release_(self) -> None:
+        """Leave nothing in the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the phase and the price of a bit; the rest is in the state of the model."""
+        return {"phase": self._phase, **self.control.state_dict()}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a state; that of the model is loaded already."""
+        phase = state.get("phase") if isinstance(state, dict) else None
+        if phase not in (0, 1, 2):
+            raise CheckpointError(
+                "this is not the state of a Quantizer with the method 'rate'; give what its "
+                "state_dict() returned"
+            )
+        self.control.load_state_dict(state)
+        self.release_()
+        self._phase = phase
+        if phase == 1:
+            self._estimate_()
+        elif phase == 2:
+            self._hold_()
+
+
+def _evaluating(module: nn.Module, _: Any) -> None:
+    module.training = False
