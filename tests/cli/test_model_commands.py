@@ -79,6 +79,47 @@ def test_a_network_that_does_not_fit_advises_no_argument_in_python(folder, refus
     assert found.endswith("use the model it was saved from\n")
 
 
+RATE = """\
+float_mantissa_bits = 3
+[quantization]
+method = "rate"
+target_ratio = 6
+[fine_tuning]
+epochs = 3
+learning_rate = 0.02
+"""
+
+
+@pytest.mark.parametrize(("size", "expected"), [("500", 500), ("0.6kB", 600)])
+def test_compress_gives_the_bytes_asked_for(folder, cli, size, expected):
+    (folder / "rate.toml").write_text(RATE)
+    report = cli(*COMPRESS, "--recipe", "rate.toml", "--target-bytes", size, "--json").json()
+    assert abs((folder / "out.fly").stat().st_size - expected) <= 0.01 * expected + 30
+    assert report["outputs_identical"] is True
+
+
+def test_compress_refuses_bytes_that_cannot_be_had(folder, refused):
+    (folder / "rate.toml").write_text(RATE)
+    rate = (*COMPRESS, "--recipe", "rate.toml", "--target-bytes")
+    assert "a file of 10 bytes cannot be had" in refused(*rate, "10")
+    assert "cannot reach a size" in refused(
+        *COMPRESS, "--recipe", "tiny.toml", "--target-bytes", "900"
+    )
+
+
+def test_compress_says_whether_requirements_are_met(folder, cli):
+    command = (*COMPRESS, "--recipe", "tiny.toml", "--quiet", "--force")
+    met = cli(*command, "--min-ratio", "1.5", "--max-drop", "1.1", "--min-score", "0")
+    assert met.code == 0
+    assert "\nrequired           met: " in met.out
+    assert "(at least 1.5x)" in met.out
+    (folder / "out.fly").unlink()
+    failed = cli(*command, "--min-ratio", "1000")
+    assert failed.code == 1
+    assert "NOT MET: " in failed.out
+    assert (folder / "out.fly").exists()
+
+
 def test_compress_needs_no_evaluate(folder, cli):
     command = ["networks:unlabeled" if part == "networks:task" else part for part in COMPRESS]
     report = cli(*command, "--json").json()

@@ -135,6 +135,14 @@ def test_a_target_that_cannot_be_had_is_refused_before_training(target):
         Quantizer(network(), config(target), steps=100)
 
 
+def test_a_ratio_is_reached_as_nearly_as_the_model_allows():
+    dense = 4 * sum(parameter.numel() for parameter in network().parameters())
+    for ratio, least, most in ((20, 0.97 * dense / 20, dense / 20), (10_000, 300, 400)):
+        settings = QuantizationConfig(method="rate", target_ratio=ratio)
+        file = Quantizer(network(), settings, steps=0, storage=STORAGE).finalize().to_bytes()
+        assert least <= len(file) <= most
+
+
 def test_without_training_codes_are_chosen_for_the_target():
     compressed = Quantizer(network(), config(900), steps=0, storage=STORAGE).finalize()
     assert 0.98 * 900 <= len(compressed.to_bytes()) <= 900
@@ -222,7 +230,7 @@ def test_compress_gives_the_bytes_and_goes_on_where_it_was_stopped(tmp_path):
 
 
 def test_the_goal_falls_to_the_target():
-    control = RateControl(config(1000), 100, {}, lambda tensors: 0, start=9000)
+    control = RateControl(config(1000), 100, {}, lambda tensors: 0, target=1000, start=9000)
     goals = [control.goal(step) for step in range(100)]
     assert goals[0] == 9000
     assert goals == sorted(goals, reverse=True)

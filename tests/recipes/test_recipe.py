@@ -99,7 +99,7 @@ def test_shipped_recipes_round_trip(name):
 
 def test_shipped_recipes_have_their_stages():
     assert {"quick", "full", "post-training"} <= set(recipe_names())
-    assert load_recipe("quick").epochs == 3
+    assert load_recipe("quick").epochs == 8
     assert load_recipe("full").epochs == 20
     post_training = load_recipe("post-training")
     assert post_training.epochs == 0
@@ -263,12 +263,21 @@ def test_bits_of_gives_a_tensor_with_a_quarter_of_the_weights_one_bit_more():
 
 
 def test_load_recipe_takes_recipes_and_stages_as_they_are():
-    whole = load_recipe("quick")
+    whole = load_recipe("full")
     assert load_recipe(whole) is whole
     assert load_recipe(whole.pruning) == Recipe(pruning=whole.pruning)
     assert load_recipe(whole.quantization) == Recipe(quantization=whole.quantization)
     config = PostTrainingConfig(loss_per_bit=1e-6)
     assert load_recipe(config) == Recipe(post_training=config)
+
+
+def test_a_recipe_takes_another_target_where_it_has_one():
+    found = load_recipe("quick").with_target(20_000)
+    assert found.quantization.target_bytes == 20_000
+    assert found.fine_tuning == load_recipe("quick").fine_tuning
+    for recipe, size in ((Recipe(pruning=PruningConfig()), 1000), (load_recipe("quick"), 0)):
+        with pytest.raises(RecipeError, match="size that is asked for|above 0"):
+            recipe.with_target(size)
 
 
 @pytest.mark.parametrize(("value", "found"), [(None, "NoneType"), ({"bits": 4}, "dict")])

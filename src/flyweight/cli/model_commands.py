@@ -23,6 +23,7 @@ from flyweight.cli.options import (
     OutputFile,
     Quiet,
     Seed,
+    TargetBytes,
     TaskName,
 )
 from flyweight.cli.outputs import check_fly_output
@@ -45,6 +46,16 @@ def compress(
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="post-training, quick, full or a TOML file.")
     ] = "post-training",
+    target_bytes: TargetBytes = None,
+    min_ratio: Annotated[
+        float | None, typer.Option(min=0, help="Fail unless the file is so many times smaller.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Fail unless the score drops by less than this.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Fail unless the score is this or higher.")
+    ] = None,
     task: TaskName = None,
     architecture: ArchitectureName = None,
     data: Data = None,
@@ -59,6 +70,8 @@ def compress(
 
     Without --recipe the network is quantized after training (post-training): no epoch is trained.
     A run that was stopped resumes from the last whole epoch when the same command is repeated.
+    With --min-ratio, --max-drop or --min-score the last line says whether the file keeps to them,
+    and the exit status is 1 where it does not; the file is written in any case.
     Compress a checkpoint without its network and without data by compress-checkpoint.
     """
     check_fly_output(output, inputs=[model, recipe], force=force)
@@ -84,12 +97,19 @@ def compress(
             seed=seed,
             progress=progress,
         )
+        scored = max_drop is not None or min_score is not None
+        if scored and arguments.get("evaluate") is None:
+            raise DataError(
+                f"--max-drop and --min-score need a metric, and --task {task} returns no "
+                '"evaluate"; return one under that key'
+            )
         if "data" not in arguments:
             raise DataError(f'--task {task} returns no "data"; return batches under that key')
         compressed = flyweight.compress(
             network,
             settings,
             **arguments,
+            target_bytes=target_bytes,
             device=device,
             seed=seed,
             resume=states,
@@ -101,10 +121,15 @@ def compress(
         wait_for_all()
     report = compressed.report
     _warn_if_larger(report)
+    found = report.requirements(min_ratio=min_ratio, max_drop=max_drop, min_score=min_score)
+    kept = all(met for met, _ in found)
     if as_json:
-        print_json(report.to_dict())
-        return
-    print_rows({"file": output, **report.rows()})
+        print_json(report.to_dict() | ({"requirements_met": kept} if found else {}))
+    else:
+        verdict = ("met: " if kept else "NOT MET: ") + ", ".join(text for _, text in found)
+        print_rows({"file": output, **report.rows()} | ({"required": verdict} if found else {}))
+    if not kept:
+        raise typer.Exit(1)
 
 
 def _warn_if_larger(report: CompressionReport) -> None:

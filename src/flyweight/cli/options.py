@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ __all__ = [
     "OutputFile",
     "Quiet",
     "Seed",
+    "TargetBytes",
     "TaskName",
     "from_current_folder",
 ]
@@ -30,6 +32,20 @@ def from_current_folder(path: str | None) -> str | None:
     if path and ":" in path and "" not in sys.path:
         sys.path.insert(0, "")
     return path
+
+
+def size_in_bytes(text: str) -> int:
+    """Return the bytes that a size stands for, with 1 kB of 1,000 bytes.
+
+    Example:
+        >>> size_in_bytes("20000"), size_in_bytes("20kB"), size_in_bytes("1.5 MB")
+        (20000, 20000, 1500000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|B|kB|KB|MB)", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no size; give bytes, as in 20000 or 20kB")
+    number, unit = found.groups()
+    return round(float(number) * {"": 1, "B": 1, "MB": 1_000_000}.get(unit, 1000))
 
 
 ArchitectureName = Annotated[
@@ -63,6 +79,15 @@ OutputFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
+TargetBytes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Bytes of the file to end with, as 20000 or 20kB, for recipes that train towards a "
+        "size.",
+        parser=size_in_bytes,
+    ),
+]
 TaskName = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ import torch
 from flyweight._tables import format_pairs
 from flyweight.coding import code_lengths
 from flyweight.compressed import CompressedModel, CompressedTensor
+from flyweight.errors import DataError
 
 __all__ = ["CompressionReport", "course_ratio", "quantized_sparsity"]
 
@@ -58,6 +59,39 @@ class CompressionReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, as JSON can hold them."""
         return dataclasses.asdict(self)
+
+    def requirements(
+        self,
+        *,
+        min_ratio: float | None = None,
+        max_drop: float | None = None,
+        min_score: float | None = None,
+    ) -> list[tuple[bool, str]]:
+        """Return for each requirement whether it is met, and what was found and asked for.
+
+        Args:
+            min_ratio: least compression ratio.
+            max_drop: largest loss of score against the model as given; it has to be below that.
+            min_score: least score.
+
+        Raises:
+            DataError: a score is asked for and there is no metric.
+        """
+        found: list[tuple[bool, str]] = []
+        if min_ratio is not None:
+            ratio = self.compression_ratio
+            found.append((ratio >= min_ratio, f"{ratio:.2f}x (at least {min_ratio:g}x)"))
+        before, after = self.score_before, self.score_after
+        if max_drop is None and min_score is None:
+            return found
+        if before is None or after is None:
+            raise DataError("a score is required and nothing measures one; give evaluate")
+        if max_drop is not None:
+            drop = before - after
+            found.append((drop < max_drop, f"a drop of {drop:.4f} (below {max_drop:g})"))
+        if min_score is not None:
+            found.append((after >= min_score, f"a score of {after:.4f} (at least {min_score:g})"))
+        return found
 
     def rows(self) -> dict[str, str]:
         """Return the report as text: what each row is, and its value."""

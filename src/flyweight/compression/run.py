@@ -85,6 +85,7 @@ def compress(
     loss: Loss | None = None,
     evaluate: Evaluate | None = None,
     teacher: nn.Module | None = None,
+    target_bytes: int | None = None,
     device: str = "auto",
     seed: int = 0,
     resume: str | Path | None = None,
@@ -109,6 +110,8 @@ def compress(
         evaluate: metric, ``evaluate(model) -> float``, higher is better, on data that decides
             nothing. With it the report has the scores before and after.
         teacher: gives soft targets where the recipe distills; default: the model as given.
+        target_bytes: bytes of the whole file that a recipe with the method "rate" is to end with,
+            in the place of its own.
         device: "auto" is CUDA where there is one; or as torch names it.
         seed: of all that is drawn at random.
         resume: folder that keeps the state of training after each epoch; a run that was stopped
@@ -138,6 +141,8 @@ def compress(
     start = time.perf_counter()
     commit = source_commit()  # of the code that runs, whatever is edited meanwhile
     recipe = load_recipe(recipe)
+    if target_bytes is not None:
+        recipe = recipe.with_target(target_bytes)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     check_callable(loss, "loss", "loss(model, batch) -> scalar")

@@ -76,8 +76,10 @@ class QuantizationConfig:
         bits_overrides: bits by glob, for layers that differ from the others.
         level_dtype: type of levels, scales and offsets in the file.
         target_bytes: of "rate", bytes of the whole file that the run is to end with.
-        loss_per_bit: of "rate", loss that a bit is worth: with a target where it starts (0 for a
-            value that suits classifiers), without one what it stays.
+        target_ratio: of "rate", where there are no target_bytes: how many times smaller than 4
+            bytes for each parameter the file is to be, or as near to it as the model can come.
+        loss_per_bit: of "rate", loss that a bit is worth: with a target where it starts (0 for
+            what suits classifiers), without one what it stays.
         step: of "rate", distance of levels as a multiple of the root mean square of the weights;
             with the allocation "size" halved for each bit more.
         dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.
@@ -119,6 +121,7 @@ class QuantizationConfig:
     bits_overrides: Mapping[str, Bits] = dataclasses.field(default_factory=dict)
     level_dtype: Literal["float16", "float32"] = "float16"
     target_bytes: NotNegativeInt = 0
+    target_ratio: NotNegative = 0.0
     loss_per_bit: NotNegative = 0.0
     step: Positive = 1.2
     dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
@@ -167,11 +170,12 @@ class QuantizationConfig:
                         f"quantization.{key} is not for the method {method!r}, which has its own "
                         f"number of levels; found {getattr(self, key)!r}"
                     )
-        if (method == "rate") != bool(self.target_bytes or self.loss_per_bit):
+        wishes = ("target_bytes", "target_ratio", "loss_per_bit")
+        if (method == "rate") != any(getattr(self, key) for key in wishes):
             raise RecipeError(
-                "quantization.target_bytes or quantization.loss_per_bit is above 0 with the "
-                f"method 'rate', and only there; found the method {method!r} with "
-                f"{self.target_bytes} and {self.loss_per_bit:g}"
+                "one of quantization.target_bytes, target_ratio and loss_per_bit is above 0 with "
+                f"the method 'rate', and only there; found the method {method!r} with "
+                + ", ".join(f"{key} = {getattr(self, key):g}" for key in wishes)
             )
         if method != "ternary" and self.threshold != QuantizationConfig.threshold:
             raise RecipeError(

@@ -23,10 +23,11 @@ FileBytes = Callable[[Mapping[str, CompressedTensor]], int]
 _START = 1.5e-6  # loss per bit
 _LEAST, _MOST = 1e-9, 1e-3
 # The logarithm of the loss per bit follows that of the bytes over the goal, and its change.
-_GAIN = 0.1
-_DAMPING = 2.0
-_MOST_CHANGE = 0.2
+_GAIN = 0.2
+_DAMPING = 4.0
+_MOST_CHANGE = 0.3
 _UPDATES = 200  # at least, in a run
+_ABOVE_LEAST = 1.5  # times the bytes without weights, where a ratio is asked for
 _TOLERANCE = 0.002  # below the target
 _HALVINGS = 14
 _ROUNDS, _MOST_ROUNDS = 3, 8  # of choosing codes by prices, and pricing the codes
@@ -62,6 +63,7 @@ class RateControl:
         file_bytes: size of the file with given tensors.
 
     Attributes:
+        target: bytes to end with; 0 for none.
         loss_per_bit: loss that a bit is worth now.
         size: bytes of the file when they were last counted.
         error: logarithm of these over what was aimed at.
@@ -73,6 +75,7 @@ class RateControl:
     steps: int
     quantized: Mapping[str, RateWeight]
     file_bytes: FileBytes
+    target: int = 0
     loss_per_bit: float = 0.0
     start: int = 0
     size: int = 0
@@ -84,8 +87,12 @@ class RateControl:
         self.interval = max(1, min(self.config.price_interval, self.steps // _UPDATES))
         self.freeze_step = int(self.config.freeze_at * self.steps)
 
-    def begin(self, weights: Mapping[str, Tensor]) -> None:
+    def begin(self, weights: Mapping[str, Tensor], wish: int = 0) -> None:
         """Count bytes and prices before the first step; refuse a target that cannot be had.
+
+        Args:
+            weights: as they are, by name.
+            wish: bytes that the ratio of the configuration asks for, if it has one.
 
         Raises:
             ModelError: the target is above or below the range that the model can have.
@@ -93,15 +100,20 @@ class RateControl:
         self.start = self.size = self.count(weights)
         for name, quantized in self.quantized.items():
             quantized.update_prices_(weights[name])
-        if target := self.config.target_bytes:
-            zeros = {name: torch.zeros_like(q.codes) for name, q in self.quantized.items()}
-            least = self.bytes_of(zeros)
-            if not least < target <= self.start:
-                raise ModelError(
-                    f"a file of {target:,} bytes cannot be had by the method 'rate': it takes this "
-                    f"model from about {least:,} bytes, where all quantized weights are zero, to "
-                    f"{self.start:,}; choose a target between"
-                )
+        config = self.config
+        if not (config.target_bytes or config.target_ratio):
+            return
+        least = self.bytes_of({n: torch.zeros_like(q.codes) for n, q in self.quantized.items()})
+        self.target = config.target_bytes
+        if not self.target:
+            self.target = max(math.ceil(_ABOVE_LEAST * least), wish)
+            self.target = min(self.target, self.start)
+        if not least < self.target <= self.start:
+            raise ModelError(
+                f"a file of {self.target:,} bytes cannot be had by the method 'rate': it takes "
+                f"this model from about {least:,} bytes, where all quantized weights are zero, to "
+                f"{self.start:,}; choose a target between"
+            )
 
     def count(self, weights: Mapping[str, Tensor]) -> int:
         """Return the bytes of the file with the codes that weights have now."""
@@ -124,16 +136,16 @@ class RateControl:
 
         Example:
             >>> config = QuantizationConfig(method="rate", bits=4, target_bytes=1000)
-            >>> control = RateControl(config, 1000, {}, lambda tensors: 0, start=4000)
+            >>> control = RateControl(config, 1000, {}, lambda tensors: 0, target=1000, start=4000)
             >>> [round(control.goal(step)) for step in (0, 275, 550, 900)]
             [4000, 2000, 1000, 1000]
         """
         share = min(1.0, step / max(1.0, self.config.target_ramp * self.steps))
-        return float(self.start * (self.config.target_bytes / self.start) ** share)
+        return float(self.start * (self.target / self.start) ** share)
 
     def update(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Count the bytes; set the price of a bit by what is missing, and those of all codes."""
-        if self.config.target_bytes:
+        if self.target:
             self.size = self.count(weights)
             error = math.log(self.size / self.goal(step))
             change = _GAIN * error + _DAMPING * (error - self.error)
@@ -156,7 +168,7 @@ class RateControl:
         exchange rate that meets the target (rate-distortion optimal quantization).
         """
         codes = self._codes(weights)
-        if self.config.target_bytes:
+        if self.target:
             codes = self._within_target(weights, codes)
         self.size = self.bytes_of(codes)
         for name, quantized in self.quantized.items():
@@ -192,7 +204,7 @@ class RateControl:
         self, choose: Callable[[float], dict[str, Tensor]], high: float
     ) -> dict[str, Tensor] | None:
         """The codes that take most bytes within the target; they take fewer the higher a number."""
-        target, low, found = self.config.target_bytes, 0.0, None
+        target, low, found = self.target, 0.0, None
         for number in range(_HALVINGS):
             middle = (low + high) / 2 if number else high / 16  # most runs end near the target
             codes = choose(middle)

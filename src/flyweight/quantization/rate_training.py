@@ -35,8 +35,8 @@ class RateTraining:
     """Train a model towards bytes, for a `Quantizer` with the method "rate".
 
     Up to ``freeze_at``, weights follow the loss and the price of their bits. Then codes are kept,
-    statistics of batch normalization are estimated anew, and folded; then levels, scales and biases
-    train as the file stores them.
+    and statistics of batch normalization are estimated again and folded; then levels, scales and
+    biases train as the file stores them.
 
     Args:
         model: the prepared copy, before anything is attached.
@@ -67,6 +67,9 @@ class RateTraining:
         self._momenta: dict[str, float | None] = {}
         self._phase = 0  # 1: codes are kept, 2: floats are as stored
         scales = {name: config.step * 2.0 ** (config.bits - bits[name]) for name in weights}
+        wish = config.target_bytes
+        if config.target_ratio and not wish:
+            wish = round(4 * sum(p.numel() for p in model.parameters()) / config.target_ratio)
         grid, extra = grid_steps(weights, masks, scales), 0.0
         floors = {
             name: float(weight.detach().abs().max()) / 127 for name, weight in weights.items()
@@ -84,12 +87,12 @@ class RateTraining:
             }
             control = RateControl(config, steps, quantized, self._file_bytes)
             size = control.count(weights)
-            if size >= _ROOM * config.target_bytes or extra > _MOST_BITS - config.bits - 1:
+            if size >= _ROOM * wish or extra > _MOST_BITS - config.bits - 1:
                 break
             grid = {name: max(floors[name], step * _FINER) for name, step in grid.items()}
             extra -= math.log2(_FINER)
         self.quantized, self.control = quantized, control
-        control.begin(weights)
+        control.begin(weights, wish)
         self._fold_step = control.freeze_step + min(
             _ESTIMATION_STEPS, (steps - control.freeze_step) // 2
         )

@@ -91,6 +91,26 @@ class Recipe:
         """Epochs of all stages together."""
         return sum(training.epochs for training in self.stages)
 
+    def with_target(self, target_bytes: int) -> Recipe:
+        """Return this recipe with another size of the file to end with.
+
+        Raises:
+            RecipeError: the size is not above 0, or the recipe has no stage that reaches one.
+
+        Example:
+            >>> load_recipe("quick").with_target(30_000).quantization.target_bytes
+            30000
+        """
+        if target_bytes < 1:
+            raise RecipeError(f"target_bytes is above 0; found {target_bytes}")
+        if self.quantization is None or self.quantization.method != "rate":
+            raise RecipeError(
+                f"recipe {self.name} cannot reach a size that is asked for; give one whose "
+                "quantization.method is 'rate', such as quick, full or smallest"
+            )
+        quantization = dataclasses.replace(self.quantization, target_bytes=target_bytes)
+        return dataclasses.replace(self, quantization=quantization)
+
     def to_toml(self) -> str:
         """Return this recipe as a TOML document.
 
