@@ -276,7 +276,7 @@ def test_a_recipe_takes_another_target_where_it_has_one():
     assert found.quantization.target_bytes == 20_000
     assert found.fine_tuning == load_recipe("quick").fine_tuning
     for recipe, size in ((Recipe(pruning=PruningConfig()), 1000), (load_recipe("quick"), 0)):
-        with pytest.raises(RecipeError, match="size that is asked for|above 0"):
+        with pytest.raises(RecipeError, match=r"size that is asked for|above 0"):
             recipe.with_target(size)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight.cifar.registry import (
     architectures,
+    compressed_file,
+    compressed_files,
     create_model,
     load_pretrained,
     pretrained_card,
@@ -50,6 +52,8 @@ __all__ = [
     "accuracy",
     "architectures",
     "calibration_batches",
+    "compressed_file",
+    "compressed_files",
     "create_model",
     "load_cifar10",
     "load_pretrained",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from flyweight.cifar.resnet import CifarResNet
 from flyweight.errors import ModelError
 from flyweight.modules import register_architecture
 
-__all__ = ["architectures", "create_model", "load_pretrained", "pretrained_card"]
+__all__ = [
+    "architectures",
+    "compressed_file",
+    "compressed_files",
+    "create_model",
+    "load_pretrained",
+    "pretrained_card",
+]
 
 
 _FACTORIES = {
@@ -101,11 +109,32 @@ def load_pretrained(name: str) -> nn.Module:
     return model.eval()
 
 
+def compressed_files() -> tuple[str, ...]:
+    """List the names of the compressed networks that come with flyweight, as `.fly` files."""
+    folder = resources.files("flyweight.cifar") / "pretrained"
+    return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".fly")))
+
+
+def compressed_file(name: str) -> Path:
+    """Return the path of a compressed network that comes with flyweight.
+
+    Args:
+        name: one of `compressed_files`.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    if name not in compressed_files():
+        known = ", ".join(compressed_files())
+        raise ModelError(f"no compressed network is named {name!r}; choose one of {known}")
+    return Path(str(resources.files("flyweight.cifar") / "pretrained" / f"{name}.fly"))
+
+
 def pretrained_card(name: str) -> dict[str, Any]:
     """Return how the shipped weights were trained: settings, seed, device, commit, accuracies.
 
     Args:
-        name: as for `load_pretrained`.
+        name: as for `load_pretrained`, or one of `compressed_files`.
 
     Raises:
         ModelError: no weights are shipped for the name.

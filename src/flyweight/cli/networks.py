@@ -25,21 +25,23 @@ def named_network(model: str, architecture: str | None) -> nn.Module | Path:
     """Return the network that MODEL names, pretrained or built, or the path of its file.
 
     Args:
-        model: a pretrained network's name, ``package.module:factory``, or a file.
+        model: name of a pretrained or compressed network, ``package.module:factory``, or a file.
         architecture: what the weights of a file belong to.
 
     Raises:
         ModelError: the network cannot be built, or it is none of a file and has an architecture.
         CheckpointError: there is no such network or file.
     """
-    from flyweight.cifar import architectures, load_pretrained
+    from flyweight.cifar import architectures, compressed_file, compressed_files, load_pretrained
     from flyweight.modules import build
 
     check_input(model)
     path = Path(model)
+    if model in compressed_files() and not path.exists():
+        return compressed_file(model)
     if model not in architectures() and (":" not in model or path.exists()):
         if not path.exists():
-            raise CheckpointError(_nothing_named(model, architectures()))
+            raise CheckpointError(_nothing_named(model, architectures() + compressed_files()))
         return path
     if architecture is not None:
         raise ModelError(f"--architecture has no effect with the network {model}; leave it out")

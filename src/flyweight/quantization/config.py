@@ -78,8 +78,8 @@ class QuantizationConfig:
         target_bytes: of "rate", bytes of the whole file that the run is to end with.
         target_ratio: of "rate", where there are no target_bytes: how many times smaller than 4
             bytes for each parameter the file is to be, or as near to it as the model can come.
-        loss_per_bit: of "rate", loss that a bit is worth: with a target where it starts (0 for
-            what suits classifiers), without one what it stays.
+        loss_per_bit: of "rate", loss that a bit is worth: with a target where it starts (0 to
+            take it from the size of the model), without one what it stays.
         step: of "rate", distance of levels as a multiple of the root mean square of the weights;
             with the allocation "size" halved for each bit more.
         dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.

@@ -20,8 +20,8 @@ __all__ = ["RateControl", "grid_steps"]
 FileBytes = Callable[[Mapping[str, CompressedTensor]], int]
 """Bytes of the file with these quantized tensors."""
 
-_START = 1.5e-6  # loss per bit
-_LEAST, _MOST = 1e-9, 1e-3
+_ALL_BITS = 2.0  # loss that all bits of the file are worth before the first step
+_LEAST, _MOST = 1e-12, 1.0
 # The logarithm of the loss per bit follows that of the bytes over the goal, and its change.
 _GAIN = 0.2
 _DAMPING = 4.0
@@ -82,7 +82,7 @@ class RateControl:
     error: float = 0.0
 
     def __post_init__(self) -> None:
-        self.loss_per_bit = self.config.loss_per_bit or _START
+        self.loss_per_bit = self.config.loss_per_bit
         # A short run still follows its target in many small steps.
         self.interval = max(1, min(self.config.price_interval, self.steps // _UPDATES))
         self.freeze_step = int(self.config.freeze_at * self.steps)
@@ -98,6 +98,7 @@ class RateControl:
             ModelError: the target is above or below the range that the model can have.
         """
         self.start = self.size = self.count(weights)
+        self.loss_per_bit = self.config.loss_per_bit or _ALL_BITS / (8 * self.start)
         for name, quantized in self.quantized.items():
             quantized.update_prices_(weights[name])
         config = self.config
