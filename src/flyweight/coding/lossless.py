@@ -170,7 +170,7 @@ def _matches_pay(
     filters = _filters(len(sample), 1, distance)
     coded = len(lzma.compress(sample, lzma.FORMAT_RAW, filters=filters))
     gain = least / len(raw) / (coded / len(sample))
-    return gain > (0.8 if effort == "smallest" else 1.25)
+    return gain > (0.92 if effort == "smallest" else 1.25)
 
 
 def _filters(size: int, preset: int, distance: int) -> list[dict[str, int]]:
