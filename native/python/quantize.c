@@ -135,6 +135,57 @@ DEFINE(cheapest_clusters, 4, 0, 2) {
                                             at(c, 3)))
 }
 
+/* The block of columns that the buffers hold: matrix, kept, bits or None, state, codes, changes;
+ * and the numbers: rows of a group, columns, and the first of them. */
+static int are_columns(const call *c, fly_columns *found) {
+    const size_t rows = (size_t)c->numbers[0], columns = (size_t)c->numbers[1];
+    const size_t values = items(c, 3, 8), bits = items(c, 2, 8), start = (size_t)c->numbers[2];
+    size_t lines;
+    if (c->number_count < 3 || c->numbers[0] < 1 || c->numbers[1] < 1 || c->numbers[2] < 0 ||
+        values == 0 || values % columns != 0 || values / columns % rows != 0) {
+        return 0;
+    }
+    lines = values / columns;
+    found->matrix = at(c, 0);
+    found->kept = at(c, 1);
+    found->bits = at(c, 2);
+    found->groups = lines / rows;
+    found->rows = rows;
+    found->columns = columns;
+    found->start = start;
+    found->end = start + items(c, 5, 8) / lines;
+    found->largest = (ptrdiff_t)(bits / 2);
+    found->worth = c->real;
+    return columns <= ((size_t)1 << 24) && found->groups <= SIZE_MAX / columns / columns &&
+           holds(c, 0, found->groups * columns * columns, 8) && holds(c, 1, values, 1) &&
+           (at(c, 2) == NULL || (bits % 2 == 1 && holds(c, 2, bits, 8))) &&
+           holds(c, 3, values, 8) && holds(c, 4, values, 8) &&
+           holds(c, 5, lines * (found->end - start), 8) && start <= columns &&
+           found->end - start <= columns - start;
+}
+
+DEFINE(gptq_first, 6, 3, 3) {
+    fly_columns columns;
+    RUN_IF(are_columns(c, &columns),
+           fly_gptq_first(&columns, at(c, 3), at(c, 4), at(c, 5), fly_best_simd()))
+}
+
+DEFINE(gptq_sweep, 6, 3, 3) {
+    fly_columns columns;
+    RUN_IF(are_columns(c, &columns),
+           fly_gptq_sweep(&columns, at(c, 3), at(c, 4), at(c, 5), fly_best_simd()))
+}
+
+/* None for factors has no memory, and so means that all are 1. */
+DEFINE(rdoq, 4, 0, 3) {
+    const size_t count = items(c, 0, 8), bits = items(c, 2, 8);
+    RUN_IF(holds(c, 0, count, 8) && (at(c, 1) == NULL || holds(c, 1, count, 8)) &&
+               holds(c, 2, bits, 8) && bits % 2 == 1 && bits < ((size_t)1 << 24) &&
+               holds(c, 3, count, 4),
+           c->result = fly_rdoq(at(c, 0), at(c, 1), count, at(c, 2), (ptrdiff_t)(bits / 2),
+                                c->real, at(c, 3)))
+}
+
 DEFINE(measure_rows, 5, 2, 2) {
     const size_t rows = items(c, 1, 4);
     RUN_IF(is_matrix(c, rows) && holds(c, 1, rows, 4) && holds(c, 2, rows, 8) &&
@@ -255,6 +306,11 @@ DEFINE(dequantize, 5, 2, 4) {
 PyMethodDef fly_quantize_methods[] = {
     METHOD(cheapest_clusters,
            "(sums, totals, penalty, workspace, edges) -> how many are at the end of edges"),
+    METHOD(gptq_first,
+           "(matrix, kept, bits, state, codes, changes, rows, columns, start, worth)"),
+    METHOD(gptq_sweep,
+           "(matrix, kept, bits, state, codes, changes, rows, columns, start, worth)"),
+    METHOD(rdoq, "(ratios, factors, bits, codes, worth) -> how many codes changed"),
     METHOD(measure_rows, "(values, dtype, limits, counts, squares, peaks, simd=-1)"),
     METHOD(tally, "(values, dtype, steps, counts, sums, squares, simd=-1)"),
     METHOD(large_multiples, "(values, dtype, steps, out) -> how many"),

@@ -60,6 +60,36 @@ void fly_bin_errors(const fly_matrix *matrix, const float *levels, double *squar
 size_t fly_cheapest_clusters(const double *sums, const double *totals, size_t points,
                              double penalty, double *workspace, int64_t *edges);
 
+/* The columns from `start` to before `end` of groups of rows, and the matrix that each group has.
+ * Codes are from -largest to largest where they have `bits`, 2 * largest + 1 of them, of which each
+ * is `worth` so much squared error of an output; NULL leaves the codes free. */
+typedef struct fly_columns {
+    const double *matrix; /* groups * columns * columns */
+    const uint8_t *kept;  /* 0 for weights that stay 0 */
+    const double *bits;
+    size_t groups, rows, columns, start, end;
+    ptrdiff_t largest;
+    double worth;
+} fly_columns;
+
+/* GPTQ: sets the codes of a block of columns of `state`, which are the weights in steps with what
+ * they make up for, and in `changes`, groups * rows * (end - start), the errors that the columns
+ * after the block still have to make up for. `matrix` is upper triangular, a factor of the inverse
+ * of the curvature. Changes `state` in the block only. */
+void fly_gptq_first(const fly_columns *columns, double *state, double *codes, double *changes,
+                    fly_simd simd);
+
+/* Chooses codes of a block again, one after the other, and sets `changes` to by how much. `matrix`
+ * is the curvature, and `state` the errors of all codes times it, kept so in the block only. */
+void fly_gptq_sweep(const fly_columns *columns, double *state, double *codes, double *changes,
+                    fly_simd simd);
+
+/* Sets each code to the best of the nearest of its ratio, the one below in size, and zero, by
+ * squared error times its factor (NULL: 1) and `worth` times bits; returns how many changed.
+ * `bits` are 2 * largest + 1. */
+size_t fly_rdoq(const double *ratios, const double *factors, size_t count, const double *bits,
+                ptrdiff_t largest, double worth, int32_t *codes);
+
 /* Whether all of `count` items, of 1, 2, 4, 8 or 16 bytes, are the same. */
 int fly_all_equal(const uint8_t *words, size_t count, size_t item);
 

@@ -3,10 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from flyweight import _native
 from flyweight.errors import ModelError
 from flyweight.quantization import code_bits, gptq, gptq_rounding, input_correlations, rdoq
 
@@ -190,3 +192,102 @@ def test_gptq_gives_the_same_in_blocks_of_columns(monkeypatch, sweeps):
         settings = {"step": 0.3, "bits": bits, "loss_per_bit": 0.1, "sweeps": sweeps}
         found.append(gptq(weight, correlation, **settings).dequantize())
     assert torch.equal(*found)
+
+
+def reference_codes(weight, correlation, step, bits, loss_per_bit, damping, sweeps):
+    """The algorithm of `gptq`, one column at a time, as codes."""
+    rows, columns = weight.double(), weight.shape[1]
+    hessian = correlation + damping * correlation.diagonal().mean() * torch.eye(columns).double()
+    factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    largest, kept = len(bits) // 2, weight != 0
+
+    def chosen(target, column, curvature, present):
+        nearest = torch.round(target / step)
+        codes = torch.stack([nearest, nearest - 1, nearest + 1, 0 * nearest, present])
+        codes = codes.clamp(-largest, largest)
+        cost = loss_per_bit / (curvature * step**2) * bits[(codes + largest).long()]
+        best = ((target / step - codes) ** 2 + cost).argmin(0)
+        return torch.where(kept[:, column], codes.gather(0, best[None])[0], 0.0)
+
+    left, codes = rows.clone(), torch.zeros_like(rows)
+    for column in range(columns):
+        pivot, target = factor[column, column], left[:, column].clone()
+        codes[:, column] = chosen(target, column, pivot**-2, torch.zeros_like(target))
+        errors = (target - codes[:, column] * step) / pivot
+        left -= errors[:, None] * factor[column]
+    for _ in range(sweeps):
+        for column in range(columns):
+            curvature, present = hessian[column, column], codes[:, column].clone()
+            pull = (rows - codes * step) @ hessian[:, column]
+            target = present * step + pull / curvature
+            codes[:, column] = chosen(target, column, curvature, present)
+    return codes
+
+
+@pytest.mark.parametrize("sweeps", [0, 1, 3])
+@pytest.mark.parametrize("loss_per_bit", [0.0, 0.02, 0.5])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (19, 150), (40, 300)])
+def test_gptq_chooses_as_one_column_at_a_time(shape, loss_per_bit, sweeps):
+    columns = shape[1]
+    weight, inputs = random(*shape, seed=1), random(2 * columns + 9, columns, seed=2)
+    weight[random(*shape, seed=4) > 1] = 0
+    inputs = inputs @ random(columns, columns, seed=3)
+    correlation = (inputs.T @ inputs).double() / len(inputs)
+    step = 0.4
+    bits = code_bits(torch.round(weight / step).clamp(-5, 5), 5)  # some weights are beyond
+    expected = reference_codes(weight, correlation, step, bits, loss_per_bit, 0.01, sweeps)
+    settings = {"step": step, "bits": bits, "loss_per_bit": loss_per_bit, "sweeps": sweeps}
+    found = gptq(weight, correlation, **settings).dequantize()
+    assert torch.equal(torch.round(found / step), expected.float())
+
+
+def test_gptq_gives_the_same_in_pieces_of_rows(monkeypatch):
+    weight, inputs = random(12, 2, 5, seed=1), random(200, 10, seed=2) @ random(10, 10, seed=3)
+    correlation = (inputs.T @ inputs).double() / 200
+    groups = torch.stack([correlation, 2 * correlation, correlation + 0.1])
+    bits = code_bits(torch.round(weight / 0.3), 20)
+    for given in (correlation, groups):
+        found = []
+        for piece in (1 << 22, 40):
+            monkeypatch.setattr(gptq_rounding, "_PIECE", piece)
+            settings = {"step": 0.3, "bits": bits, "loss_per_bit": 0.1, "sweeps": 1}
+            found.append(gptq(weight, given, **settings).dequantize())
+        assert torch.equal(*found)
+
+
+def test_native_gptq_refuses_buffers_that_do_not_match():
+    def run(**changed):
+        given = {
+            "matrix": np.eye(4),
+            "kept": np.ones(12, np.uint8),
+            "bits": np.zeros(5),
+            "state": np.zeros((3, 4)),
+            "codes": np.zeros((3, 4)),
+            "changes": np.zeros((3, 2)),
+            "rows": 3,
+            "columns": 4,
+            "start": 2,
+            "worth": 0.0,
+        }
+        for loop in (_native.gptq_first, _native.gptq_sweep):
+            loop(*(given | changed).values())
+
+    run()
+    run(bits=None)
+    for changed in (
+        {"matrix": np.eye(3)},
+        {"kept": np.ones(11, np.uint8)},
+        {"bits": np.zeros(4)},
+        {"state": np.zeros((2, 4))},
+        {"codes": np.zeros((3, 5))},
+        {"changes": np.zeros((3, 3))},
+        {"changes": np.zeros(7)},
+        {"rows": 0},
+        {"rows": 2},
+        {"columns": 5},
+        {"columns": -4},
+        {"start": 3},
+        {"start": -1},
+    ):
+        with pytest.raises(ValueError, match="buffers do not match"):
+            run(**changed)

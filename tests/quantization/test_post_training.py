@@ -288,7 +288,7 @@ def test_layer_rounding_is_the_same_in_groups_of_layers(monkeypatch):
     model = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 3))
     found = []
     for size in (1 << 30, 1):
-        monkeypatch.setattr(layer_rounding, "_CORRELATION_BYTES", size)
+        monkeypatch.setattr(layer_rounding, "_CURVATURE_BYTES", size)
         found.append(quantize(model, [random(64, 24)], 1e-5)[0].state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 

@@ -3,15 +3,18 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from flyweight import _native
 from flyweight.coding import encode_shared
 from flyweight.errors import ModelError
 from flyweight.quantization import (
     check_loss_per_bit,
     code_bits,
     quantize_kmeans,
+    rate_distortion,
     rdoq,
     steps_at_loss_per_bit,
 )
@@ -129,3 +132,51 @@ def test_rdoq_refuses_impossible_arguments():
 def test_check_loss_per_bit_refuses_impossible_values(loss_per_bit):
     with pytest.raises(ModelError, match=f"is finite and above 0; found {loss_per_bit}"):
         check_loss_per_bit(loss_per_bit)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rdoq_gives_the_same_in_pieces(monkeypatch, weighted):
+    weight, mask = random(30, 50), random(30, 50, seed=1) > -1
+    weights = random(30, 50, seed=2).abs() if weighted else 1.0
+    found = []
+    for piece in (1 << 20, 37):
+        monkeypatch.setattr(rate_distortion, "_PIECE", piece)
+        found.append(rdoq(weight, step=0.3, loss_per_bit=0.02, mask=mask, weights=weights))
+    assert torch.equal(found[0].symbols, found[1].symbols)
+    torch.testing.assert_close(found[0].levels, found[1].levels)
+
+
+@pytest.mark.parametrize("loss_per_bit", [0.0, 0.02, 0.2])
+def test_rdoq_chooses_as_all_weights_at_once(loss_per_bit):
+    weight, weights, step = random(3000).double(), random(3000, seed=1).abs().double(), 0.3
+    codes = torch.round(weight / step)
+    largest = int(codes.abs().max())
+    choices = torch.stack([codes, codes - codes.sign(), 0 * codes])
+    for _ in range(20 if loss_per_bit else 0):
+        bits = code_bits(codes, largest)[(choices + largest).long()]
+        costs = weights * (weight - choices * step) ** 2 + loss_per_bit * bits
+        codes = choices.gather(0, costs.argmin(0)[None])[0]
+    found = rdoq(weight, step=step, loss_per_bit=loss_per_bit, weights=weights).dequantize()
+    for code in codes.unique():
+        same, some = codes == code, weights * (codes == code)
+        level = float((some * weight).sum() / some.sum()) if code else 0.0
+        torch.testing.assert_close(found[same], torch.full_like(found[same], level))
+
+
+def test_tensor_of_codes_merges_levels_that_the_dtype_does_not_tell_apart():
+    codes = torch.tensor([-1, 0, 1, 2])
+    levels = torch.tensor([math.nan, -1e-9, 0.0, 1.0, 1.0 + 1e-12]).double()
+    tensor = rate_distortion.tensor_of_codes(codes, 2, levels, torch.ones(4))
+    assert tensor.symbols.tolist() == [1, 0, 2, 2]
+    assert tensor.levels.tolist() == [torch.tensor(-1e-9).item(), 1.0]
+
+
+def test_native_rdoq_refuses_buffers_that_do_not_match():
+    def run(factors=None, bits=3, codes=4):
+        ratios, chosen = np.zeros(4), np.zeros(codes, np.int32)
+        return _native.rdoq(ratios, factors, np.zeros(bits), chosen, 0.0)
+
+    assert run() == 0
+    for wrong in ({"factors": np.zeros(3)}, {"bits": 4}, {"bits": 0}, {"codes": 3}):
+        with pytest.raises(ValueError, match="buffers do not match"):
+            run(**wrong)

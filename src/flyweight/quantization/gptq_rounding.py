@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from flyweight import _native
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 from flyweight.modules import nonzero_mask
+from flyweight.quantization.rate_distortion import tensor_of_codes
 
-__all__ = ["gptq"]
+__all__ = ["Curvature", "gptq", "gptq_codes"]
 
 _BLOCK = 128  # columns whose effect on all others is applied at once
+_PIECE = 1 << 22  # weights that are rounded at a time
 
 
 @torch.no_grad()
@@ -61,53 +66,127 @@ def gptq(
     sweeps: Behdin et al. 2023, "QuantEase", §3.
     """
     _check(weight, correlation, step, bits, loss_per_bit, damping)
-    columns = correlation.shape[-1]
-    shape = (*correlation.shape[:-2], -1, columns)
-    rows = weight.detach().flatten(1).double().reshape(shape)
-    kept = nonzero_mask(weight.detach(), mask).reshape(shape)
-    hessian = correlation.double().clone()
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    diagonal += damping * diagonal.mean() + torch.finfo(torch.float64).tiny
-    factor = _factor_of_inverse(hessian)
-    left = torch.where(kept, rows, 0.0)
-    values = torch.zeros_like(left)
+    curvature = Curvature.of(correlation.double().clone(), damping)
+    codes = gptq_codes(
+        weight, curvature, step=step, mask=mask, bits=bits, loss_per_bit=loss_per_bit, sweeps=sweeps
+    )
+    if bits is None:
+        return CompressedTensor.from_values((codes * step).to(weight.device, weight.dtype))
+    return tensor_of_codes(codes, bits.numel() // 2, step, weight)
 
-    def chosen(
-        target: Tensor, column: int, curvature: Tensor, present: Tensor | None = None
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """Second derivatives of a layer's squared error, and the factor of their inverse for GPTQ.
+
+    Args:
+        hessian: I×I or G×I×I, float64, damped, on the CPU.
+        factor: upper triangular U with UᵀU the inverse of it.
+    """
+
+    hessian: Tensor
+    factor: Tensor
+
+    @staticmethod
+    def of(correlation: Tensor, damping: float = 0.01) -> Curvature:
+        """Return the curvature of a correlation of inputs, float64, which is damped in place.
+
+        Raises:
+            ModelError: the damped correlation is not positive definite.
+
+        Example:
+            >>> Curvature.of(torch.eye(2).double(), damping=0.0).factor.tolist()
+            [[1.0, 0.0], [0.0, 1.0]]
+        """
+        diagonal = correlation.diagonal(dim1=-2, dim2=-1)
+        diagonal += damping * diagonal.mean() + torch.finfo(torch.float64).tiny
+        return Curvature(correlation.cpu().contiguous(), _factor_of_inverse(correlation).cpu())
+
+
+@torch.no_grad()
+def gptq_codes(
+    weight: Tensor,
+    curvature: Curvature,
+    *,
+    step: float,
+    mask: Tensor | None = None,
+    bits: Tensor | None = None,
+    loss_per_bit: float = 0.0,
+    sweeps: int = 0,
+) -> Tensor:
+    """Return the codes that `gptq` chooses: float64, of the shape of ``weight``, on the CPU."""
+    columns = curvature.hessian.shape[-1]
+    shape = (*curvature.hessian.shape[:-2], -1, columns)
+    rows = weight.detach().flatten(1).cpu().reshape(shape)
+    kept = nonzero_mask(weight.detach(), mask).flatten(1).cpu().reshape(shape)
+    codes = torch.empty(rows.shape, dtype=torch.float64)
+    worth = loss_per_bit / step**2
+    prices = None if bits is None else bits.detach().double().cpu().contiguous().numpy()
+    for part in _row_parts(rows):
+        left = torch.where(kept[part], rows[part].double() / step, 0.0).contiguous()
+        chosen = torch.zeros_like(left)
+        task = _Columns(curvature, kept[part].contiguous(), prices, worth, chosen)
+        task.choose(left.clone())
+        if sweeps:
+            task.choose_again((left - chosen) @ curvature.hessian, sweeps)
+        codes[part] = chosen
+    return codes.reshape(weight.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Rows of weights whose codes are chosen column after column."""
+
+    curvature: Curvature
+    kept: Tensor
+    bits: object
+    worth: float
+    codes: Tensor
+
+    def choose(self, left: Tensor) -> None:
+        """Choose the codes of weights, in steps, which the others make up for."""
+        factor = self.curvature.factor
+        for start, end in _blocks(left.shape[-1]):
+            errors = self._run(_native.gptq_first, factor, left, start, end)
+            if end < left.shape[-1]:
+                left[..., end:] -= errors @ factor[..., start:end, end:]
+
+    def choose_again(self, pull: Tensor, sweeps: int) -> None:
+        """Choose each code again; ``pull`` is the errors of all times the second derivatives."""
+        hessian = self.curvature.hessian
+        for start, end in _blocks(pull.shape[-1]) * sweeps:
+            changes = self._run(_native.gptq_sweep, hessian, pull, start, end)
+            if bool(changes.any()):
+                pull[..., :start] -= changes @ hessian[..., start:end, :start]
+                pull[..., end:] -= changes @ hessian[..., start:end, end:]
+
+    def _run(
+        self, loop: Callable[..., Any], matrix: Tensor, state: Tensor, start: int, end: int
     ) -> Tensor:
-        codes = torch.round(target / step)
-        if bits is not None:
-            before = [] if present is None else [torch.round(present / step)]
-            cost = loss_per_bit / (curvature * step**2)
-            codes = _cheapest(target / step, bits, cost, before)
-        return torch.where(kept[..., column], codes * step, 0.0)
+        changes = torch.empty(*state.shape[:-1], end - start, dtype=torch.float64)
+        if state.numel():
+            loop(
+                matrix.numpy(),
+                self.kept.numpy(),
+                self.bits,
+                state.numpy(),
+                self.codes.numpy(),
+                changes.numpy(),
+                *state.shape[-2:],
+                start,
+                self.worth,
+            )
+        return changes
 
-    for start, end in _blocks(columns):
-        errors = torch.empty_like(left[..., start:end])
-        for column in range(start, end):
-            pivot = factor[..., column, column, None]
-            target = left[..., column]
-            found = chosen(target, column, 1 / pivot**2)
-            values[..., column] = found
-            error = (target - found) / pivot
-            errors[..., column - start] = error
-            row = factor[..., column, None, column + 1 : end]
-            left[..., column + 1 : end] -= error[..., None] * row
-        left[..., end:] -= errors @ factor[..., start:end, end:]
-    del factor
-    pull = (torch.where(kept, rows, 0.0) - values) @ hessian
-    for start, end in _blocks(columns) * sweeps:
-        changes = torch.empty_like(left[..., start:end])
-        for column in range(start, end):
-            curvature, present = hessian[..., column, column, None], values[..., column]
-            found = chosen(present + pull[..., column] / curvature, column, curvature, present)
-            change = found - present
-            changes[..., column - start] = change
-            pull[..., start:end] -= change[..., None] * hessian[..., column, None, start:end]
-            values[..., column] = found
-        pull[..., :start] -= changes @ hessian[..., start:end, :start]
-        pull[..., end:] -= changes @ hessian[..., start:end, end:]
-    return CompressedTensor.from_values(values.reshape(weight.shape).to(weight.dtype))
+
+def _row_parts(rows: Tensor) -> Iterator[tuple[slice, ...]]:
+    """Parts of the rows of all groups, so that few are in memory as float64."""
+    number, columns = rows.shape[-2:]
+    groups = rows.numel() // max(1, number * columns)
+    size = max(1, _PIECE // max(1, groups * columns))
+    for start in range(0, number, size):
+        part = slice(start, start + size)
+        yield (part,) if rows.ndim == 2 else (slice(None), part)
 
 
 def _check(
@@ -151,20 +230,11 @@ def _factor_of_inverse(hessian: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if not failed.any():
         inverse = torch.cholesky_inverse(factor)
+        del factor  # a matrix of many inputs takes half a gigabyte
         factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
     if failed.any():
         raise ModelError(
             "the correlation of the inputs is not positive definite; look for NaN in the "
             "calibration data, or give more of it or a larger damping"
         )
-    return factor
-
-
-def _cheapest(ratio: Tensor, bits: Tensor, cost: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """The best of the nearest code, its neighbors, zero and other codes, by error and bits."""
-    largest = bits.numel() // 2
-    nearest = torch.round(ratio).clamp(-largest, largest)
-    choices = torch.stack([nearest, nearest - 1, nearest + 1, torch.zeros_like(nearest), *others])
-    choices = choices.clamp(-largest, largest)
-    costs = (ratio - choices) ** 2 + cost * bits.to(ratio)[(choices + largest).long()]
-    return choices.gather(0, costs.argmin(0)[None])[0]
+    return factor.contiguous()

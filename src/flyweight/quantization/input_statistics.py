@@ -18,6 +18,7 @@ __all__ = ["input_correlations"]
 # The weights of these are matrices that multiply inputs; a subclass with another forward may use
 # its weight in any way.
 _KNOWN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
+_ADDED = 512  # rows of a matrix
 _UNFOLDED_BYTES = 1 << 28  # of the inputs of a convolution at a time
 
 _Columns = Callable[[Tensor], Tensor]
@@ -63,9 +64,15 @@ def input_correlations(
         inputs = given[0] if given else named["input"]
         if not inputs.numel():
             return
-        for part in _parts(inputs, model.get_parameter(name)):
-            rows = columns(part.float())
-            sums[name] = sums.get(name, 0) + (rows.mT @ rows).double()
+        for some in _parts(inputs, model.get_parameter(name)):
+            rows = columns(some.float())
+            product = rows.mT @ rows
+            if name in sums:
+                for start in range(0, product.shape[-2], _ADDED):
+                    part = slice(start, start + _ADDED)
+                    sums[name][..., part, :] += product[..., part, :]  # which widens a copy
+            else:
+                sums[name] = product.double()
             counts[name] += rows.shape[-2]
 
     handles = []
@@ -97,7 +104,7 @@ def input_correlations(
             handle.remove()
     if not number:
         raise DataError("there are no calibration batches to run the model on; give some")
-    return {name: total / counts[name] for name, total in sums.items()}
+    return {name: total.div_(counts[name]) for name, total in sums.items()}
 
 
 def _parts(inputs: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

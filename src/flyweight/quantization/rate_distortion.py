@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from flyweight import _native
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 from flyweight.modules import nonzero_mask
 
-__all__ = ["LARGEST_CODE", "check_loss_per_bit", "code_bits", "rdoq", "steps_at_loss_per_bit"]
+__all__ = [
+    "LARGEST_CODE",
+    "bits_of_counts",
+    "check_loss_per_bit",
+    "code_bits",
+    "rdoq",
+    "rdoq_codes",
+    "steps_at_loss_per_bit",
+    "tensor_of_codes",
+]
 
 #: Largest integer multiple of a step, on either side of zero; a file holds 65,535 levels.
 LARGEST_CODE = (1 << 15) - 1
+_PIECE = 1 << 20  # weights that are in memory as float64 at a time
 _UNSEEN = 0.1  # of an occurrence: the count of a code that does not occur yet
 
 
@@ -83,9 +94,21 @@ def code_bits(codes: Tensor, largest: int) -> Tensor:
 
     Source: Shannon 1948, "A mathematical theory of communication", §6.
     """
-    places = (codes.flatten() + largest).long()
-    counts = torch.bincount(places, minlength=2 * largest + 1).double() + _UNSEEN
+    return bits_of_counts(_counts(codes, largest))
+
+
+def bits_of_counts(counts: Tensor) -> Tensor:
+    """Compute the bits that a coder of order 0 spends on each code, from how often it occurs."""
+    counts = counts.double() + _UNSEEN
     return torch.log2(counts.sum() / counts)
+
+
+def _counts(codes: Tensor, largest: int) -> Tensor:
+    """How often each code from −largest to largest occurs, int64."""
+    counts = torch.zeros(2 * largest + 1, dtype=torch.int64, device=codes.device)
+    for part in torch.split(codes.flatten(), _PIECE):
+        counts += torch.bincount((part + largest).long(), minlength=2 * largest + 1)
+    return counts
 
 
 def rdoq(
@@ -132,7 +155,6 @@ def rdoq(
         )
     weight = weight.detach()
     kept = nonzero_mask(weight, mask)
-    exact = torch.where(kept, weight.double(), 0.0)
     factors = torch.as_tensor(weights, device=weight.device).double()
     if factors.ndim and factors.shape != weight.shape:
         raise ModelError(
@@ -140,33 +162,96 @@ def rdoq(
         )
     if not bool(((factors >= 0) & torch.isfinite(factors)).all()):
         raise ModelError("the weights of the error are finite, 0 or more")
-    factors = factors.expand(weight.shape)
-    codes = torch.round(exact / step)
-    largest = int(codes.abs().max()) if codes.numel() else 0
+    codes, largest = rdoq_codes(
+        weight, step=step, loss_per_bit=loss_per_bit, kept=kept, factors=factors, rounds=rounds
+    )
+    means = torch.zeros(3, 2 * largest + 1, dtype=torch.float64)
+    numbers = torch.zeros(2 * largest + 1, dtype=torch.float64)
+    for part, exact, some in _pieces(weight, kept, factors):
+        places = codes.flatten()[part].long() + largest
+        size = 2 * largest + 1
+        numbers += torch.bincount(places, minlength=size)
+        assert some is not None
+        for row, values in enumerate((some, exact * some, exact)):
+            means[row] += torch.bincount(places, values, minlength=size)
+    totals, sums, plain = means
+    levels = torch.where(totals > 0, sums / totals, plain / numbers)
+    levels[largest] = 0
+    return tensor_of_codes(codes, largest, levels, weight)
+
+
+def rdoq_codes(
+    weight: Tensor,
+    *,
+    step: float,
+    loss_per_bit: float,
+    kept: Tensor | None = None,
+    factors: Tensor | None = None,
+    rounds: int = 20,
+) -> tuple[Tensor, int]:
+    """Return the codes that `rdoq` chooses, int32 on the CPU, and the largest that it may choose.
+
+    Raises:
+        ModelError: the tensor cannot have that many levels.
+    """
+    kept = nonzero_mask(weight, None) if kept is None else kept
+    most = 0.0
+    for _, exact, _ in _pieces(weight, kept, None):
+        most = max(most, float(exact.abs().max()))
+    largest = round(most / step)
     if largest > LARGEST_CODE:
         raise ModelError(f"a step of {step} needs {2 * largest + 1} levels; give a larger one")
-    choices = torch.stack([codes, codes - codes.sign(), torch.zeros_like(codes)])
-    errors = factors * (exact - choices * step) ** 2
-    places = (choices + largest).long()
-    for _ in range(rounds if loss_per_bit else 0):
-        costs = errors + loss_per_bit * code_bits(codes, largest)[places]
-        chosen = choices.gather(0, costs.argmin(0)[None])[0]
-        if torch.equal(chosen, codes):
+    codes = torch.zeros(weight.shape, dtype=torch.int32)
+    flat = codes.view(-1).numpy()
+    bits, worth = torch.zeros(2 * largest + 1, dtype=torch.float64), 0.0
+    for number in range(rounds + 1 if loss_per_bit else 1):
+        changed = 0
+        for part, exact, some in _pieces(weight, kept, factors):
+            given = None if some is None else some.numpy()
+            changed += _native.rdoq((exact / step).numpy(), given, bits.numpy(), flat[part], worth)
+        if number and not changed:
             break
-        codes = chosen
-    return _at_means(weight, exact, factors, codes)
+        bits, worth = code_bits(codes, largest), loss_per_bit / step**2
+    return codes, largest
 
 
-def _at_means(weight: Tensor, exact: Tensor, factors: Tensor, codes: Tensor) -> CompressedTensor:
-    """Levels at the means of the weights of each code; code 0 stays 0."""
-    used, places = torch.unique(codes, return_inverse=True)
-    places = places.flatten()
+def tensor_of_codes(
+    codes: Tensor, largest: int, levels: Tensor | float, weight: Tensor
+) -> CompressedTensor:
+    """Return the tensor of codes from −largest to largest.
 
-    def total(of: Tensor) -> Tensor:
-        return exact.new_zeros(used.numel()).index_add_(0, places, of.flatten())
+    Args:
+        codes: whole numbers of any type, on the CPU.
+        largest: K of the 2·K + 1 codes.
+        levels: the value of each code from −K to K, of which those that do not occur may be NaN;
+            or the step that codes are multiples of.
+        weight: gives dtype and device.
 
-    totals, sums = total(factors), total(exact * factors)
-    plain, numbers = total(exact), torch.bincount(places, minlength=used.numel())
-    means = torch.where(totals > 0, sums / totals, plain / numbers)
-    means = torch.where(used == 0, torch.zeros_like(means), means)
-    return CompressedTensor.from_values(means[places].view(weight.shape).to(weight.dtype))
+    Example:
+        >>> tensor_of_codes(torch.tensor([-1, 0, 1]), 1, 0.5, torch.ones(3)).dequantize().tolist()
+        [-0.5, 0.0, 0.5]
+    """
+    used = _counts(codes, largest) > 0
+    if not isinstance(levels, Tensor):
+        levels = torch.arange(-largest, largest + 1, dtype=torch.float64) * levels
+    values = torch.where(used, levels, 0.0).to(weight.dtype)
+    table = CompressedTensor.from_values(values)
+    symbols = torch.empty(codes.shape, dtype=torch.int32)
+    flat = symbols.view(-1)
+    for start in range(0, flat.numel(), _PIECE):
+        part = slice(start, start + _PIECE)
+        flat[part] = table.symbols[codes.reshape(-1)[part].long() + largest]
+    return CompressedTensor(symbols.to(weight.device), table.levels.to(weight.device))
+
+
+def _pieces(
+    weight: Tensor, kept: Tensor, factors: Tensor | None
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Parts of a weight, as float64 on the CPU with zeros where it is pruned, and their factors."""
+    flat, mask = weight.detach().reshape(-1), kept.reshape(-1)
+    weights = None if factors is None or not factors.ndim else factors.reshape(-1)
+    for start in range(0, flat.numel(), _PIECE):
+        part = slice(start, start + _PIECE)
+        exact = torch.where(mask[part], flat[part].double(), 0.0).cpu()
+        some = factors if weights is None else weights[part]
+        yield part, exact, None if some is None else some.cpu().expand(exact.shape).contiguous()
