@@ -52,6 +52,7 @@ labs: $(EXTENSION) .venv-nncodec
 	$(VENV)/bin/python -m labs.pruning
 	$(VENV)/bin/python -m labs.structured
 	$(VENV)/bin/python -m labs.frontier
+	$(VENV)/bin/python -m labs.other_models
 	$(VENV)/bin/python -m labs.proximal
 	$(VENV)/bin/python -m labs.quantization
 	$(VENV)/bin/python -m labs.post_training

@@ -234,7 +234,7 @@ def test_the_goal_falls_to_the_target():
     goals = [control.goal(step) for step in range(100)]
     assert goals[0] == 9000
     assert goals == sorted(goals, reverse=True)
-    assert all(math.isclose(goal, 1000) for goal in goals[55:])
+    assert all(math.isclose(goal, 1000) for goal in goals[70:])
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ class QuantizationConfig:
     loss_per_bit: NotNegative = 0.0
     step: Positive = 1.2
     dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
-    target_ramp: Fraction = 0.55
+    target_ramp: Fraction = 0.7
     freeze_at: Fraction = 0.85
     price_interval: AtLeastOne = 50
 

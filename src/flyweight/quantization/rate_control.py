@@ -23,7 +23,7 @@ FileBytes = Callable[[Mapping[str, CompressedTensor]], int]
 _ALL_BITS = 2.0  # loss that all bits of the file are worth before the first step
 _LEAST, _MOST = 1e-12, 1.0
 # The logarithm of the loss per bit follows that of the bytes over the goal, and its change.
-_GAIN = 0.2
+_GAIN = 0.4
 _DAMPING = 4.0
 _MOST_CHANGE = 0.3
 _UPDATES = 200  # at least, in a run
@@ -138,7 +138,7 @@ class RateControl:
         Example:
             >>> config = QuantizationConfig(method="rate", bits=4, target_bytes=1000)
             >>> control = RateControl(config, 1000, {}, lambda tensors: 0, target=1000, start=4000)
-            >>> [round(control.goal(step)) for step in (0, 275, 550, 900)]
+            >>> [round(control.goal(step)) for step in (0, 350, 700, 900)]
             [4000, 2000, 1000, 1000]
         """
         share = min(1.0, step / max(1.0, self.config.target_ramp * self.steps))
@@ -153,8 +153,9 @@ class RateControl:
             self.error = error
             change = math.exp(max(-_MOST_CHANGE, min(_MOST_CHANGE, change)))
             self.loss_per_bit = max(_LEAST, min(_MOST, self.loss_per_bit * change))
-        for name, quantized in self.quantized.items():
-            quantized.update_prices_(weights[name])
+        if step % (self.config.price_interval // self.interval * self.interval) == 0:
+            for name, quantized in self.quantized.items():
+                quantized.update_prices_(weights[name])
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the bits of all weights in units of the loss."""
