@@ -135,7 +135,7 @@ def make(name: str, epochs: int | None, seed: int, device: str) -> list[Row]:
     recipe, asked = load_recipe("post-training"), 0
     for _ in range(2):
         begin = time.perf_counter()
-        given = None if not asked else asked
+        given = asked or None
         found = compress(
             dense, recipe, data=data, evaluate=score, target_bytes=given, device=device, seed=seed
         )

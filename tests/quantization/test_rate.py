@@ -47,6 +47,7 @@ def config(target=800, **settings):
 
 
 def trained(quantizer, optimizer, data, steps, each=lambda: None):
+    quantizer.model.train()
     for images, labels in (data[step % len(data)] for step in steps):
         loss = F.cross_entropy(quantizer.model(images), labels)
         penalty = quantizer.penalty()
@@ -163,7 +164,7 @@ def test_a_loss_per_bit_stays_what_it_is_and_more_of_it_gives_fewer_bytes():
 @pytest.mark.parametrize("stop", [30, 88, 97])  # before codes are kept, before and after folding
 def test_a_run_that_stopped_ends_with_the_same_bytes(stop):
     def begin():
-        quantizer = Quantizer(network(), config(), steps=100, storage=STORAGE)
+        quantizer = Quantizer(network().eval(), config(), steps=100, storage=STORAGE)
         return quantizer, torch.optim.SGD(quantizer.model.parameters(), 0.05, momentum=0.9)
 
     quantizer, optimizer = begin()
@@ -178,10 +179,23 @@ def test_a_run_that_stopped_ends_with_the_same_bytes(stop):
     assert again.finalize().to_bytes() == quantizer.finalize().to_bytes()
 
 
+def test_finalizing_before_the_codes_are_kept_warns():
+    quantizer = Quantizer(network(), config(900), steps=100, storage=STORAGE)
+    with pytest.warns(UserWarning, match="training ended before the codes were kept, at 85 of 100"):
+        compressed = quantizer.finalize()
+    assert len(compressed.to_bytes()) <= 900
+
+
 def test_damaged_states_are_refused():
     quantizer = Quantizer(network(), config(), steps=100)
     state = quantizer.state_dict()
-    for rate in (None, {}, {**state["rate"], "phase": 7}, {**state["rate"], "loss_per_bit": -1.0}):
+    for rate in (
+        None,
+        {},
+        {**state["rate"], "phase": 7},
+        {**state["rate"], "estimated": ["9"]},
+        {**state["rate"], "loss_per_bit": -1.0},
+    ):
         with pytest.raises(CheckpointError, match="not the state of a Quantizer"):
             quantizer.load_state_dict({**state, "rate": rate})
 

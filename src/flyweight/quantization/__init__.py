@@ -4,7 +4,7 @@ from flyweight.quantization.bias_correction import correct_biases_
 from flyweight.quantization.comparison import SchemeError, compare_schemes
 from flyweight.quantization.config import METHODS, Method, QuantizationConfig
 from flyweight.quantization.exact_kmeans import exact_kmeans_edges
-from flyweight.quantization.file_storage import FileStorage
+from flyweight.quantization.file_storage import MANTISSA_BITS, FileStorage
 from flyweight.quantization.fixed_point import (
     SCHEMES,
     FixedPoint,
@@ -40,6 +40,7 @@ from flyweight.quantization.weight_sharing import quantize_kmeans
 __all__ = [
     "INITIALIZATIONS",
     "LARGEST_CODE",
+    "MANTISSA_BITS",
     "METHODS",
     "SCHEMES",
     "BinaryWeight",

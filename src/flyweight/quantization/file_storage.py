@@ -12,9 +12,11 @@ from torch import nn
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
 
-__all__ = ["FileStorage", "FloatDtype"]
+__all__ = ["MANTISSA_BITS", "FileStorage", "FloatDtype"]
 
 FloatDtype = Literal["bfloat16", "float16", "float32"]
+#: Bits of the mantissa, without the implied first 1.
+MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}
 
 
 @dataclasses.dataclass(frozen=True)

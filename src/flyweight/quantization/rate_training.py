@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from flyweight.compressed import CompressedTensor
 from flyweight.errors import CheckpointError
 from flyweight.modules import attached, detach_
 from flyweight.quantization.config import QuantizationConfig
-from flyweight.quantization.file_storage import FileStorage
+from flyweight.quantization.file_storage import MANTISSA_BITS, FileStorage
 from flyweight.quantization.rate_control import RateControl, grid_steps
 from flyweight.quantization.rate_weight import RateWeight
 from flyweight.quantization.rounded_float import RoundedFloat
@@ -28,7 +29,6 @@ _ESTIMATION_STEPS = 100  # of batch normalization, after the codes are kept
 _FINER = 0.7  # of the steps of a grid, until the file is large enough
 _ROOM = 1.3  # times the target, of the file before the first step
 _MOST_BITS = 8
-_MANTISSA_BITS = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23}
 
 
 class RateTraining:
@@ -65,6 +65,7 @@ class RateTraining:
         self._base = storage.compress(copy.deepcopy(model).cpu(), {})
         self._hooks: list[RemovableHandle] = []
         self._momenta: dict[str, float | None] = {}
+        self._estimated: list[str] = []  # batch normalization that trained when codes were kept
         self._phase = 0  # 1: codes are kept, 2: floats are as stored
         scales = {name: config.step * 2.0 ** (config.bits - bits[name]) for name in weights}
         wish = config.target_bytes
@@ -102,7 +103,9 @@ class RateTraining:
     ) -> RateWeight:
         dtype, mantissa_bits = self._storage.dtype, self._storage.float_mantissa_bits
         if mantissa_bits:  # as many as tell all multiples of a step apart
-            mantissa_bits = min(max(mantissa_bits, bits - 1), _MANTISSA_BITS[dtype])
+            mantissa_bits = min(
+                max(mantissa_bits, bits - 1), MANTISSA_BITS[self._storage.float_dtype]
+            )
         return RateWeight(
             weight,
             mask.clone(),
@@ -137,6 +140,12 @@ class RateTraining:
 
     def finish_(self, weights: Mapping[str, Tensor]) -> None:
         """Go through the phases that no step has reached."""
+        if self._phase == 0 and self.control.steps:
+            warnings.warn(
+                f"training ended before the codes were kept, at {self.control.freeze_step} of "
+                f"{self.control.steps} steps, so that nothing trains with them; make all steps",
+                stacklevel=4,
+            )
         if self._phase == 0:
             self._keep_codes_(weights)
         if self._phase == 1:
@@ -168,18 +177,18 @@ class RateTraining:
         detach_(plain, attached(plain))
         self._base = self._storage.compress(plain, {})
         self.control.freeze_(weights)
-        for module in self._batch_norms().values():
-            if module.training:
-                module.reset_running_stats()
+        self._estimated = [name for name, m in self._batch_norms().items() if m.training]
+        for name in self._estimated:
+            self._batch_norms()[name].reset_running_stats()
         self._phase = 1
         self._estimate_()
 
     def _estimate_(self) -> None:
         """Average the statistics of all batches from the last reset on."""
-        for name, module in self._batch_norms().items():
-            if module.training:
-                self._momenta[name] = module.momentum
-                module.momentum = None
+        for name in self._estimated:
+            module = self._batch_norms()[name]
+            self._momenta[name] = module.momentum
+            module.momentum = None
 
     def _store_floats_(self) -> None:
         if self._storage.fold_batch_norm:
@@ -206,19 +215,22 @@ class RateTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the phase and the price of a bit; the rest is in the state of the model."""
-        return {"phase": self._phase, **self.control.state_dict()}
+        state = {"phase": self._phase, "estimated": [*self._estimated]}
+        return {**state, **self.control.state_dict()}
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state; that of the model is loaded already."""
-        phase = state.get("phase") if isinstance(state, dict) else None
-        if phase not in (0, 1, 2):
+        known = state if isinstance(state, dict) else {}
+        phase, estimated = known.get("phase"), known.get("estimated")
+        sound = isinstance(estimated, list) and {*map(str, estimated)} <= {*self._batch_norms()}
+        if phase not in (0, 1, 2) or not sound:
             raise CheckpointError(
                 "this is not the state of a Quantizer with the method 'rate'; give what its "
                 "state_dict() returned"
             )
         self.control.load_state_dict(state)
         self.release_()
-        self._phase = phase
+        self._phase, self._estimated = phase, estimated
         if phase == 1:
             self._estimate_()
         elif phase == 2:

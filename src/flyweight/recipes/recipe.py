@@ -14,12 +14,11 @@ import tomli_w
 from flyweight._config import NotNegativeInt, check_fields, from_table
 from flyweight.errors import RecipeError
 from flyweight.pruning import PruningConfig
-from flyweight.quantization import PostTrainingConfig, QuantizationConfig
+from flyweight.quantization import MANTISSA_BITS, PostTrainingConfig, QuantizationConfig
 from flyweight.training import TrainingConfig
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
-_MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}  # without the implied first 1
 _RETRAINING = TrainingConfig(epochs=4, learning_rate=0.05)
 _FINE_TUNING = TrainingConfig(epochs=1, learning_rate=0.005)
 
@@ -65,9 +64,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
-        if self.float_mantissa_bits > _MANTISSA_BITS[self.float_dtype]:
+        if self.float_mantissa_bits > MANTISSA_BITS[self.float_dtype]:
             raise RecipeError(
-                f"float_mantissa_bits is from 1 to {_MANTISSA_BITS[self.float_dtype]} for "
+                f"float_mantissa_bits is from 1 to {MANTISSA_BITS[self.float_dtype]} for "
                 f"{self.float_dtype}, or 0 for all of them; found {self.float_mantissa_bits}"
             )
         if self.quantization is not None and self.post_training is not None:
@@ -103,10 +102,13 @@ class Recipe:
         """
         if target_bytes < 1:
             raise RecipeError(f"target_bytes is above 0; found {target_bytes}")
+        if self.post_training is not None:
+            post_training = dataclasses.replace(self.post_training, target_bytes=target_bytes)
+            return dataclasses.replace(self, post_training=post_training)
         if self.quantization is None or self.quantization.method != "rate":
             raise RecipeError(
                 f"recipe {self.name} cannot reach a size that is asked for; give one whose "
-                "quantization.method is 'rate', such as quick, full or smallest"
+                "quantization.method is 'rate', such as quick, full or smallest, or post-training"
             )
         quantization = dataclasses.replace(self.quantization, target_bytes=target_bytes)
         return dataclasses.replace(self, quantization=quantization)
