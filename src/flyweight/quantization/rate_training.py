@@ -230,7 +230,7 @@ class RateTraining:
             )
         self.control.load_state_dict(state)
         self.release_()
-        self._phase, self._estimated = phase, estimated
+        self._phase, self._estimated = phase, [*map(str, estimated or ())]
         if phase == 1:
             self._estimate_()
         elif phase == 2:
