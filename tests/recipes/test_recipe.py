@@ -275,6 +275,7 @@ def test_a_recipe_takes_another_target_where_it_has_one():
     found = load_recipe("quick").with_target(20_000)
     assert found.quantization.target_bytes == 20_000
     assert found.fine_tuning == load_recipe("quick").fine_tuning
+    assert load_recipe("post-training").with_target(900).post_training.target_bytes == 900
     for recipe, size in ((Recipe(pruning=PruningConfig()), 1000), (load_recipe("quick"), 0)):
         with pytest.raises(RecipeError, match=r"size that is asked for|above 0"):
             recipe.with_target(size)

@@ -110,8 +110,8 @@ def compress(
         evaluate: metric, ``evaluate(model) -> float``, higher is better, on data that decides
             nothing. With it the report has the scores before and after.
         teacher: gives soft targets where the recipe distills; default: the model as given.
-        target_bytes: bytes of the whole file that a recipe with the method "rate" is to end with,
-            in the place of its own.
+        target_bytes: bytes of the whole file that a recipe with the method "rate" or without
+            training is to end with, in the place of its own.
         device: "auto" is CUDA where there is one; or as torch names it.
         seed: of all that is drawn at random.
         resume: folder that keeps the state of training after each epoch; a run that was stopped
@@ -259,6 +259,7 @@ class _Run:
                 student,
                 self._examples(recipe.post_training.calibration_examples),
                 recipe.post_training,
+                storage=FileStorage(**storage),
                 progress=self.progress,
             )
         return FileStorage(**storage).compress(student.cpu(), quantized)

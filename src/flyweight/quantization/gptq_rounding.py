@@ -95,8 +95,8 @@ class Curvature:
             ModelError: the damped correlation is not positive definite.
 
         Example:
-            >>> Curvature.of(torch.eye(2).double(), damping=0.0).factor.tolist()
-            [[1.0, 0.0], [0.0, 1.0]]
+            >>> Curvature.of(4 * torch.eye(2).double(), damping=0.0).factor.diagonal().tolist()
+            [0.5, 0.5]
         """
         diagonal = correlation.diagonal(dim1=-2, dim2=-1)
         diagonal += damping * diagonal.mean() + torch.finfo(torch.float64).tiny
@@ -232,6 +232,7 @@ def _factor_of_inverse(hessian: Tensor) -> Tensor:
         inverse = torch.cholesky_inverse(factor)
         del factor  # a matrix of many inputs takes half a gigabyte
         factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+        del inverse
     if failed.any():
         raise ModelError(
             "the correlation of the inputs is not positive definite; look for NaN in the "

@@ -49,6 +49,7 @@ class LayerRounding:
             weight is rounded alone.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 2))
         >>> weights = {"0.weight": model[0].weight}
         >>> rounding = LayerRounding(model, weights, [torch.ones(4, 2)], second_order=False)

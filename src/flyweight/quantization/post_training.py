@@ -28,7 +28,9 @@ from flyweight.errors import DataError, ModelError
 from flyweight.modules import check_model, check_plain, select_weights
 from flyweight.pruning import reached_weights
 from flyweight.quantization.bias_correction import correct_biases_
+from flyweight.quantization.byte_search import ByteSearch
 from flyweight.quantization.divergence import OutputDivergence
+from flyweight.quantization.file_storage import FileStorage
 from flyweight.quantization.layer_rounding import LayerRounding
 from flyweight.quantization.post_training_config import PostTrainingConfig
 from flyweight.quantization.sensitivity import (
@@ -40,6 +42,10 @@ from flyweight.quantization.sensitivity import (
 __all__ = ["quantize_post_training"]
 
 _BIAS_EXAMPLES = 1024  # at most; differences of outputs vary far less than outputs
+_CORRECTIONS = 4  # of the goal of the search
+_FEW_BYTES = 30
+_MEASURING = "measure the sensitivity of layers"
+_MOST_MISSING = 0.01  # of the bytes asked for
 _PART = 64  # examples that the model runs on at a time
 
 
@@ -48,6 +54,7 @@ def quantize_post_training(
     data: Batches,
     config: PostTrainingConfig | None = None,
     *,
+    storage: FileStorage | None = None,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, dict[str, CompressedTensor]]:
     """Quantize the weights of a model without training, from calibration data without targets.
@@ -71,15 +78,17 @@ def quantize_post_training(
         model: any module; it is not changed, and may be frozen.
         data: calibration batches, some thousands of examples, augmented as in training.
         config: how to quantize.
-        progress: called with a phase, how many of its layers are done, and how many there are.
+        storage: how the file stores the rest, whose bytes count for ``config.target_bytes``.
+        progress: called with a phase, how many of its layers are done, and how many there are; or
+            None where their number is not known.
 
     Returns:
         A new module in evaluation mode with quantized weights, on the device of ``model``; and
         the symbols and levels of these by name, on the CPU.
 
     Raises:
-        ModelError: the model cannot be quantized, no weight is selected, or its outputs depend on
-            none of them or are not finite.
+        ModelError: the model cannot be quantized, no weight is selected, its outputs depend on
+            none of them or are not finite, or it cannot have the bytes asked for.
         DataError: there are no batches, or one is empty, not finite, or too small for batch
             normalization.
 
@@ -106,65 +115,148 @@ def quantize_post_training(
     parts = _parts(batches, config.examples)
     unfold_batch_norms_(student, batches)
     drift = batch_norm_drift(student, batches)
-    found = _quantized(student, weights, parts, config, progress)
-    for name, tensor in found.items():
-        weights[name].data.copy_(tensor.dequantize())
-    reestimate_batch_norms_(student, batches, drift=drift)
-    correct_biases_(student, model, take_examples(batches, _BIAS_EXAMPLES))
-    for parameter, original in zip(student.parameters(), model.parameters(), strict=True):
-        parameter.requires_grad_(original.requires_grad)
+
+    def finished(found: Mapping[str, CompressedTensor], module: nn.Module) -> nn.Module:
+        for name, tensor in found.items():
+            module.get_parameter(name).data.copy_(tensor.dequantize())
+        reestimate_batch_norms_(module, batches, drift=drift)
+        correct_biases_(module, model, take_examples(batches, _BIAS_EXAMPLES))
+        for parameter, original in zip(module.parameters(), model.parameters(), strict=True):
+            parameter.requires_grad_(original.requires_grad)
+        return module
+
+    task = _Task(student, weights, parts, config, progress)
+    if config.target_bytes:
+        student, found = task.within_bytes(storage or FileStorage(), finished)
+    else:
+        found = task.at_loss_per_bit()
+        student = finished(found, student)
     return student, {name: _on_cpu(tensor) for name, tensor in found.items()}
 
 
-def _quantized(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    batches: Sequence[Batch],
-    config: PostTrainingConfig,
-    progress: Progress | None,
-) -> dict[str, CompressedTensor]:
-    """Symbols and levels of the weights that outputs depend on; the model is not changed."""
-    divergence = OutputDivergence(model, batches)
-    weights = {name: weight for name, weight in weights.items() if weight.numel()}
-    if weights:
-        weights = reached_weights(model, weights, batches, loss=divergence.pseudo_loss())
-    if not weights:
-        raise ModelError(
-            "the outputs of the model depend on none of the selected weights, so nothing tells how "
-            "to quantize them; include others"
-        )
+class _Task:
+    """Weights to quantize, and how much the outputs suffer; the model is not changed."""
 
-    def done(phase: str) -> Callable[[int], None]:
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, Tensor],
+        batches: Sequence[Batch],
+        config: PostTrainingConfig,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.batches = model, batches
+        self.config, self.progress = config, progress
+        self.divergence = OutputDivergence(model, batches)
+        weights = {name: weight for name, weight in weights.items() if weight.numel()}
+        if weights:
+            loss = self.divergence.pseudo_loss()
+            weights = reached_weights(model, weights, batches, loss=loss)
+        if not weights:
+            raise ModelError(
+                "the outputs of the model depend on none of the selected weights, so nothing tells "
+                "how to quantize them; include others"
+            )
+        self.weights = weights
+        self._done(_MEASURING)
+        self.fisher = fisher_sensitivities(model, weights, batches, self.divergence)
+        self.rounding = LayerRounding(model, weights, batches, second_order=config.gptq)
+        self.phase = "round weights (GPTQ)" if config.gptq else "round weights"
+
+    def _done(self, phase: str) -> Callable[[int], None]:
+        progress = self.progress
         if progress is None:
             return lambda number: None
-        progress(phase, 0, len(weights))
-        return lambda number: progress(phase, number, len(weights))
+        progress(phase, 0, len(self.weights))
+        return lambda number: progress(phase, number, len(self.weights))
 
-    measuring = "measure the sensitivity of layers"
-    done(measuring)
-    sensitivities = fisher_sensitivities(model, weights, batches, divergence)
-    rounding = LayerRounding(model, weights, batches, second_order=config.gptq)
-    phase = "round weights (GPTQ)" if config.gptq else "round weights"
-    if config.measured:
-        sensitivities = measured_sensitivities(
-            model,
-            rounding,
+    def at_loss_per_bit(self) -> dict[str, CompressedTensor]:
+        """Quantize at the loss per bit of the configuration, or a lower one."""
+        sensitivities, loss_per_bit = self.fisher, self.config.loss_per_bit
+        if self.config.measured:
+            rounded = self.rounding.round(sensitivities, loss_per_bit, self._done(self.phase))
+            sensitivities = self._measured(loss_per_bit, rounded)
+        return round_within_loss(
+            self.model,
+            self.rounding,
             sensitivities,
-            config.loss_per_bit,
-            batches,
-            divergence,
-            rounded=rounding.round(sensitivities, config.loss_per_bit, done(phase)),
-            done=done(measuring),
+            loss_per_bit,
+            self.batches,
+            self.divergence,
+            done=self._done(self.phase),
         )
-    return round_within_loss(
-        model,
-        rounding,
-        sensitivities,
-        config.loss_per_bit,
-        batches,
-        divergence,
-        done=done(phase),
-    )
+
+    def _measured(
+        self,
+        loss_per_bit: float,
+        rounded: tuple[Mapping[str, CompressedTensor], Mapping[str, float]],
+    ) -> dict[str, float]:
+        return measured_sensitivities(
+            self.model,
+            self.rounding,
+            self.fisher,
+            loss_per_bit,
+            self.batches,
+            self.divergence,
+            rounded=rounded,
+            done=self._done(_MEASURING),
+        )
+
+    def within_bytes(
+        self,
+        storage: FileStorage,
+        finished: Callable[[Mapping[str, CompressedTensor], nn.Module], nn.Module],
+    ) -> tuple[nn.Module, dict[str, CompressedTensor]]:
+        """Return the model and its weights whose file has the bytes of the configuration.
+
+        Bytes are first those with the floats of the model as it is; then the floats are corrected,
+        all bytes are counted, and by as much as they differ the goal changes.
+        """
+        target = self.config.target_bytes
+        module = copy.deepcopy(self.model)
+
+        def file_bytes(found: Mapping[str, CompressedTensor]) -> int:
+            for name, tensor in found.items():
+                module.get_parameter(name).data.copy_(tensor.dequantize())
+            return _file_bytes(storage, module, found)
+
+        def tried(number: int) -> None:
+            if self.progress is not None:
+                self.progress(f"{self.phase} to {target:,} bytes", number, None)
+
+        search = ByteSearch(self.rounding, self.weights, file_bytes, tried)
+        sensitivities, loss_per_bit = self.fisher, self.config.loss_per_bit
+        search.check(target, sensitivities)
+        if self.config.measured:
+            trial = search.near(target, sensitivities, loss_per_bit)
+            loss_per_bit = trial.loss_per_bit
+            sensitivities = self._measured(loss_per_bit, (trial.tensors, trial.errors))
+        goal = target
+        fitting: tuple[int, nn.Module, dict[str, CompressedTensor]] | None = None
+        for _ in range(_CORRECTIONS):
+            trial = search.within(goal, sensitivities, loss_per_bit)
+            loss_per_bit = trial.loss_per_bit
+            student = finished(trial.tensors, copy.deepcopy(self.model))
+            size = _file_bytes(storage, student, trial.tensors)
+            if size <= target and (fitting is None or size > fitting[0]):
+                fitting = size, student, dict(trial.tensors)
+            if target - max(_MOST_MISSING * target, _FEW_BYTES) <= size <= target:
+                break
+            goal = target + trial.size - size - (size > target)
+        if fitting is None:
+            raise ModelError(
+                f"post-training quantization found no file of {target:,} bytes, only one of "
+                f"{size:,}; choose a target that is a few bytes larger"
+            )
+        return fitting[1:]
+
+
+def _file_bytes(
+    storage: FileStorage, model: nn.Module, found: Mapping[str, CompressedTensor]
+) -> int:
+    """All bytes of the file; the model is not changed."""
+    on_cpu = {name: _on_cpu(tensor) for name, tensor in found.items()}
+    return len(storage.compress(copy.deepcopy(model).cpu(), on_cpu).to_bytes())
 
 
 def _checked(data: Batches, examples: int, device: torch.device) -> list[Batch]:

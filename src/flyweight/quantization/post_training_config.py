@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flyweight._config import AtLeastOne, Positive, check_fields
+from flyweight._config import AtLeastOne, NotNegativeInt, Positive, check_fields
 
 __all__ = ["PostTrainingConfig"]
 
@@ -16,6 +16,8 @@ class PostTrainingConfig:
     Attributes:
         loss_per_bit: increase of the loss, in nats an example, that one bit of the file is worth
             (λ); the larger, the smaller the file. Try 1e-8 to 1e-6 for 300,000 weights.
+        target_bytes: bytes of the whole file, of which up to 1 % may be missing; the loss per bit
+            is then found, from ``loss_per_bit`` on. 0 for none.
         include: globs over names of weights of two and more dimensions that are quantized.
         exclude: globs of those among them that stay floats.
         examples: examples, from the first on, that the weights are chosen by.
@@ -37,6 +39,7 @@ class PostTrainingConfig:
     """
 
     loss_per_bit: Positive = 1e-7
+    target_bytes: NotNegativeInt = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     examples: AtLeastOne = 256
