@@ -79,3 +79,23 @@ def test_correct_biases_takes_single_vectors_and_layers_that_nothing_reaches():
     with torch.no_grad():
         torch.testing.assert_close(after.prompt(torch.ones(4)), before.prompt(torch.ones(4)))
     assert torch.equal(after.experts.experts[1].bias, before.experts.experts[1].bias)
+
+
+@pytest.mark.parametrize("parts", [[96], [40, 40, 16]])
+def test_correct_biases_restores_mean_outputs_in_groups_of_layers(parts):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(7) for layer in (nn.Linear(12, 12), nn.ReLU())]
+    before = nn.Sequential(nn.Conv1d(3, 3, 1), nn.Flatten(), *layers, nn.Linear(12, 4))
+    after = copy.deepcopy(before)
+    for name, weight in after.named_parameters():
+        if weight.ndim > 1:
+            weight.data += 0.03 * random(*weight.shape, seed=len(name))
+    inputs = random(96, 3, 4, seed=1)
+    plain = copy.deepcopy(after)
+    correct_biases_(after, before, inputs.split(parts))
+
+    def shift(model):
+        with torch.no_grad():
+            return float((model(inputs) - before(inputs)).mean(0).abs().max())
+
+    assert shift(after) < (1e-5 if len(parts) == 1 else 0.02 * shift(plain))

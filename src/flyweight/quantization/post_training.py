@@ -68,7 +68,7 @@ def quantize_post_training(
 
     Time: one backward run for each example that weights are chosen by, one run of all of these for
     each layer (two with batch normalization), about 25·rows·columns² operations of GPTQ for each
-    layer, and one run of up to 1,024 examples for each layer with a bias; less with ``gptq=False``
+    layer, and up to five runs of 1,024 examples that correct biases; less with ``gptq=False``
     or ``measured=False``. Where the loss of all layers together is out of
     proportion to the loss per bit, all weights are rounded again at half the steps, up to eight
     times; a warning tells if it still is. Memory: up to 2 GiB beside the model, its outputs and
