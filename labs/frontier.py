@@ -8,8 +8,8 @@ The file is written, read back, and tested on the 10,000 test images; the 5,000 
 tell which of several files of one size is shipped in the package. Nothing is chosen by test images.
 A run that was stopped goes on from its last epoch when the same command is repeated; one of the
 same size, recipe, epochs, images and seed that is there is not made again. Writes
-``labs/results/frontier.csv``, the tables in ``docs/frontier.md``, and the best file of each size
-with its card into ``src/flyweight/cifar/pretrained``.
+``labs/results/frontier.csv``, the tables in ``docs/frontier.md`` and the README, and the best file
+of each size with its card into ``src/flyweight/cifar/pretrained``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ from labs.rows import RESULTS, STATES, origin
 
 SIZES = (12, 15, 16, 18, 20, 25, 30, 36, 41, 45, 60)  # kB, of 1,000 bytes
 DOCUMENT = Path(__file__).parents[1] / "docs" / "frontier.md"
+README = Path(__file__).parents[1] / "README.md"
 SHIPPED = Path(__file__).parents[1] / "src" / "flyweight" / "cifar" / "pretrained"
 BATCH_SIZE = 128
+DENSE_BYTES = 4 * 269_722
 
 # Whole files or honest estimates of others, in bytes and percent; see docs/frontier.md.
 PUBLISHED = (
@@ -149,6 +151,35 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+def best(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the files that are shipped: of each size the best by validation images."""
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: int(row["file_bytes"])):
+        size = row["size"]
+        score = float(row["validation_accuracy"] or 0)
+        if size not in found or score >= float(found[size]["validation_accuracy"] or 0):
+            found[size] = row
+    return [*found.values()]
+
+
+def curve(rows: Sequence[Row]) -> str:
+    """Markdown of what is shipped, and of others, by bytes."""
+    ours = [
+        (
+            "**flyweight**",
+            int(row["file_bytes"]),
+            100 * float(row["test_accuracy"]),
+            f"whole file, from {100 * float(row['dense_accuracy']):.2f} %",
+        )
+        for row in best(rows)
+    ]
+    cells = [
+        (name, f"{size:,}", f"{DENSE_BYTES / size:.1f}", f"{score:.2f}", how)
+        for name, size, score, how in sorted([*ours, *PUBLISHED], key=lambda each: each[1])
+    ]
+    return markdown([":ResNet-20, CIFAR-10", "bytes", "ratio", "accuracy, %", ":counted"], cells)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are named, and rewrite the table after each."""
     parser = lab_parser("The smallest files of ResNet-20.", rows=True)
@@ -177,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ship(row, rows, compressed, command)
         write_rows("frontier", [*rows, row], RESULTS)
         put_table("labs.frontier", table([*rows, row]), DOCUMENT)
+        put_table("labs.frontier", curve([*rows, row]), README)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def small(monkeypatch):
 def test_task_gives_training_batches_and_test_accuracy(small):
     found = cifar.task(device="cpu")
     assert {*found} == {"data", "evaluate"}
-    assert found["data"].batch_size == 64
+    assert found["data"].batch_size == 128
     assert len(found["data"].split) == 60
     model = create_model("resnet20")
     assert found["evaluate"](model) == accuracy(model, small.test)

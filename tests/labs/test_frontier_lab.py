@@ -16,6 +16,8 @@ def scratch(borrowed, noise, monkeypatch):
     (folder / "shipped").mkdir()
     monkeypatch.setattr(lab, "STATES", folder / "states")
     monkeypatch.setattr(lab, "SHIPPED", folder / "shipped")
+    (folder / "README.md").write_text(lab.README.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(lab, "README", folder / "README.md")
     return folder
 
 
@@ -30,6 +32,7 @@ def test_a_row_is_a_file_of_its_size_that_is_shipped_with_a_card(scratch):
     assert card["command"].startswith("python -m labs.frontier 30kB --recipe smallest --epochs 1 ")
     assert card["file_bytes"] == size
     assert f"| {size:,} |" in (scratch / "frontier.md").read_text()
+    assert f"| **flyweight** | {size:,} |" in (scratch / "README.md").read_text()
     assert not list((scratch / "states").glob("**/*.pt"))
     lab.main(["30kB", "--epochs", "1", "--device", "cpu"])  # is there
     assert len(read_rows("frontier", scratch)) == 1

@@ -26,7 +26,7 @@ class Task(TypedDict):
 def task(
     *,
     data: str | Path | None = None,
-    batch_size: int = 64,
+    batch_size: int = 128,
     split: Literal["train45k", "train50k"] = "train45k",
     evaluate_on: Literal["test", "validation"] = "test",
     device: str = "auto",
