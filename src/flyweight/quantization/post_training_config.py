@@ -43,7 +43,7 @@ class PostTrainingConfig:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     examples: AtLeastOne = 256
-    calibration_examples: AtLeastOne = 4096
+    calibration_examples: AtLeastOne = 2048
     gptq: bool = True
     measured: bool = True
 
