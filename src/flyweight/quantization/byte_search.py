@@ -19,7 +19,7 @@ __all__ = ["ByteSearch", "Trial"]
 _TOLERANCE = 0.004  # below the bytes looked for
 _LEAST_TOLERANCE = 8  # bytes
 _FACTOR = 8.0  # of the loss per bit, until one is too low and one too high
-_LARGEST_FACTOR = 2.0**200
+_LARGEST_FACTOR = 2.0**40
 _NEAR = 1.03  # ratio of the losses per bit between which only prices are changed
 _TRIALS, _FINE_TRIALS = 16, 12
 _WIDEST = 64.0  # price over the one that fits the steps
@@ -66,7 +66,7 @@ class ByteSearch:
         self._weights = weights
         self._file_bytes = file_bytes
         self._tried = tried
-        self._trials = 0
+        self._trials = self._least = 0
 
     def check(self, target: int, sensitivities: Mapping[str, float]) -> None:
         """Refuse a target that no loss per bit gives.
