@@ -44,7 +44,10 @@ def compress(
     model: ModelName,
     output: OutputFile,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="post-training, quick, full or a TOML file.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="post-training, quick, full, smallest or a TOML file."
+        ),
     ] = "post-training",
     target_bytes: TargetBytes = None,
     min_ratio: Annotated[

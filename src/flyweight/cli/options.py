@@ -83,8 +83,7 @@ TargetBytes = Annotated[
     int | None,
     typer.Option(
         metavar="SIZE",
-        help="Bytes of the file to end with, as 20000 or 20kB, for recipes that train towards a "
-        "size.",
+        help="Bytes of the file to end with, as 20000 or 20kB.",
         parser=size_in_bytes,
     ),
 ]

@@ -100,8 +100,8 @@ def compress(
     Args:
         model: any module; where its batch normalization is folded, as in a model read from a
             ``.fly`` file, it is given statistics of the data before it trains.
-        recipe: name of a shipped recipe ("post-training", "quick", "full"), a TOML file, a
-            `Recipe`, or the configuration of one stage.
+        recipe: name of a shipped recipe ("post-training", "quick", "full", "smallest"), a TOML
+            file, a `Recipe`, or the configuration of one stage.
         data: sized iterable of batches, a `torch.utils.data.DataLoader` or a list: ``(inputs,
             targets)``, mappings as Hugging Face has them, or inputs alone where nothing needs
             targets. Training data for a recipe that trains, calibration data else.
