@@ -69,7 +69,10 @@ def test_zeros_get_their_gradient_and_return_but_masked_ones_do_not():
     weight = torch.tensor([0.1, 0.0, 5.0, 1.0], requires_grad=True)
     layer = RateWeight(weight.detach(), weight.detach() != 0, step=1.0, largest=3)
     layer(weight).sum().backward()
-    assert weight.grad.tolist() == [1.0, 0.0, 0.0, 1.0]  # zeroed; masked; beyond the grid; kept
+    assert weight.grad.tolist() == [1.0, 0.0, 1.0, 1.0]  # zeroed; masked; beyond the grid; kept
+    weight.grad = None
+    layer(weight).sum().neg().backward()
+    assert weight.grad.tolist() == [-1.0, 0.0, 0.0, -1.0]  # not further beyond it
 
 
 def test_rate_is_the_bits_of_the_coder_and_pulls_towards_cheaper_codes():
@@ -186,6 +189,85 @@ def test_finalizing_before_the_codes_are_kept_warns():
     assert len(compressed.to_bytes()) <= 900
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 24, batch_first=True), nn.Linear(24, 5)
+
+    def forward(self, inputs):
+        return self.head(self.lstm(inputs)[0][:, -1])
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(60, 16), nn.Linear(16, 60, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids):
+        return self.head(self.tokens(ids).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "target"),
+    [
+        (Recurrent, torch.randn(20, 16, 4, 8, generator=torch.Generator().manual_seed(0)), 1500),
+        (Tied, torch.randint(60, (20, 16, 6), generator=torch.Generator().manual_seed(0)), 500),
+    ],
+)
+def test_recurrent_and_tied_weights_reach_their_bytes(make, inputs, target):
+    torch.manual_seed(0)
+    quantizer = Quantizer(make(), config(target), steps=60, storage=STORAGE)
+    optimizer = torch.optim.SGD(quantizer.model.parameters(), 0.05, momentum=0.9)
+    data = [(one, torch.arange(16) % 5) for one in inputs]
+    trained(quantizer, optimizer, data, range(60))
+    assert abs(len(quantizer.finalize().to_bytes()) - target) <= 0.01 * target + 30
+
+
+@pytest.mark.filterwarnings("ignore:no parameter of the prepared model changed")
+def test_weights_far_beyond_the_grid_still_give_the_bytes_asked_for():
+    torch.manual_seed(0)
+    settings = QuantizationConfig(method="rate", target_bytes=700)
+    quantizer = Quantizer(nn.Linear(32, 64), settings, steps=100)
+    with torch.no_grad():
+        next(iter(quantizer.weights.values())).mul_(30)
+    assert float(quantizer.penalty().detach()) > 0
+    for _ in range(100):
+        quantizer.step()
+    assert len(quantizer.finalize().to_bytes()) <= 700
+
+
+def test_bytes_are_counted_with_levels_as_the_file_has_them():
+    quantizer = Quantizer(network(), config(2000), steps=0)
+    assert 0.97 * 2000 <= len(quantizer.finalize().to_bytes()) <= 2000
+
+
+def test_a_channel_of_zeros_gets_no_large_scale():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[3], model[0].bias[3] = 0, 1.0
+    quantizer = Quantizer(model, config(), steps=60, storage=STORAGE)
+    optimizer = torch.optim.SGD(quantizer.model.parameters(), 0.02, momentum=0.9)
+    trained(quantizer, optimizer, batches(), range(60))
+    compressed = quantizer.finalize()
+    assert float(compressed["1.weight"].abs().max()) < 50
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"nope": 1},
+        {"float_dtype": "int8"},
+        {"float_mantissa_bits": 99},
+        "quick",
+        {"float_dtype": None},
+    ],
+)
+def test_storage_is_checked_before_training(storage):
+    with pytest.raises(ModelError, match=r"storage= takes|float_dtype is|float_mantissa_bits is"):
+        Quantizer(network(), config(), steps=10, storage=storage)
+
+
 def test_damaged_states_are_refused():
     quantizer = Quantizer(network(), config(), steps=100)
     state = quantizer.state_dict()
@@ -198,6 +280,8 @@ def test_damaged_states_are_refused():
     ):
         with pytest.raises(CheckpointError, match="not the state of a Quantizer"):
             quantizer.load_state_dict({**state, "rate": rate})
+    with pytest.raises(CheckpointError, match="load the state of the model first"):
+        quantizer.load_state_dict({**state, "rate": {**state["rate"], "phase": 2}})
 
 
 def test_statistics_are_held_once_folded_and_nothing_is_left_in_the_model():
@@ -261,6 +345,7 @@ def test_the_goal_falls_to_the_target():
         {"method": "rate", "target_bytes": 1000, "start_bits": 6},
         {"method": "rate", "target_bytes": 1000, "per_channel": True},
         {"method": "rate", "target_bytes": 1000, "dead_zone": 0.6},
+        {"method": "rate", "loss_per_bit": math.inf},
     ],
 )
 def test_settings_without_sense_are_refused(settings):

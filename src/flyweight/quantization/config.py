@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
@@ -170,6 +171,9 @@ class QuantizationConfig:
                         f"quantization.{key} is not for the method {method!r}, which has its own "
                         f"number of levels; found {getattr(self, key)!r}"
                     )
+        for key in ("target_ratio", "loss_per_bit", "step"):
+            if not math.isfinite(getattr(self, key)):
+                raise RecipeError(f"quantization.{key} is finite; found {getattr(self, key)}")
         wishes = ("target_bytes", "target_ratio", "loss_per_bit")
         if (method == "rate") != any(getattr(self, key) for key in wishes):
             raise RecipeError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flyweight.batch_norm import fold_batch_norms_
-from flyweight.compressed import CompressedModel, CompressedTensor, compress_module
+from flyweight.compressed import CompressedModel, CompressedTensor, compress_module, rounded
+from flyweight.errors import ModelError
 
 __all__ = ["MANTISSA_BITS", "FileStorage", "FloatDtype"]
 
@@ -27,6 +28,34 @@ class FileStorage:
     float_dtype: FloatDtype = "float32"
     float_mantissa_bits: int = 0
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        most = MANTISSA_BITS.get(self.float_dtype)
+        if most is None:
+            known = ", ".join(MANTISSA_BITS)
+            raise ModelError(f"float_dtype is one of {known}; found {self.float_dtype!r}")
+        bits: Any = self.float_mantissa_bits
+        if not isinstance(bits, int) or not 0 <= bits <= most:
+            raise ModelError(
+                f"float_mantissa_bits is from 0 to {most} for {self.float_dtype}; found {bits!r}"
+            )
+
+    @staticmethod
+    def from_arguments(arguments: Any) -> FileStorage:
+        """Return what keyword arguments say. Raises ModelError where one is not known.
+
+        Example:
+            >>> FileStorage.from_arguments({"float_dtype": "float16"}).float_mantissa_bits
+            0
+        """
+        known = [field.name for field in dataclasses.fields(FileStorage)]
+        if not isinstance(arguments, Mapping | None) or {*(arguments or {})} - {*known}:
+            raise ModelError(f"storage= takes {', '.join(known)}; found {arguments!r}")
+        return FileStorage(**(arguments or {}))
+
+    def rounded(self, value: Tensor) -> Tensor:
+        """Return a tensor as the file stores it."""
+        return rounded(value.detach(), self.dtype, mantissa_bits=self.float_mantissa_bits)
 
     @property
     def dtype(self) -> torch.dtype:

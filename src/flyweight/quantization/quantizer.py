@@ -115,7 +115,7 @@ class Quantizer:
         self.config = config
         self.steps = steps
         self.number = 0
-        self._storage = FileStorage(**(storage or {}))
+        self._storage = FileStorage.from_arguments(storage)
         self.model = copy.deepcopy(model)
         self._finalized: QuantizationReport | None = None
         self._folded = folded_batch_norms(self.model)
@@ -274,7 +274,7 @@ class Quantizer:
         return state if self._rate is None else {**state, "rate": self._rate.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state of `state_dict`; load that of the model too.
+        """Continue from a state of `state_dict`; load that of the model before.
 
         Raises:
             CheckpointError: the state is of another model or configuration, or no state.

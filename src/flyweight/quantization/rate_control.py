@@ -13,6 +13,7 @@ from torch import Tensor
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import CheckpointError, ModelError
 from flyweight.quantization.config import QuantizationConfig
+from flyweight.quantization.level_storage import round_tables
 from flyweight.quantization.rate_weight import RateWeight
 
 __all__ = ["RateControl", "grid_steps"]
@@ -21,7 +22,7 @@ FileBytes = Callable[[Mapping[str, CompressedTensor]], int]
 """Bytes of the file with these quantized tensors."""
 
 _ALL_BITS = 2.0  # loss that all bits of the file are worth before the first step
-_LEAST, _MOST = 1e-12, 1.0
+_FARTHEST = 30.0  # times that, on either side
 # The logarithm of the loss per bit follows that of the bytes over the goal, and its change.
 _GAIN = 0.4
 _DAMPING = 4.0
@@ -98,7 +99,7 @@ class RateControl:
             ModelError: the target is above or below the range that the model can have.
         """
         self.start = self.size = self.count(weights)
-        self.loss_per_bit = self.config.loss_per_bit or _ALL_BITS / (8 * self.start)
+        self.loss_per_bit = self.first
         for name, quantized in self.quantized.items():
             quantized.update_prices_(weights[name])
         config = self.config
@@ -109,12 +110,18 @@ class RateControl:
         if not self.target:
             self.target = max(math.ceil(_ABOVE_LEAST * least), wish)
             self.target = min(self.target, self.start)
+        more = " and more" if self.target <= least else ""  # on a finer grid
         if not least < self.target <= self.start:
             raise ModelError(
-                f"a file of {self.target:,} bytes cannot be had by the method 'rate': it takes "
-                f"this model from about {least:,} bytes, where all quantized weights are zero, to "
-                f"{self.start:,}; choose a target between"
+                f"a file of {self.target:,} bytes cannot be had by the method 'rate': this model "
+                f"takes from about {least:,} bytes, where all quantized weights are zero, to "
+                f"{self.start:,}{more}; choose a target between these"
             )
+
+    @property
+    def first(self) -> float:
+        """The loss that a bit is worth before the first step."""
+        return self.config.loss_per_bit or _ALL_BITS / (8 * self.start)
 
     def count(self, weights: Mapping[str, Tensor]) -> int:
         """Return the bytes of the file with the codes that weights have now."""
@@ -126,10 +133,11 @@ class RateControl:
     def bytes_of(self, codes: Mapping[str, Tensor]) -> int:
         """Return the bytes of the file with these codes."""
         tensors = {}
+        dtype: torch.dtype = getattr(torch, self.config.level_dtype)
         for name, quantized in self.quantized.items():
             levels = quantized.stored_levels()[codes[name].long() + quantized.largest]
             values = torch.where(codes[name] == 0, torch.zeros_like(levels), levels)
-            tensors[name] = CompressedTensor.from_values(values.cpu())
+            tensors[name] = round_tables(CompressedTensor.from_values(values.cpu()), dtype)
         return self.file_bytes(tensors)
 
     def goal(self, step: int) -> float:
@@ -152,7 +160,9 @@ class RateControl:
             change = _GAIN * error + _DAMPING * (error - self.error)
             self.error = error
             change = math.exp(max(-_MOST_CHANGE, min(_MOST_CHANGE, change)))
-            self.loss_per_bit = max(_LEAST, min(_MOST, self.loss_per_bit * change))
+            # Far dearer bits would throw weights across zero, and those would take more bits.
+            limits = self.first / _FARTHEST, self.first * _FARTHEST
+            self.loss_per_bit = max(limits[0], min(limits[1], self.loss_per_bit * change))
         if step % (self.config.price_interval // self.interval * self.interval) == 0:
             for name, quantized in self.quantized.items():
                 quantized.update_prices_(weights[name])
@@ -198,7 +208,8 @@ class RateControl:
         def from_dead_zone(dead_zone: float) -> dict[str, Tensor]:
             return {n: q.codes_of(weights[n], dead_zone) for n, q in self.quantized.items()}
 
-        most = 1.0 + max(quantized.largest for quantized in self.quantized.values())
+        ratios = [(weights[n].detach().abs() / q.step).flatten() for n, q in self.quantized.items()]
+        most = 1.0 + float(torch.cat(ratios).max())
         found = self._largest_within_target(from_dead_zone, most)
         return from_dead_zone(most) if found is None else found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from flyweight.batch_norm import fold_batch_norms_
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import CheckpointError
-from flyweight.modules import attached, detach_
+from flyweight.modules import attached, dense_weight
 from flyweight.quantization.config import QuantizationConfig
 from flyweight.quantization.file_storage import MANTISSA_BITS, FileStorage
 from flyweight.quantization.rate_control import RateControl, grid_steps
@@ -29,6 +28,8 @@ _ESTIMATION_STEPS = 100  # of batch normalization, after the codes are kept
 _FINER = 0.7  # of the steps of a grid, until the file is large enough
 _ROOM = 1.3  # times the target, of the file before the first step
 _MOST_BITS = 8
+_MOST_CODES = 126  # on either side
+_CONSTANT = 1e-4  # of ε: a variance below that is of a channel of zeros
 
 
 class RateTraining:
@@ -62,7 +63,9 @@ class RateTraining:
         storage: FileStorage,
     ) -> None:
         self._model, self._storage = model, storage
-        self._base = storage.compress(copy.deepcopy(model).cpu(), {})
+        # Never runs, so that it can be copied whatever the model keeps from a run.
+        self._plain = copy.deepcopy(model).cpu()
+        self._base = storage.compress(copy.deepcopy(self._plain), {})
         self._hooks: list[RemovableHandle] = []
         self._momenta: dict[str, float | None] = {}
         self._estimated: list[str] = []  # batch normalization that trained when codes were kept
@@ -71,27 +74,26 @@ class RateTraining:
         wish = config.target_bytes
         if config.target_ratio and not wish:
             wish = round(4 * sum(p.numel() for p in model.parameters()) / config.target_ratio)
-        grid, extra = grid_steps(weights, masks, scales), 0.0
-        floors = {
-            name: float(weight.detach().abs().max()) / 127 for name, weight in weights.items()
-        }
+        grid, used = grid_steps(weights, masks, scales), dict(bits)
+        peaks = {n: float(w.detach().abs().max()) if w.numel() else 0.0 for n, w in weights.items()}
         while True:
             quantized = {
-                name: self._on_grid(
-                    weight,
-                    masks[name],
-                    grid[name],
-                    min(_MOST_BITS, bits[name] + math.ceil(extra)),
-                    config.dead_zone,
-                )
+                name: self._on_grid(weight, masks[name], grid[name], used[name], config.dead_zone)
                 for name, weight in weights.items()
             }
             control = RateControl(config, steps, quantized, self._file_bytes)
-            size = control.count(weights)
-            if size >= _ROOM * wish or extra > _MOST_BITS - config.bits - 1:
+            finer = {n: max(peaks[n] / _MOST_CODES, step * _FINER) for n, step in grid.items()}
+            if control.count(weights) >= _ROOM * wish or all(
+                finer[name] >= grid[name] for name in grid
+            ):
                 break
-            grid = {name: max(floors[name], step * _FINER) for name, step in grid.items()}
-            extra -= math.log2(_FINER)
+            grid = {name: min(finer[name], step) for name, step in grid.items()}
+            used = {  # so many that no weight lies beyond the grid
+                name: min(
+                    _MOST_BITS, max(used[name], 1 + (int(peaks[name] / step) + 1).bit_length())
+                )
+                for name, step in grid.items()
+            }
         self.quantized, self.control = quantized, control
         control.begin(weights, wish)
         self._fold_step = control.freeze_step + min(
@@ -172,10 +174,18 @@ class RateTraining:
         whole = {**self._base.tensors, **tensors}
         return len(dataclasses.replace(self._base, tensors=whole).to_bytes())
 
+    @torch.no_grad()
+    def _count_floats_(self) -> None:
+        """Take all other tensors as they are now into the count of bytes."""
+        for name, parameter in self._plain.named_parameters():
+            parameter.copy_(dense_weight(self._model, name))
+        buffers = dict(self._model.named_buffers())
+        for name, buffer in self._plain.named_buffers():
+            buffer.copy_(buffers[name])
+        self._base = self._storage.compress(copy.deepcopy(self._plain), {})
+
     def _keep_codes_(self, weights: Mapping[str, Tensor]) -> None:
-        plain = copy.deepcopy(self._model).cpu()
-        detach_(plain, attached(plain))
-        self._base = self._storage.compress(plain, {})
+        self._count_floats_()
         self.control.freeze_(weights)
         self._estimated = [name for name, m in self._batch_norms().items() if m.training]
         for name in self._estimated:
@@ -190,9 +200,18 @@ class RateTraining:
             self._momenta[name] = module.momentum
             module.momentum = None
 
+    @torch.no_grad()
     def _store_floats_(self) -> None:
+        for module in self._batch_norms().values():
+            constant = module.running_var <= _CONSTANT * module.eps
+            if module.affine:  # what is constant gives the bias; a scale of 1/√ε would only explode
+                dense_weight(module, "weight")[constant] = 0
         if self._storage.fold_batch_norm:
             fold_batch_norms_(self._model)
+        for module in self._batch_norms().values():
+            if not module.affine:
+                for statistic in (module.running_mean, module.running_var):
+                    statistic.copy_(self._storage.rounded(statistic))
         for parametrization in attached(self._model).values():
             rounding = getattr(parametrization, "stored", parametrization)
             if isinstance(rounding, RoundedFloat):
@@ -229,6 +248,11 @@ class RateTraining:
                 "state_dict() returned"
             )
         self.control.load_state_dict(state)
+        if any(q.is_frozen != (phase > 0) for q in self.quantized.values()):
+            raise CheckpointError(
+                "the state of the quantizer is of another step than that of the model; load the "
+                "state of the model first, and both of one time"
+            )
         self.release_()
         self._phase, self._estimated = phase, [*map(str, estimated or ())]
         if phase == 1:

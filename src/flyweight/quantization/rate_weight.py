@@ -21,17 +21,23 @@ _UNSEEN = 0.1  # of an occurrence: the count of a magnitude that does not occur 
 
 
 class _OnGrid(torch.autograd.Function):
-    """Codes times a step; the gradient goes straight through to all weights within the grid."""
+    """Codes times a step; the gradient goes straight through, but not further beyond the grid."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, codes: Tensor, step: Tensor, inside: Tensor) -> Tensor:
-        ctx.save_for_backward(inside)
+    def forward(
+        ctx: Any, weight: Tensor, codes: Tensor, step: Tensor, mask: Tensor, largest: int
+    ) -> Tensor:
+        ctx.save_for_backward(weight, step, mask)
+        ctx.largest = largest
         return codes * step
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,), (inside,) = gradients, ctx.saved_tensors
-        return torch.where(inside, gradient, torch.zeros_like(gradient)), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,), (weight, step, mask) = gradients, ctx.saved_tensors
+        within = weight.abs() <= (ctx.largest + 0.5) * step
+        passed = mask & (within | (weight * gradient > 0))
+        zero = torch.zeros_like(gradient)
+        return torch.where(passed, gradient, zero), None, None, None, None
 
 
 class _LevelsOfCodes(torch.autograd.Function):
@@ -57,7 +63,8 @@ class _Rate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, step: Tensor, prices: Tensor) -> Tensor:
-        magnitudes = weight.abs().flatten() / step
+        most = prices.shape[1] - 1
+        magnitudes = torch.nan_to_num(weight.abs().flatten() / step, nan=0.0).clamp(max=most)
         lower = magnitudes.floor().clamp(max=prices.shape[1] - 2)
         places = lower.long()[:, None]
         at = prices.gather(1, places)[:, 0].float()
@@ -172,8 +179,7 @@ class RateWeight(WeightParametrization):
             seen = torch.where(self.codes == 0, torch.zeros_like(values), values)
             return seen
         codes = torch.where(self.mask, self._rounded(weight.detach(), self.dead_zone), 0.0)
-        inside = self.mask & (weight.abs() <= (self.largest + 0.5) * self.step)
-        seen = _OnGrid.apply(weight, codes, self.step, inside)  # type: ignore[no-untyped-call]
+        seen = _OnGrid.apply(weight, codes, self.step, self.mask, self.largest)  # type: ignore[no-untyped-call]
         return seen.to(weight.dtype)
 
     def stored_levels(self) -> Tensor:

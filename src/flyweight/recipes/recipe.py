@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import tomllib
 from importlib import resources
@@ -100,6 +101,12 @@ class Recipe:
             >>> load_recipe("quick").with_target(30_000).quantization.target_bytes
             30000
         """
+        try:
+            target_bytes = operator.index(target_bytes)
+        except TypeError:
+            raise RecipeError(
+                f"target_bytes is a whole number of bytes; found {target_bytes!r}"
+            ) from None
         if target_bytes < 1:
             raise RecipeError(f"target_bytes is above 0; found {target_bytes}")
         if self.post_training is not None:
@@ -108,7 +115,7 @@ class Recipe:
         if self.quantization is None or self.quantization.method != "rate":
             raise RecipeError(
                 f"recipe {self.name} cannot reach a size that is asked for; give one whose "
-                "quantization.method is 'rate', such as quick, full or smallest, or post-training"
+                "quantization.method is 'rate', such as quick or smallest, or post-training"
             )
         quantization = dataclasses.replace(self.quantization, target_bytes=target_bytes)
         return dataclasses.replace(self, quantization=quantization)
