@@ -49,7 +49,7 @@ DENSE_BYTES = 4 * 269_722
 PUBLISHED = (
     ("NNCodec (ISO/IEC 15938-17), no training", 128_800, 91.40, "whole file, measured"),
     ("NNCodec (ISO/IEC 15938-17), no training", 100_000, 90.20, "whole file, measured"),
-    ("source report, 5 bits, pruned, Huffman", 90_000, 90.19, "estimate of the true size of a ratio of 20.67"),
+    ("source report, 5 bits, pruned, Huffman", 90_000, 90.19, "estimate, by a ratio of 20.67"),
     ("EC2T-2, entropy-constrained ternary", 44_000, 91.01, "coded by us, measured"),
     ("EC2T-3, entropy-constrained ternary", 37_500, 90.76, "coded by us, measured"),
 )
