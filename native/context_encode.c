@@ -156,59 +156,59 @@ FLY_INLINE int32_t fly_value(fly_input in, size_t place) {
     return symbol == 0 ? 0 : symbol - (int32_t)in.negatives - (symbol <= (int32_t)in.negatives);
 }
 
-typedef struct fly_prices {
+typedef struct fly_costs {
     const float *bits; /* of a chance in 4096ths */
     float *out;
     uint32_t most;
-} fly_prices;
+} fly_costs;
 
-FLY_INLINE float fly_bit_price(const fly_prices *prices, fly_state own, fly_state parent, int one) {
+FLY_INLINE float fly_bit_cost(const fly_costs *costs, fly_state own, fly_state parent, int one) {
     const fly_state state = own ? own : parent ? parent : FLY_UNSEEN;
-    return prices->bits[one ? state >> 20 : 4095 - (state >> 20)];
+    return costs->bits[one ? state >> 20 : 4095 - (state >> 20)];
 }
 
-static float fly_excess_price(const fly_prices *prices, const fly_state *states,
+static float fly_excess_cost(const fly_costs *costs, const fly_state *states,
                               const fly_state *parents, uint32_t excess) {
     const unsigned last = fly_log2(excess + 1);
-    float price = (float)last; /* digits, about a bit each */
+    float cost = (float)last; /* digits, about a bit each */
     unsigned group;
     for (group = 0; group <= last; group++) {
-        price += fly_bit_price(prices, states[2 * group], parents[2 * group], group < last);
+        cost += fly_bit_cost(costs, states[2 * group], parents[2 * group], group < last);
     }
-    return price;
+    return cost;
 }
 
 /* Append the bits that each value from -most to most would take as the next one. What the header
  * of the stream rules out takes as much as the least chance. */
-static void fly_price_values(fly_prices *prices, fly_model *model, const fly_layout *layout,
+static void fly_cost_values(fly_costs *costs, fly_model *model, const fly_layout *layout,
                              const fly_state *states, fly_state bias, fly_state bias_parent) {
-    const uint32_t most = prices->most, full = (uint32_t)1 << layout->depth;
-    const float kept = layout->zeros ? fly_bit_price(prices, *states, *fly_states(model), 1) : 0;
-    float *const zero = prices->out + most;
+    const uint32_t most = costs->most, full = (uint32_t)1 << layout->depth;
+    const float kept = layout->zeros ? fly_bit_cost(costs, *states, *fly_states(model), 1) : 0;
+    float *const zero = costs->out + most;
     unsigned side;
-    *zero = layout->zeros ? fly_bit_price(prices, *states, *fly_states(model), 0) : prices->bits[0];
+    *zero = layout->zeros ? fly_bit_cost(costs, *states, *fly_states(model), 0) : costs->bits[0];
     for (side = 0; side < 2; side++) {
         const fly_state *const own = states + model->slots * side;
         const fly_state *const parents = fly_states(model) + model->slots * side;
-        const float sign = kept + fly_bit_price(prices, bias, bias_parent, side == 1);
+        const float sign = kept + fly_bit_cost(costs, bias, bias_parent, side == 1);
         uint32_t magnitude;
         for (magnitude = 1; magnitude <= most; magnitude++) {
             const uint32_t leaf = full - 1 + (magnitude < full ? magnitude : full);
-            float price = sign;
+            float cost = sign;
             unsigned left;
             for (left = layout->depth; left > 0; left--) {
                 const uint32_t node = leaf >> left;
-                price += fly_bit_price(prices, own[node], parents[node], leaf >> (left - 1) & 1);
+                cost += fly_bit_cost(costs, own[node], parents[node], leaf >> (left - 1) & 1);
             }
             if (magnitude >= full && layout->excess) {
-                price += fly_excess_price(prices, own + full, parents + full, magnitude - full);
+                cost += fly_excess_cost(costs, own + full, parents + full, magnitude - full);
             } else if (magnitude > full) {
-                price += prices->bits[0];
+                cost += costs->bits[0];
             }
-            *(side ? zero - magnitude : zero + magnitude) = price;
+            *(side ? zero - magnitude : zero + magnitude) = cost;
         }
     }
-    prices->out += 2 * most + 1;
+    costs->out += 2 * most + 1;
 }
 
 /* Choose thresholds that part the energies before the first elements into equal contexts. */
@@ -309,7 +309,7 @@ size_t fly_context_header(const void *symbols, size_t bytes, uint32_t negatives,
 
 FLY_INLINE void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_model *model,
                                    const fly_layout *layout, size_t count, fly_input in,
-                                   fly_prices *prices) {
+                                   fly_costs *costs) {
     fly_writer writer = *outer;
     size_t place, x = 0;
     unsigned y = 0;
@@ -318,8 +318,8 @@ FLY_INLINE void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_m
         const int32_t value = fly_value(in, place), up = model->above[x];
         const uint32_t prediction = fly_prediction(left, up, corner, layout);
         fly_state *const states = fly_states(model) + model->contexts[prediction];
-        if (prices != NULL) {
-            fly_price_values(prices, model, layout, states, states[model->slots],
+        if (costs != NULL) {
+            fly_cost_values(costs, model, layout, states, states[model->slots],
                              fly_states(model)[model->slots]);
             writer.at = writer.begin;
         }
@@ -341,7 +341,7 @@ FLY_INLINE void fly_encode_kernels(fly_writer *outer, const uint8_t *room, fly_m
 
 FLY_INLINE void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_model *model,
                                 const fly_layout *layout, size_t count, fly_input in,
-                                fly_prices *prices) {
+                                fly_costs *costs) {
     const uint16_t *const paces = model->energy_rates, *const slowest = paces + FLY_ENERGY_RATES - 1;
     const uint16_t *pace = paces;
     fly_writer writer = *outer;
@@ -360,8 +360,8 @@ FLY_INLINE void fly_encode_rows(fly_writer *outer, const uint8_t *room, fly_mode
             const uint32_t code = fly_energy_code((uint32_t)row + (uint32_t)column->energy);
             fly_state *const states = fly_states(model) + model->contexts[code];
             fly_state *const bias = &model->biases[fly_bias_context(column->bias)];
-            if (prices != NULL) {
-                fly_price_values(prices, model, layout, states, *bias, *model->biases);
+            if (costs != NULL) {
+                fly_cost_values(costs, model, layout, states, *bias, *model->biases);
                 writer.at = writer.begin;
             }
             fly_encode_value(&writer, model, layout, states, bias, model->biases, value);
@@ -442,15 +442,15 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
     return (size_t)(writer.at - out);
 }
 
-int fly_context_prices(const int32_t *values, const uint64_t *shape, size_t rank,
+int fly_context_costs(const int32_t *values, const uint64_t *shape, size_t rank,
                        const uint8_t *header, size_t header_length, size_t chunk, void *workspace,
-                       const float *bits, uint32_t most, float *prices) {
+                       const float *bits, uint32_t most, float *costs) {
     uint8_t room[2 * FLY_ROOM];
     fly_input in;
     fly_writer writer;
     fly_layout layout;
     fly_model *model;
-    fly_prices into;
+    fly_costs into;
     size_t count;
     in.symbols = (const uint8_t *)values;
     in.bytes = 4;
@@ -462,7 +462,7 @@ int fly_context_prices(const int32_t *values, const uint64_t *shape, size_t rank
     }
     into.bits = bits;
     into.most = most;
-    into.out = prices + chunk * layout.chunk * (2 * (size_t)most + 1);
+    into.out = costs + chunk * layout.chunk * (2 * (size_t)most + 1);
     writer.size = UINT64_MAX;
     writer.low = writer.before = 0;
     writer.begin = writer.at = room;

@@ -110,8 +110,8 @@ size_t fly_encode_context(const void *symbols, size_t bytes, uint32_t negatives,
  * its place: 2 * most + 1 floats, written where those of the chunk stand among all. `bits` has those
  * of a chance of (k + 1/2) / 4096, k from 0 to 4095. Digits of what exceeds a tree count a bit each.
  * 0 if there is no such chunk. */
-int fly_context_prices(const int32_t *values, const uint64_t *shape, size_t rank,
+int fly_context_costs(const int32_t *values, const uint64_t *shape, size_t rank,
                        const uint8_t *header, size_t header_length, size_t chunk, void *workspace,
-                       const float *bits, uint32_t most, float *prices);
+                       const float *bits, uint32_t most, float *costs);
 
 #endif

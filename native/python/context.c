@@ -118,7 +118,7 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     return fly_finish(views, 3, workspace, result);
 }
 
-static PyObject *prices(PyObject *module, PyObject *arguments) {
+static PyObject *costs(PyObject *module, PyObject *arguments) {
     Py_buffer views[5];
     shape of;
     unsigned int most;
@@ -135,13 +135,13 @@ static PyObject *prices(PyObject *module, PyObject *arguments) {
         if (chunk < 0 || most > 127 || !fly_holds(&views[0], of.count, 4) ||
             !fly_holds(&views[3], 4096, 4) ||
             !fly_holds(&views[4], of.count * (2 * (uint64_t)most + 1), 4)) {
-            fly_refuse("values, bits and prices are not of this shape and size");
+            fly_refuse("values, bits and costs are not of this shape and size");
         } else if ((workspace = PyMem_Malloc(
                         1 + fly_context_encode_workspace(of.extents, of.rank))) == NULL) {
             PyErr_NoMemory();
         } else {
             Py_BEGIN_ALLOW_THREADS
-            done = fly_context_prices(views[0].buf, of.extents, of.rank, views[2].buf,
+            done = fly_context_costs(views[0].buf, of.extents, of.rank, views[2].buf,
                                       (size_t)views[2].len, (size_t)chunk, workspace, views[3].buf,
                                       most, views[4].buf);
             Py_END_ALLOW_THREADS
@@ -210,8 +210,8 @@ PyMethodDef fly_context_methods[] = {
      "context_chunks(payload, shape) -> the number of chunks, 0 if the header is unsound."},
     {"context_encode", encode, METH_VARARGS,
      "context_encode(symbols, item, negatives, shape, header, chunk) -> the bytes of a chunk."},
-    {"context_prices", prices, METH_VARARGS,
-     "context_prices(values, shape, header, chunk, bits, most, out) fills `out` for a chunk."},
+    {"context_costs", costs, METH_VARARGS,
+     "context_costs(values, shape, header, chunk, bits, most, out) fills `out` for a chunk."},
     {"context_decode", decode, METH_VARARGS,
      "context_decode(payload, shape, negatives, alphabet, out, item, first, chunks) fills `out`."},
     {NULL, NULL, 0, NULL},

@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 from flyweight import _native
 from flyweight.coding import entropy
 from flyweight.coding.context import (
+    context_costs,
     context_limit,
-    context_prices,
     decode_context,
     decode_context_values,
     encode_context,
@@ -244,34 +244,34 @@ def test_what_no_encoder_writes_is_refused(bad, shape, negatives, alphabet):
 @pytest.mark.parametrize("shape", [(), (1000,), (300, 70), (16, 3, 3), (40, 30, 3, 3)])
 @pytest.mark.parametrize("zeros", [0.0, 0.9])
 @pytest.mark.parametrize("most", [3, 20])
-def test_prices_are_what_the_coder_takes(shape, zeros, most):
+def test_costs_are_what_the_coder_takes(shape, zeros, most):
     values = np.clip(laplacian(shape, 1.5, zeros), -most, most)
-    prices = context_prices(values, most)
-    assert prices.shape == (*values.shape, 2 * most + 1)
-    assert prices.dtype == np.float32
-    own = np.take_along_axis(prices, values[..., None] + most, axis=-1).sum() / 8
+    costs = context_costs(values, most)
+    assert costs.shape == (*values.shape, 2 * most + 1)
+    assert costs.dtype == np.float32
+    own = np.take_along_axis(costs, values[..., None] + most, axis=-1).sum() / 8
     length = len(encode_context_values(values))
     assert abs(own - length) <= 12 + 0.01 * length
     if values.size >= 1000:  # all that can come next have a chance, and together not more than 1
-        chances = np.exp2(-prices.astype(np.float64)).sum(-1)
+        chances = np.exp2(-costs.astype(np.float64)).sum(-1)
         assert 0.95 < chances.mean() < 1.01
 
 
-def test_prices_of_several_chunks_stand_in_order():
+def test_costs_of_several_chunks_stand_in_order():
     values = np.clip(laplacian((1 << 22) + 50_000, 0.2, 0.5), -2, 2)
-    values[1 << 22 :] = 1  # the second chunk is another, and its prices too
-    prices = context_prices(values, 2)
-    own = np.take_along_axis(prices, values[:, None] + 2, axis=1)[:, 0]
+    values[1 << 22 :] = 1  # the second chunk is another, and its costs too
+    costs = context_costs(values, 2)
+    own = np.take_along_axis(costs, values[:, None] + 2, axis=1)[:, 0]
     assert own[1 << 22 :].sum() < 1000 < own[: 1 << 22].sum()
 
 
-def test_prices_refuse_buffers_of_another_size():
+def test_costs_refuse_buffers_of_another_size():
     values, shape = np.zeros(4, np.int32), np.array([4], np.uint64)
     header, _ = _native.context_header(values, 4, 0, shape)
     bits, out = np.zeros(4096, np.float32), np.zeros((4, 3), np.float32)
     for fields in [(bits, 2, out), (bits[1:].copy(), 1, out), (bits, 1, out[1:].copy())]:
         with pytest.raises(ValueError, match="not of this shape"):
-            _native.context_prices(values, shape, header, 0, *fields)
+            _native.context_costs(values, shape, header, 0, *fields)
     with pytest.raises(ValueError, match="no chunk"):
-        _native.context_prices(values, shape, header, 1, bits, 1, out)
-    assert context_prices(np.zeros((0, 3)), 1).shape == (0, 3, 3)
+        _native.context_costs(values, shape, header, 1, bits, 1, out)
+    assert context_costs(np.zeros((0, 3)), 1).shape == (0, 3, 3)

@@ -80,7 +80,7 @@ def test_quantize_post_training_tells_the_progress_of_the_search():
 
 
 class Rounding:
-    """Has bytes that fall with the loss per bit in jumps, and between these with the price."""
+    """Has bytes that fall with the loss per bit in jumps, and between these with the cost."""
 
     def __init__(self):
         self.trials = []
@@ -93,7 +93,7 @@ class Rounding:
         }, {}
 
 
-def test_byte_search_changes_only_prices_where_bytes_jump():
+def test_byte_search_keeps_steps_where_bytes_jump():
     rounding = Rounding()
     search = ByteSearch(
         rounding, {"weight": torch.ones(1)}, lambda tensors: int(tensors["weight"].symbols)

@@ -1,4 +1,4 @@
-"""Rate-aware training: codes with prices, a controller of bytes, and what is kept at the end."""
+"""Rate-aware training: codes with costs, a controller of bytes, and what is kept at the end."""
 
 import copy
 import math
@@ -80,7 +80,7 @@ def test_rate_is_the_bits_of_the_coder_and_pulls_towards_cheaper_codes():
     weight = (torch.randn(40, 50) * (torch.rand(40, 50) < 0.2)).requires_grad_()
     mask = torch.ones_like(weight, dtype=torch.bool)
     layer = RateWeight(weight.detach(), mask, step=1.0, largest=7)
-    layer.update_prices_(weight.detach())
+    layer.update_costs_(weight.detach())
     codes = layer.codes_of(weight.detach())
     on_grid = codes.float().requires_grad_()
     coded = 8 * len(encode_context_values(codes.int().numpy()))
@@ -94,7 +94,7 @@ def test_rate_is_the_bits_of_the_coder_and_pulls_towards_cheaper_codes():
 def test_kept_codes_stay_and_their_levels_train():
     weight = torch.tensor([-2.0, 0.1, 1.0, 1.2])
     layer = RateWeight(weight, torch.ones(4, dtype=torch.bool), step=1.0, largest=3)
-    layer.update_prices_(weight)
+    layer.update_costs_(weight)
     layer.freeze_(layer.codes_of(weight))
     assert layer.rate(weight) == 0
     moved = torch.full((4,), 3.0, requires_grad=True)

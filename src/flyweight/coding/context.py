@@ -34,8 +34,8 @@ from flyweight.coding.varint import varint
 from flyweight.errors import FormatError, ModelError
 
 __all__ = [
+    "context_costs",
     "context_limit",
-    "context_prices",
     "decode_context",
     "decode_context_values",
     "encode_context",
@@ -92,7 +92,7 @@ def _encode(array: NDArray[Any], negatives: int, threads: int | None) -> bytes:
     return b"".join([header, *(varint(len(chunk)) for chunk in coded[:-1]), *coded])
 
 
-def context_prices(values: ArrayLike, most: int) -> NDArray[np.float32]:
+def context_costs(values: ArrayLike, most: int) -> NDArray[np.float32]:
     """Return the bits that each value from -most to most would take in the place of each value.
 
     Args:
@@ -103,18 +103,18 @@ def context_prices(values: ArrayLike, most: int) -> NDArray[np.float32]:
         float32 of shape (\\*values.shape, 2 * most + 1): the bits that the coder would take at its
         place for the value, with what it has learned before from the values as they are.
 
-    >>> prices = context_prices(np.eye(64, dtype=np.int32), 1)
-    >>> prices.shape, bool(prices[-1, 0, 1] < 0.5 < prices[-1, 0, 2])
+    >>> costs = context_costs(np.eye(64, dtype=np.int32), 1)
+    >>> costs.shape, bool(costs[-1, 0, 1] < 0.5 < costs[-1, 0, 2])
     ((64, 64, 3), True)
     """
     array = np.asarray(values, dtype=np.int32, order="C")
-    prices = np.empty((*array.shape, 2 * most + 1), dtype=np.float32)
+    costs = np.empty((*array.shape, 2 * most + 1), dtype=np.float32)
     if array.size:
         shape = np.array(array.shape, dtype=np.uint64)
         header, chunks = _native.context_header(array, 4, 0, shape)
         for chunk in range(chunks):
-            _native.context_prices(array, shape, header, chunk, _BITS, most, prices)
-    return prices
+            _native.context_costs(array, shape, header, chunk, _BITS, most, costs)
+    return costs
 
 
 def decode_context(

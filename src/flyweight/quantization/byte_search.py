@@ -20,9 +20,9 @@ _TOLERANCE = 0.004  # below the bytes looked for
 _LEAST_TOLERANCE = 8  # bytes
 _FACTOR = 8.0  # of the loss per bit, until one is too low and one too high
 _LARGEST_FACTOR = 2.0**40
-_NEAR = 1.03  # ratio of the losses per bit between which only prices are changed
+_NEAR = 1.03  # ratio of the losses per bit between which steps stay
 _TRIALS, _FINE_TRIALS = 16, 12
-_WIDEST = 64.0  # price over the one that fits the steps
+_WIDEST = 64.0  # loss per bit over the one that fits the steps
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Trial:
 class ByteSearch:
     """Round all weights until the file has so many bytes.
 
-    Steps and prices follow from one loss per bit. Bytes jump where a step does, so that between
-    two losses per bit that are near, the steps of the lower stay and only the price of a bit rises.
+    Steps and codes follow from one loss per bit. Bytes jump where a step does, so that between
+    two losses per bit that are near, the steps of the lower stay, and only that of the codes rises.
 
     Args:
         rounding: of the weights.

@@ -87,7 +87,7 @@ class QuantizationConfig:
         target_ramp: of "rate", fraction of the steps in which the size falls to the target.
         freeze_at: of "rate", fraction of the steps after which codes stay, and levels, batch
             normalization and other floats train on, as the file stores them.
-        price_interval: of "rate", at most how many steps the bits of codes are taken from before
+        cost_interval: of "rate", at most how many steps the bits of codes are taken from before
             they are counted again.
 
     Raises:
@@ -128,7 +128,7 @@ class QuantizationConfig:
     dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
     target_ramp: Fraction = 0.7
     freeze_at: Fraction = 0.85
-    price_interval: AtLeastOne = 50
+    cost_interval: AtLeastOne = 50
 
     def __post_init__(self) -> None:
         check_fields(self, "quantization")

@@ -121,11 +121,11 @@ def gptq_codes(
     kept = nonzero_mask(weight.detach(), mask).flatten(1).cpu().reshape(shape)
     codes = torch.empty(rows.shape, dtype=torch.float64)
     worth = loss_per_bit / step**2
-    prices = None if bits is None else bits.detach().double().cpu().contiguous().numpy()
+    costs = None if bits is None else bits.detach().double().cpu().contiguous().numpy()
     for part in _row_parts(rows):
         left = torch.where(kept[part], rows[part].double() / step, 0.0).contiguous()
         chosen = torch.zeros_like(left)
-        task = _Columns(curvature, kept[part].contiguous(), prices, worth, chosen)
+        task = _Columns(curvature, kept[part].contiguous(), costs, worth, chosen)
         task.choose(left.clone())
         if sweeps:
             task.choose_again((left - chosen) @ curvature.hessian, sweeps)

@@ -229,9 +229,9 @@ class Quantizer:
         self._optimizer_check.remember()
 
     def penalty(self) -> Tensor | None:
-        """Return what to add to the loss of a batch, a scalar: with "rate", the price of all bits.
+        """Return the term to add to the loss of a batch, a scalar: the bits times the loss per bit.
 
-        None for the other methods.
+        None for other methods than "rate", and once the codes are kept.
         """
         return None if self._rate is None else self._rate.penalty(self.weights)
 

@@ -1,4 +1,4 @@
-"""Train towards bytes: a price for each bit, a controller, and codes that fit when it ends."""
+"""Train towards bytes: a loss per bit, its controller, and codes that fit when the run ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UPDATES = 200  # at least, in a run
 _ABOVE_LEAST = 1.5  # times the bytes without weights, where a ratio is asked for
 _TOLERANCE = 0.002  # below the target
 _HALVINGS = 14
-_ROUNDS, _MOST_ROUNDS = 3, 8  # of choosing codes by prices, and pricing the codes
+_ROUNDS, _MOST_ROUNDS = 3, 8  # of choosing codes by costs, and counting the codes
 _HIGHEST_EXCHANGE = 4.0  # squared steps a bit
 
 
@@ -55,7 +55,7 @@ def grid_steps(
 
 @dataclasses.dataclass
 class RateControl:
-    """Price of a bit in a training run, and the codes that it ends with.
+    """Loss per bit of a training run, and the codes that it ends with.
 
     Args:
         config: with the method "rate".
@@ -85,11 +85,11 @@ class RateControl:
     def __post_init__(self) -> None:
         self.loss_per_bit = self.config.loss_per_bit
         # A short run still follows its target in many small steps.
-        self.interval = max(1, min(self.config.price_interval, self.steps // _UPDATES))
+        self.interval = max(1, min(self.config.cost_interval, self.steps // _UPDATES))
         self.freeze_step = int(self.config.freeze_at * self.steps)
 
     def begin(self, weights: Mapping[str, Tensor], wish: int = 0) -> None:
-        """Count bytes and prices before the first step; refuse a target that cannot be had.
+        """Count bytes and costs before the first step; refuse a target that cannot be had.
 
         Args:
             weights: as they are, by name.
@@ -101,7 +101,7 @@ class RateControl:
         self.start = self.size = self.count(weights)
         self.loss_per_bit = self.first
         for name, quantized in self.quantized.items():
-            quantized.update_prices_(weights[name])
+            quantized.update_costs_(weights[name])
         config = self.config
         if not (config.target_bytes or config.target_ratio):
             return
@@ -153,7 +153,7 @@ class RateControl:
         return float(self.start * (self.target / self.start) ** share)
 
     def update(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Count the bytes; set the price of a bit by what is missing, and those of all codes."""
+        """Count the bytes; set the loss per bit by what is missing, and those of all codes."""
         if self.target:
             self.size = self.count(weights)
             error = math.log(self.size / self.goal(step))
@@ -163,9 +163,9 @@ class RateControl:
             # Far dearer bits would throw weights across zero, and those would take more bits.
             limits = self.first / _FARTHEST, self.first * _FARTHEST
             self.loss_per_bit = max(limits[0], min(limits[1], self.loss_per_bit * change))
-        if step % (self.config.price_interval // self.interval * self.interval) == 0:
+        if step % (self.config.cost_interval // self.interval * self.interval) == 0:
             for name, quantized in self.quantized.items():
-                quantized.update_prices_(weights[name])
+                quantized.update_costs_(weights[name])
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the bits of all weights in units of the loss."""
@@ -191,11 +191,11 @@ class RateControl:
     ) -> dict[str, Tensor]:
         fitting = None
         for number in range(_MOST_ROUNDS):
-            priced = {name: q.prices_at(codes[name]) for name, q in self.quantized.items()}
+            costed = {name: q.costs_at(codes[name]) for name, q in self.quantized.items()}
 
-            def at(exchange: float, priced: dict[str, Tensor] = priced) -> dict[str, Tensor]:
+            def at(exchange: float, costed: dict[str, Tensor] = costed) -> dict[str, Tensor]:
                 return {
-                    name: _cheapest(q, weights[name], priced[name], exchange)
+                    name: _cheapest(q, weights[name], costed[name], exchange)
                     for name, q in self.quantized.items()
                 }
 
@@ -231,7 +231,7 @@ class RateControl:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plain numbers of the state; prices and codes are in that of the model."""
+        """Return the plain numbers of the state; costs and codes are in that of the model."""
         names = ("loss_per_bit", "start", "size", "error")
         return {name: getattr(self, name) for name in names}
 
@@ -253,11 +253,11 @@ class RateControl:
             setattr(self, name, value)
 
 
-def _cheapest(quantized: RateWeight, weight: Tensor, prices: Tensor, exchange: float) -> Tensor:
+def _cheapest(quantized: RateWeight, weight: Tensor, bits: Tensor, exchange: float) -> Tensor:
     """The code of least squared distance plus ``exchange`` times bits, of each weight."""
     magnitudes = (weight.detach().abs() / quantized.step).flatten()
     lower = magnitudes.floor().clamp(max=quantized.largest - 1)
     choices = torch.stack([torch.zeros_like(lower), (lower - 1).clamp(min=0), lower, lower + 1], 1)
-    costs = (choices - magnitudes[:, None]) ** 2 + exchange * prices.gather(1, choices.long())
+    costs = (choices - magnitudes[:, None]) ** 2 + exchange * bits.gather(1, choices.long())
     chosen = choices.gather(1, costs.argmin(1, keepdim=True)).view_as(weight) * weight.sign()
     return (chosen * quantized.mask).to(torch.int16)

@@ -1,4 +1,4 @@
-"""The phases of rate-aware training: prices, kept codes, statistics, and floats as stored."""
+"""The phases of rate-aware training: costs, kept codes, statistics, and floats as stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CONSTANT = 1e-4  # of ε: a variance below that is of a channel of zeros
 class RateTraining:
     """Train a model towards bytes, for a `Quantizer` with the method "rate".
 
-    Up to ``freeze_at``, weights follow the loss and the price of their bits. Then codes are kept,
+    Up to ``freeze_at``, weights follow the loss and the cost of their bits. Then codes are kept,
     and statistics of batch normalization are estimated again and folded; then levels, scales and
     biases train as the file stores them.
 
@@ -154,7 +154,7 @@ class RateTraining:
             self._store_floats_()
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the price of all bits in units of the loss; None when codes are kept."""
+        """Return the bits of all weights times the loss per bit; None once codes are kept."""
         return self.control.penalty(weights) if self._phase == 0 else None
 
     def masks(self) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ class RateTraining:
         self._hooks.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the phase and the price of a bit; the rest is in the state of the model."""
+        """Return the phase and the loss per bit; the rest is in the state of the model."""
         state = {"phase": self._phase, "estimated": [*self._estimated]}
         return {**state, **self.control.state_dict()}
 

@@ -1,4 +1,4 @@
-"""A quantized weight with a price: multiples of a step, and the bits that each would take."""
+"""A quantized weight with a cost: multiples of a step, and the bits that each would take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flyweight.coding.context import context_prices
+from flyweight.coding.context import context_costs
 from flyweight.compressed import CompressedTensor
 from flyweight.errors import ModelError
 from flyweight.modules import WeightParametrization
@@ -16,7 +16,7 @@ from flyweight.quantization.rounded_float import RoundedFloat
 
 __all__ = ["RateWeight"]
 
-_ORDER_ZERO_SHARE = 0.1  # of a price; the rest is by context
+_ORDER_ZERO_SHARE = 0.1  # of a cost; the rest is by context
 _UNSEEN = 0.1  # of an occurrence: the count of a magnitude that does not occur yet
 
 
@@ -59,23 +59,23 @@ class _LevelsOfCodes(torch.autograd.Function):
 
 
 class _Rate(torch.autograd.Function):
-    """Bits of magnitudes in steps, interpolated between the prices of codes."""
+    """Bits of magnitudes in steps, interpolated between the costs of codes."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, prices: Tensor) -> Tensor:
-        most = prices.shape[1] - 1
+    def forward(ctx: Any, weight: Tensor, step: Tensor, costs: Tensor) -> Tensor:
+        most = costs.shape[1] - 1
         magnitudes = torch.nan_to_num(weight.abs().flatten() / step, nan=0.0).clamp(max=most)
-        lower = magnitudes.floor().clamp(max=prices.shape[1] - 2)
+        lower = magnitudes.floor().clamp(max=costs.shape[1] - 2)
         places = lower.long()[:, None]
-        at = prices.gather(1, places)[:, 0].float()
-        slopes = prices.gather(1, places + 1)[:, 0].float() - at
+        at = costs.gather(1, places)[:, 0].float()
+        slopes = costs.gather(1, places + 1)[:, 0].float() - at
         ctx.save_for_backward(weight, step, slopes)
         return (at + slopes * (magnitudes - lower)).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,), (weight, step, slopes) = gradients, ctx.saved_tensors
-        # Where a larger code is cheaper, nothing pulls: the price is not to make weights grow.
+        # Where a larger code is cheaper, nothing pulls: the cost is not to make weights grow.
         pull = slopes.clamp(min=0).view_as(weight) * weight.sign()
         return (gradient / step * pull).to(weight.dtype), None, None
 
@@ -85,7 +85,7 @@ class RateWeight(WeightParametrization):
 
     The code of a weight w is sign(w)·⌊|w|/step + ½ − dead_zone⌋, at most ``largest`` in magnitude.
     The gradient goes straight through to all weights, also to those whose code is 0, so that these
-    may return. `rate` is the number of bits, by the prices of `update_prices_`. After `freeze_`
+    may return. `rate` is the number of bits, by the costs of `update_costs_`. After `freeze_`
     the codes stay, and what trains is the level of each code.
 
     Args:
@@ -108,19 +108,19 @@ class RateWeight(WeightParametrization):
         >>> layer = RateWeight(weight, weight != 0, step=1.0, largest=3)
         >>> layer(weight).tolist()
         [-2.0, 0.0, 1.0]
-        >>> layer.update_prices_(weight)
+        >>> layer.update_costs_(weight)
         >>> layer.freeze_(layer.codes_of(weight))
         >>> layer(torch.zeros(3)).tolist()
         [-2.0, 0.0, 1.0]
 
     Sources: Bengio et al. 2013 (straight-through estimator); Ballé et al. 2017 (a rate term in
-    training); Wiedemann et al. 2020, "DeepCABAC", §III (bits of a context coder as prices).
+    training); Wiedemann et al. 2020, "DeepCABAC", §III (bits of a context coder as costs).
     """
 
     mask: Tensor
     step: Tensor
     codes: Tensor
-    prices: Tensor
+    costs: Tensor
 
     def __init__(
         self,
@@ -144,9 +144,7 @@ class RateWeight(WeightParametrization):
         self.is_frozen = False
         self.register_buffer("codes", torch.zeros_like(weight, dtype=torch.int16))
         shape = weight.numel(), largest + 1
-        self.register_buffer(
-            "prices", torch.zeros(shape, dtype=torch.float16, device=weight.device)
-        )
+        self.register_buffer("costs", torch.zeros(shape, dtype=torch.float16, device=weight.device))
         grid = torch.arange(-largest, largest + 1, device=weight.device)
         self.levels = nn.Parameter((grid * self.step).to(weight.dtype))
 
@@ -193,28 +191,28 @@ class RateWeight(WeightParametrization):
         """
         if self.is_frozen:
             return weight.new_zeros(())
-        bits: Tensor = _Rate.apply(weight, self.step, self.prices)  # type: ignore[no-untyped-call]
+        bits: Tensor = _Rate.apply(weight, self.step, self.costs)  # type: ignore[no-untyped-call]
         return bits
 
     @torch.no_grad()
-    def update_prices_(self, weight: Tensor) -> None:
-        """Set the price of each magnitude in the place of each weight to what the coder takes now.
+    def update_costs_(self, weight: Tensor) -> None:
+        """Set the cost of each magnitude in the place of each weight to what the coder takes now.
 
         It is the mean of both signs, nine parts by context and one by the counts of the tensor.
         """
-        self.prices.copy_(self.prices_at(self.codes_of(weight)))
+        self.costs.copy_(self.costs_at(self.codes_of(weight)))
 
-    def prices_at(self, codes: Tensor) -> Tensor:
-        """Return bits, float32 of the form of ``prices``, where codes are as given."""
+    def costs_at(self, codes: Tensor) -> Tensor:
+        """Return bits, float32 of the form of ``costs``, where codes are as given."""
         values = codes.to(torch.int32).cpu().numpy()
-        by_context = context_prices(values, self.largest).reshape(-1, 2 * self.largest + 1)
+        by_context = context_costs(values, self.largest).reshape(-1, 2 * self.largest + 1)
         middle = self.largest
         both = (by_context[:, middle:] + by_context[:, middle::-1]) / 2
         counts = np.bincount(np.abs(values).ravel(), minlength=self.largest + 1) + _UNSEEN
         signs = np.arange(self.largest + 1) > 0
         by_counts = (np.log2(counts.sum() / counts) + signs).astype(np.float32)
-        prices = both + _ORDER_ZERO_SHARE * (by_counts - both)
-        return torch.from_numpy(prices).to(self.prices.device)
+        costs = both + _ORDER_ZERO_SHARE * (by_counts - both)
+        return torch.from_numpy(costs).to(self.costs.device)
 
     @torch.no_grad()
     def freeze_(self, codes: Tensor) -> None:

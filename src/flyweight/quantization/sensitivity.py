@@ -112,7 +112,7 @@ def round_within_loss(
         model: before quantization; it is not changed.
         rounding: of its weights.
         sensitivities: by name.
-        loss_per_bit: the price of a bit.
+        loss_per_bit: the loss per bit.
         batches: calibration batches.
         divergence: of the outputs of the model on them.
         done: called with the number of layers rounded.
