@@ -23,7 +23,7 @@ def test_a_model_gets_a_third_of_its_bytes_without_training(scratch):
     assert (first["recipe"], second["recipe"]) == ("post-training", "quick")
     assert int(second["asked_bytes"]) == int(first["file_bytes"]) // 3
     # Of 16 steps, the last ones change the scales of a network that has hardly trained before.
-    assert int(second["file_bytes"]) == pytest.approx(int(second["asked_bytes"]), rel=0.04)
+    assert int(second["file_bytes"]) == pytest.approx(int(second["asked_bytes"]), rel=0.06)
     assert f"| {int(second['file_bytes'])} |" in (scratch / "frontier.md").read_text()
 
 
