@@ -169,5 +169,5 @@ def check_recipe_fits(model: nn.Module, recipe: Recipe) -> None:
         weights = select_weights(
             model, include=stage.include, exclude=stage.exclude, layer_types=types
         )
-        for overrides in ("overrides", "bits_overrides"):
+        for overrides in ("overrides", "bits_overrides", "steps"):
             overrides_by_name(model, weights, getattr(stage, overrides, {}))

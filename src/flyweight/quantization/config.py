@@ -83,6 +83,8 @@ class QuantizationConfig:
             take it from the size of the model), without one what it stays.
         step: of "rate", distance of levels as a multiple of the root mean square of the weights;
             with the allocation "size" halved for each bit more.
+        steps: of "rate", distance of levels by glob, in the place of ``step``: for a model that
+            goes on from the weights and the grid of another run.
         dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.
         target_ramp: of "rate", fraction of the steps in which the size falls to the target.
         freeze_at: of "rate", fraction of the steps after which codes stay, and levels, batch
@@ -125,6 +127,7 @@ class QuantizationConfig:
     target_ratio: NotNegative = 0.0
     loss_per_bit: NotNegative = 0.0
     step: Positive = 1.2
+    steps: Mapping[str, Positive] = dataclasses.field(default_factory=dict)
     dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
     target_ramp: Fraction = 0.7
     freeze_at: Fraction = 0.85
@@ -171,6 +174,10 @@ class QuantizationConfig:
                         f"quantization.{key} is not for the method {method!r}, which has its own "
                         f"number of levels; found {getattr(self, key)!r}"
                     )
+        if self.steps and method != "rate":
+            raise RecipeError(
+                f"quantization.steps is for the method 'rate', not for {method!r}; leave it out"
+            )
         for key in ("target_ratio", "loss_per_bit", "step"):
             if not math.isfinite(getattr(self, key)):
                 raise RecipeError(f"quantization.{key} is finite; found {getattr(self, key)}")

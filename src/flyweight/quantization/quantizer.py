@@ -141,12 +141,14 @@ class Quantizer:
         importance = {} if config.importance == "equal" else self._importance(data, loss)
         self._rate: RateTraining | None = None
         if config.method == "rate":
+            given = overrides_by_name(self.model, weights, config.steps)
             self._rate = RateTraining(
                 self.model,
                 weights,
                 self._masks,
                 config,
                 {name: settings.bits for name, settings in self._settings.items()},
+                {n: step for n in weights if (step := matching(n, given, 0.0))},
                 steps,
                 self._storage,
             )

@@ -45,6 +45,7 @@ class RateTraining:
         masks: of zeros that stay, by name.
         config: with the method "rate".
         bits: of each weight; the largest code follows from it.
+        given: distances of levels that are not to be chosen, by name.
         steps: of the optimizer in all.
         storage: of the file.
 
@@ -59,6 +60,7 @@ class RateTraining:
         masks: Mapping[str, Tensor],
         config: QuantizationConfig,
         bits: Mapping[str, int],
+        given: Mapping[str, float],
         steps: int,
         storage: FileStorage,
     ) -> None:
@@ -74,26 +76,25 @@ class RateTraining:
         wish = config.target_bytes
         if config.target_ratio and not wish:
             wish = round(4 * sum(p.numel() for p in model.parameters()) / config.target_ratio)
-        grid, used = grid_steps(weights, masks, scales), dict(bits)
+        grid = grid_steps(weights, masks, scales) | dict(given)
         peaks = {n: float(w.detach().abs().max()) if w.numel() else 0.0 for n, w in weights.items()}
+        used = {n: _enough(bits[n], peaks[n] / grid[n]) if n in given else bits[n] for n in grid}
         while True:
             quantized = {
                 name: self._on_grid(weight, masks[name], grid[name], used[name], config.dead_zone)
                 for name, weight in weights.items()
             }
             control = RateControl(config, steps, quantized, self._file_bytes)
-            finer = {n: max(peaks[n] / _MOST_CODES, step * _FINER) for n, step in grid.items()}
+            finer = {
+                name: step if name in given else max(peaks[name] / _MOST_CODES, step * _FINER)
+                for name, step in grid.items()
+            }
             if control.count(weights) >= _ROOM * wish or all(
                 finer[name] >= grid[name] for name in grid
             ):
                 break
             grid = {name: min(finer[name], step) for name, step in grid.items()}
-            used = {  # so many that no weight lies beyond the grid
-                name: min(
-                    _MOST_BITS, max(used[name], 1 + (int(peaks[name] / step) + 1).bit_length())
-                )
-                for name, step in grid.items()
-            }
+            used = {name: _enough(used[name], peaks[name] / step) for name, step in grid.items()}
         self.quantized, self.control = quantized, control
         control.begin(weights, wish)
         self._fold_step = control.freeze_step + min(
@@ -259,6 +260,11 @@ class RateTraining:
             self._estimate_()
         elif phase == 2:
             self._hold_()
+
+
+def _enough(bits: int, peak: float) -> int:
+    """So many bits, or more, that no weight of at most ``peak`` steps lies beyond the grid."""
+    return min(_MOST_BITS, max(bits, 1 + (int(peak) + 1).bit_length()))
 
 
 def _evaluating(module: nn.Module, _: Any) -> None:
