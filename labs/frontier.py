@@ -1,11 +1,14 @@
 """The frontier: the smallest files of ResNet-20 on CIFAR-10, by training towards their bytes.
 
-    python -m labs.frontier [ROW ...] [--epochs N] [--recipe NAME|FILE] [--all-images] [--seed 0]
+    python -m labs.frontier [ROW ...] [--epochs N] [--recipe NAME|FILE] [--trunk] [--all-images]
+                            [--seed 0]
 
 A row is a size, such as 25kB. The shipped network is trained towards it by the recipe ``smallest``,
 with itself as the teacher, on the 45,000 training images or with ``--all-images`` on all 50,000.
-The file is written, read back, and tested on the 10,000 test images; the 5,000 validation images
-tell which of several files of one size is shipped in the package. Nothing is chosen by test images.
+With ``--trunk`` the run starts from the network of `labs.trunk`, and its epochs count as well.
+The file is written, read back, and tested on the 10,000 test images. Of several files of one size
+that with most epochs is shipped in the package, and of those the best by the 5,000 validation
+images, where these are left out of training. Nothing is chosen by test images.
 A run that was stopped goes on from its last epoch when the same command is repeated; one of the
 same size, recipe, epochs, images and seed that is there is not made again. Writes
 ``labs/results/frontier.csv``, the tables in ``docs/frontier.md`` and the README, and the best file
@@ -18,7 +21,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, markdown, put_table, read_rows, write_rows
@@ -37,6 +40,7 @@ from flyweight.recipes import Recipe
 from flyweight.training import choose_device
 from labs.options import lab_parser, read_options
 from labs.rows import RESULTS, STATES, origin
+from labs.trunk import LEARNING_RATE, load_trunk, trunk_card
 
 SIZES = (12, 15, 16, 18, 20, 25, 30, 36, 41, 45, 60)  # kB, of 1,000 bytes
 DOCUMENT = Path(__file__).parents[1] / "docs" / "frontier.md"
@@ -65,6 +69,18 @@ def recipe_of(kilobytes: int, name: str, epochs: int | None) -> Recipe:
     )
 
 
+def from_trunk(recipe: Recipe, steps: Mapping[str, float]) -> Recipe:
+    """The recipe of a branch, which goes on at the rate and on the grid of the trunk."""
+    assert recipe.quantization is not None
+    return dataclasses.replace(
+        recipe,
+        quantization=dataclasses.replace(recipe.quantization, steps=dict(steps), target_ramp=0.4),
+        fine_tuning=dataclasses.replace(
+            recipe.fine_tuning, learning_rate=LEARNING_RATE, warmup=0.02
+        ),
+    )
+
+
 def make(
     kilobytes: int, recipe: Recipe, options: argparse.Namespace
 ) -> tuple[Row, CompressedModel]:
@@ -75,12 +91,18 @@ def make(
     tested = data.split("test").to(target)
     states = STATES / "frontier"
     begun = any(states.rglob("*.pt"))
+    dense = load_pretrained("resnet20")
+    model, before = dense, 0
+    if options.trunk:
+        model, steps = load_trunk()
+        recipe, before = from_trunk(recipe, steps), trunk_card()["epochs"]
     with display(quiet=False) as progress:
         compressed = compress(
-            load_pretrained("resnet20"),
+            model,
             recipe,
             data=AugmentedImages(images, batch_size=BATCH_SIZE, seed=options.seed),
             evaluate=lambda model: accuracy(model, tested),
+            teacher=dense,
             device=options.device,
             seed=options.seed,
             resume=states,
@@ -94,13 +116,14 @@ def make(
     row = {
         "size": f"{kilobytes}kB",
         "recipe": recipe.name,
+        "trunk_epochs": before,
         "epochs": recipe.epochs,
         "learning_rate": recipe.fine_tuning.learning_rate,
         "images": "50k" if options.all_images else "45k",
         "file_bytes": size,
         "compression_ratio": f"{compressed.report.compression_ratio:.2f}",
         "zeros": f"{compressed.report.sparsity:.4f}",
-        "dense_accuracy": compressed.report.score_before,
+        "dense_accuracy": pretrained_card("resnet20")["test_accuracy"],
         "validation_accuracy": "" if options.all_images else f"{held_out:.4f}",
         "test_accuracy": compressed.report.score_after,
     }
@@ -108,14 +131,26 @@ def make(
 
 
 def ship(row: Row, rows: Sequence[Row], compressed: CompressedModel, command: str) -> None:
-    """Put a file into the package, if it is the best of its size by the validation images."""
-    others = [float(r["validation_accuracy"] or 0) for r in rows if r["size"] == row["size"]]
-    if float(row["validation_accuracy"] or 0) < max(others, default=0.0):
+    """Put a file into the package, if it is the one of its size to be shipped."""
+    if best([*rows, row], row["size"]) is not row:
         return
     name = f"resnet20-{str(row['size']).lower()}"
     save(compressed, SHIPPED / f"{name}.fly", force=True)
     card = {"architecture": "resnet20", "command": command, **row}
     (SHIPPED / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def best(rows: Sequence[Row], size: object) -> Row:
+    """The row of a size whose file is shipped: of most epochs, then best by validation images."""
+
+    def rank(row: Row) -> tuple[int, float]:
+        return _epochs(row), float(row["validation_accuracy"] or 0)
+
+    return max(reversed([row for row in rows if row["size"] == size]), key=rank)
+
+
+def _epochs(row: Row) -> int:
+    return int(row["trunk_epochs"] or 0) + int(row["epochs"])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -130,7 +165,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{100 * float(row['test_accuracy']):.2f}",
             f"{100 * float(row['dense_accuracy']):.2f}",
             f"{100 * float(row['validation_accuracy']):.2f}" if row["validation_accuracy"] else "",
-            row["epochs"],
+            _epochs(row),
             row["images"],
             row["seed"],
             row["device"],
@@ -151,17 +186,6 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def best(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the files that are shipped: of each size the best by validation images."""
-    found: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: int(row["file_bytes"])):
-        size = row["size"]
-        score = float(row["validation_accuracy"] or 0)
-        if size not in found or score >= float(found[size]["validation_accuracy"] or 0):
-            found[size] = row
-    return [*found.values()]
-
-
 def curve(rows: Sequence[Row]) -> str:
     """Markdown of what is shipped, and of others, by bytes."""
     ours = [
@@ -171,7 +195,7 @@ def curve(rows: Sequence[Row]) -> str:
             100 * float(row["test_accuracy"]),
             f"whole file, from {100 * float(row['dense_accuracy']):.2f} %",
         )
-        for row in best(rows)
+        for row in (best(rows, size) for size in dict.fromkeys(row["size"] for row in rows))
     ]
     cells = [
         (name, f"{size:,}", f"{DENSE_BYTES / size:.1f}", f"{score:.2f}", how)
@@ -185,26 +209,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = lab_parser("The smallest files of ResNet-20.", rows=True)
     parser.add_argument("--epochs", type=int, help="of training; default: those of the recipe")
     parser.add_argument("--recipe", default="smallest", help="a name or a TOML file")
+    parser.add_argument("--trunk", action="store_true", help="start from that of labs.trunk")
     parser.add_argument("--all-images", action="store_true", help="train on all 50,000")
     options = read_options(parser, arguments)
     known = {f"{size}kB": size for size in SIZES}
     if unknown := [name for name in options.rows if name not in known]:
         raise SystemExit(f"{', '.join(unknown)} is no row; known are {', '.join(known)}")
-    card = pretrained_card("resnet20")
-    print(f"from {100 * card['test_accuracy']:.2f} %", flush=True)
+    print(f"from {100 * pretrained_card('resnet20')['test_accuracy']:.2f} %", flush=True)
     for name in options.rows or known:
         recipe = recipe_of(known[name], options.recipe, options.epochs)
         rows = read_rows("frontier", RESULTS)
         images = "50k" if options.all_images else "45k"
-        wanted = (name, recipe.name, str(recipe.epochs), images, str(options.seed))
-        keys = ("size", "recipe", "epochs", "images", "seed")
+        before = trunk_card()["epochs"] if options.trunk else 0
+        wanted = (name, recipe.name, str(before), str(recipe.epochs), images, str(options.seed))
+        keys = ("size", "recipe", "trunk_epochs", "epochs", "images", "seed")
         if any(tuple(row[key] for key in keys) == wanted for row in rows):
             continue
         row, compressed = make(known[name], recipe, options)
         print(row, flush=True)
         rows = read_rows("frontier", RESULTS)
         command = f"python -m labs.frontier {name} --recipe {recipe.name} --epochs {recipe.epochs}"
-        command += f" --seed {options.seed}" + (" --all-images" if options.all_images else "")
+        command += f" --seed {options.seed}" + (" --trunk" if options.trunk else "")
+        command += " --all-images" if options.all_images else ""
         ship(row, rows, compressed, command)
         write_rows("frontier", [*rows, row], RESULTS)
         put_table("labs.frontier", table([*rows, row]), DOCUMENT)

@@ -5,9 +5,16 @@ import json
 import pytest
 
 from benchmarks.report import read_rows
+from flyweight import CompressedModel
 from flyweight.cifar import compressed_file, compressed_files, pretrained_card
 from flyweight.recipes import load_recipe
 from labs import frontier as lab
+from labs import trunk
+
+
+def compressed_network(path):
+    return CompressedModel.from_bytes(path.read_bytes())
+
 
 
 @pytest.fixture
@@ -38,11 +45,56 @@ def test_a_row_is_a_file_of_its_size_that_is_shipped_with_a_card(scratch):
     assert len(read_rows("frontier", scratch)) == 1
 
 
-def test_only_the_best_of_a_size_by_validation_images_is_shipped(scratch):
-    row = {"size": "30kB", "validation_accuracy": "0.5"}
-    better = [{"size": "30kB", "validation_accuracy": "0.6"}]
-    lab.ship(row, better, None, "command")
+def row_of(epochs, validation="", trunk=0):
+    return {
+        "size": "30kB",
+        "trunk_epochs": trunk,
+        "epochs": epochs,
+        "validation_accuracy": validation,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "other"),
+    [
+        (row_of("9", "0.5"), row_of("9", "0.6")),
+        (row_of("9", "0.7"), row_of("10", "0.6")),
+        (row_of("9"), row_of("2", trunk="8")),
+    ],
+    ids=["validation", "epochs", "trunk"],
+)
+def test_of_a_size_most_epochs_and_then_the_validation_images_tell_what_is_shipped(
+    scratch, row, other
+):
+    lab.ship(row, [other], None, "command")
     assert not list((scratch / "shipped").iterdir())
+    assert lab.best([row, other], "30kB") is other
+    assert lab.best([other, row], "30kB") is other
+
+
+def test_a_branch_starts_from_the_weights_and_the_grid_of_the_trunk(scratch, monkeypatch, noise):
+    monkeypatch.setattr(trunk, "FILE", scratch / "resnet20-trunk.fly")
+    monkeypatch.setattr(trunk, "STATES", scratch / "states")
+    monkeypatch.setattr(trunk, "load_cifar10", lambda path: noise(256))
+    for number in (1, 2):
+        trunk.main(["--epochs", "1", "--kilobytes", "60", "--image-size", "24", "--device", "cpu"])
+        card = trunk.trunk_card()
+        assert (card["epochs"], len(card["parts"])) == (number, number)
+        assert [part["seed"] for part in card["parts"]] == [*range(number)]
+    model, steps = trunk.load_trunk()
+    weight = dict(model.named_parameters())["stages.0.0.conv1.weight"]
+    step = steps["stages.0.0.conv1.weight"]
+    off_grid = (weight.detach() / step - (weight.detach() / step).round()).abs()
+    assert float(off_grid.max()) > 0.2  # not the codes, the weights behind them
+    lab.main(["30kB", "--epochs", "1", "--trunk", "--device", "cpu"])
+    (row,) = read_rows("frontier", scratch)
+    assert (row["trunk_epochs"], row["epochs"]) == ("2", "1")
+    network = compressed_network(scratch / "shipped" / "resnet20-30kb.fly")
+    levels = network.tensors["stages.2.2.conv2.weight"].levels
+    ratios = levels / steps["stages.2.2.conv2.weight"]
+    assert float((ratios - ratios.round()).abs().max()) < 0.3  # levels train on from the grid
+    card = json.loads((scratch / "shipped" / "resnet20-30kb.json").read_text())
+    assert " --trunk" in card["command"]
 
 
 def test_rows_that_are_not_known_are_refused():
