@@ -16,7 +16,6 @@ def compressed_network(path):
     return CompressedModel.from_bytes(path.read_bytes())
 
 
-
 @pytest.fixture
 def scratch(borrowed, noise, monkeypatch):
     folder = borrowed(lab, noise(256))

@@ -125,12 +125,13 @@ def test_a_run_ends_with_the_bytes_asked_for(target):
 
     trained(quantizer, optimizer, batches(), range(200), look)
     compressed = quantizer.finalize()
-    # Levels and biases train on after the codes are chosen, and some bytes of them come or go.
-    assert abs(len(compressed.to_bytes()) - target) <= 0.01 * target + 30
+    # Levels and biases train on after the codes are chosen, and some bytes of them come or go;
+    # where they are too many at the end, a few codes more become zeros.
+    assert 0.99 * target - 30 <= len(compressed.to_bytes()) <= target
     assert 20 <= len(zeros) <= 40
     final = {n: compressed[f"{n}.weight"].symbols == 0 for n in ("0", "3", "8")}
     for seen in zeros:
-        assert all(torch.equal(seen[n], final[n]) for n in seen)
+        assert not any(bool((seen[n] & ~final[n]).any()) for n in seen)
 
 
 @pytest.mark.parametrize("target", [20, 100_000])

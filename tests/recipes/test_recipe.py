@@ -179,7 +179,7 @@ WRONG = [
     ("[fine_tuning]\nepochs = -1", "training.epochs: expected `int` >= 0; found -1"),
     ("[fine_tuning]\nlearning_rate = nan", "training.learning_rate: expected `float` > 0"),
     ("[fine_tuning]\nmilestones = [0.5, 0.2]", "training.milestones rise"),
-    ("[quantization]\n[post_training]", "exclude each other"),
+    ("[quantization]\n[post_training]", "of the method 'rate' only"),
     ("[post_training]\nloss_per_bit = 0", "post_training.loss_per_bit: expected `float` > 0"),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import glob
 import hashlib
 import itertools
 import time
@@ -52,6 +53,7 @@ from flyweight.quantization import (
     QuantizationConfig,
     Quantizer,
     quantize_post_training,
+    start_on_grid_,
 )
 from flyweight.recipes import Recipe, load_recipe
 from flyweight.training import (
@@ -61,13 +63,17 @@ from flyweight.training import (
     describe_device,
     optimizer_steps,
     prefixed,
+    read_checkpoint,
     seeded_batches,
     train_,
+    write_checkpoint,
 )
 
 __all__ = ["compress", "remove_states"]
 
-_STATES = ("prune.pt", "quantize.pt")
+_STATES = ("prune.pt", "start.pt", "quantize.pt")
+_ALL_BITS = 0.5  # loss that all bits of that file are worth before the first step
+_START = 1.05  # times the bytes to end with, where training goes on from post-training
 _UNFOLDING_BATCHES = 8
 _PROOF_BATCHES = 4
 
@@ -250,7 +256,10 @@ class _Run:
         if recipe.pruning is not None:
             student = self._pruned(student, recipe.pruning, recipe.retraining)
         if recipe.quantization is not None:
-            quantizer = self._quantizer(student, recipe.quantization, recipe.fine_tuning, storage)
+            config = recipe.quantization
+            if recipe.post_training is not None:
+                config = self._start_on_grid_(student, config, recipe.post_training, storage)
+            quantizer = self._quantizer(student, config, recipe.fine_tuning, storage)
             quantizer.model.cpu()
             return quantizer.finalize()
         quantized: dict[str, CompressedTensor] = {}
@@ -279,6 +288,39 @@ class _Run:
         self._train(pruner, training, "prune and retrain", _STATES[0], self.seed)
         return pruner.finalize()
 
+    def _start_on_grid_(
+        self,
+        student: nn.Module,
+        config: QuantizationConfig,
+        post_training: PostTrainingConfig,
+        storage: Mapping[str, Any],
+    ) -> QuantizationConfig:
+        """Quantize without training, and start there; stay where that finds nothing to start from.
+
+        What it came to is kept with the states, since a run goes on from the same numbers only.
+        """
+        path = None if self.states is None else self.states / _STATES[1]
+        if path is not None and path.exists():
+            kept = read_checkpoint(path)
+            student.load_state_dict(kept["model"])
+            return _continued(config, kept["steps"], kept["target"])
+        target = post_training.target_bytes or round(_START * config.bytes_of(student))
+        steps: Mapping[str, float] = {}
+        with contextlib.suppress(ModelError):  # such as a size that takes training
+            _, found = quantize_post_training(
+                student,
+                self._examples(post_training.calibration_examples),
+                dataclasses.replace(post_training, target_bytes=target),
+                storage=FileStorage(**storage),
+                progress=self.progress,
+            )
+            steps = start_on_grid_(student, found, dead_zone=config.dead_zone)
+        config = _continued(config, steps, target)
+        if path is not None:
+            kept = {"model": student.state_dict(), "steps": steps, "target": target}
+            write_checkpoint(kept, path)
+        return config
+
     def _quantizer(
         self,
         student: nn.Module,
@@ -296,7 +338,7 @@ class _Run:
             seed=seed,
             storage=storage,
         )
-        self._train(quantizer, training, "quantize and fine-tune", _STATES[1], seed)
+        self._train(quantizer, training, "quantize and fine-tune", _STATES[2], seed)
         return quantizer
 
     def _train(
@@ -349,6 +391,17 @@ class _Run:
     def _batches(self, number: int) -> list[Batch]:
         with seeded_batches(self.data, self.seed) as batches:
             return [to_device(batch, self.device) for batch in itertools.islice(batches, number)]
+
+
+def _continued(
+    config: QuantizationConfig, steps: Mapping[str, float], start: int
+) -> QuantizationConfig:
+    """The configuration of training that goes on from a file of so many bytes."""
+    if not steps:
+        return config
+    escaped = {glob.escape(name): step for name, step in steps.items()}
+    loss_per_bit = config.loss_per_bit or (_ALL_BITS / (8 * start) if start else 0.0)
+    return dataclasses.replace(config, steps={**escaped, **config.steps}, loss_per_bit=loss_per_bit)
 
 
 def _metadata(model: nn.Module, recipe: Recipe) -> dict[str, str]:

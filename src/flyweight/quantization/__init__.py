@@ -14,6 +14,7 @@ from flyweight.quantization.fixed_point import (
 )
 from flyweight.quantization.fixed_point_weight import BinaryWeight, FixedPointWeight
 from flyweight.quantization.gptq_rounding import gptq
+from flyweight.quantization.grid_start import start_on_grid_
 from flyweight.quantization.input_statistics import input_correlations
 from flyweight.quantization.kmeans import kmeans_1d, nearest
 from flyweight.quantization.kmeans_initialization import (
@@ -75,5 +76,6 @@ __all__ = [
     "quantize_kmeans",
     "quantize_post_training",
     "rdoq",
+    "start_on_grid_",
     "steps_at_loss_per_bit",
 ]

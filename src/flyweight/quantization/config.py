@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
 import msgspec
+from torch import nn
 
 from flyweight._config import (
     AtLeastOne,
@@ -84,7 +85,8 @@ class QuantizationConfig:
         step: of "rate", distance of levels as a multiple of the root mean square of the weights;
             with the allocation "size" halved for each bit more.
         steps: of "rate", distance of levels by glob, in the place of ``step``: for a model that
-            goes on from the weights and the grid of another run.
+            goes on from the weights and the grid of another run. Where the target takes finer
+            grids, all become finer.
         dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.
         target_ramp: of "rate", fraction of the steps in which the size falls to the target.
         freeze_at: of "rate", fraction of the steps after which codes stay, and levels, batch
@@ -193,6 +195,18 @@ class QuantizationConfig:
                 f"quantization.threshold is for the method 'ternary', not for {method!r}; "
                 f"found {self.threshold}"
             )
+
+    def bytes_of(self, model: nn.Module) -> int:
+        """Return the bytes that the file of a model is to end with; 0 where none are asked for.
+
+        Example:
+            >>> config = QuantizationConfig(method="rate", target_ratio=10)
+            >>> config.bytes_of(nn.Linear(9, 100))
+            400
+        """
+        if self.target_bytes or not self.target_ratio:
+            return self.target_bytes
+        return round(4 * sum(p.numel() for p in model.parameters()) / self.target_ratio)
 
     @property
     def needs_data(self) -> bool:

@@ -186,18 +186,47 @@ class RateControl:
         for name, quantized in self.quantized.items():
             quantized.freeze_(codes[name])
 
+    @torch.no_grad()
+    def lower_(self, weights: Mapping[str, Tensor]) -> None:
+        """Bring a file of kept codes that has come above the target within it again.
+
+        What is not quantized may take a few bytes more when a run ends than when codes were kept.
+        Codes get smaller or stay, so that no zero returns.
+        """
+        kept = {name: q.codes for name, q in self.quantized.items()}
+        if not self.target or self.bytes_of(kept) <= self.target:
+            return
+        codes = self._within_target(weights, kept, most=kept)
+        for name, quantized in self.quantized.items():
+            quantized.freeze_(codes[name])
+        self.size = self.bytes_of(codes)
+
     def _within_target(
-        self, weights: Mapping[str, Tensor], codes: dict[str, Tensor]
+        self,
+        weights: Mapping[str, Tensor],
+        codes: Mapping[str, Tensor],
+        most: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
+        """Codes of a file within the target, of which none is larger than that of ``most``."""
+
+        def limited(found: dict[str, Tensor]) -> dict[str, Tensor]:
+            if most is None:
+                return found
+            return {
+                n: torch.minimum(c.abs(), most[n].abs()) * most[n].sign() for n, c in found.items()
+            }
+
         fitting = None
         for number in range(_MOST_ROUNDS):
             costed = {name: q.costs_at(codes[name]) for name, q in self.quantized.items()}
 
             def at(exchange: float, costed: dict[str, Tensor] = costed) -> dict[str, Tensor]:
-                return {
-                    name: _cheapest(q, weights[name], costed[name], exchange)
-                    for name, q in self.quantized.items()
-                }
+                return limited(
+                    {
+                        name: _cheapest(q, weights[name], costed[name], exchange)
+                        for name, q in self.quantized.items()
+                    }
+                )
 
             found = self._largest_within_target(at, _HIGHEST_EXCHANGE)
             fitting = fitting if found is None else found
@@ -206,7 +235,7 @@ class RateControl:
             codes = at(_HIGHEST_EXCHANGE) if found is None else found
 
         def from_dead_zone(dead_zone: float) -> dict[str, Tensor]:
-            return {n: q.codes_of(weights[n], dead_zone) for n, q in self.quantized.items()}
+            return limited({n: q.rounded(weights[n], dead_zone) for n, q in self.quantized.items()})
 
         ratios = [(weights[n].detach().abs() / q.step).flatten() for n, q in self.quantized.items()]
         most = 1.0 + float(torch.cat(ratios).max())

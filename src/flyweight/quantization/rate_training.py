@@ -45,7 +45,7 @@ class RateTraining:
         masks: of zeros that stay, by name.
         config: with the method "rate".
         bits: of each weight; the largest code follows from it.
-        given: distances of levels that are not to be chosen, by name.
+        given: distances of levels by name, which stay unless the target takes finer ones.
         steps: of the optimizer in all.
         storage: of the file.
 
@@ -73,9 +73,7 @@ class RateTraining:
         self._estimated: list[str] = []  # batch normalization that trained when codes were kept
         self._phase = 0  # 1: codes are kept, 2: floats are as stored
         scales = {name: config.step * 2.0 ** (config.bits - bits[name]) for name in weights}
-        wish = config.target_bytes
-        if config.target_ratio and not wish:
-            wish = round(4 * sum(p.numel() for p in model.parameters()) / config.target_ratio)
+        wish = config.bytes_of(model)
         grid = grid_steps(weights, masks, scales) | dict(given)
         peaks = {n: float(w.detach().abs().max()) if w.numel() else 0.0 for n, w in weights.items()}
         used = {n: _enough(bits[n], peaks[n] / grid[n]) if n in given else bits[n] for n in grid}
@@ -85,11 +83,8 @@ class RateTraining:
                 for name, weight in weights.items()
             }
             control = RateControl(config, steps, quantized, self._file_bytes)
-            finer = {
-                name: step if name in given else max(peaks[name] / _MOST_CODES, step * _FINER)
-                for name, step in grid.items()
-            }
-            if control.count(weights) >= _ROOM * wish or all(
+            finer = {n: max(peaks[n] / _MOST_CODES, step * _FINER) for n, step in grid.items()}
+            if control.count(weights) >= (1.0 if given else _ROOM) * wish or all(
                 finer[name] >= grid[name] for name in grid
             ):
                 break
@@ -140,6 +135,8 @@ class RateTraining:
             self._keep_codes_(weights)
         if self._phase == 1 and step >= self._fold_step:
             self._store_floats_()
+        if step >= self.control.steps:
+            self._lower_(weights)
 
     def finish_(self, weights: Mapping[str, Tensor]) -> None:
         """Go through the phases that no step has reached."""
@@ -153,6 +150,12 @@ class RateTraining:
             self._keep_codes_(weights)
         if self._phase == 1:
             self._store_floats_()
+        self._lower_(weights)
+
+    def _lower_(self, weights: Mapping[str, Tensor]) -> None:
+        if self._phase == 2:
+            self._count_floats_()
+            self.control.lower_(weights)
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor | None:
         """Return the bits of all weights times the loss per bit; None once codes are kept."""

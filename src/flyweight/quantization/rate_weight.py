@@ -157,12 +157,14 @@ class RateWeight(WeightParametrization):
         self.is_frozen = bool(state)
 
     @torch.no_grad()
-    def codes_of(self, weight: Tensor, dead_zone: float | None = None) -> Tensor:
+    def codes_of(self, weight: Tensor) -> Tensor:
         """Return the codes of a weight as it is, or those that are kept; int16."""
-        if self.is_frozen:
-            return self.codes
-        zone = self.dead_zone if dead_zone is None else dead_zone
-        return (self._rounded(weight, zone) * self.mask).to(torch.int16)
+        return self.codes if self.is_frozen else self.rounded(weight, self.dead_zone)
+
+    @torch.no_grad()
+    def rounded(self, weight: Tensor, dead_zone: float) -> Tensor:
+        """Return the codes of a weight with a dead zone, whatever codes are kept; int16."""
+        return (self._rounded(weight, dead_zone) * self.mask).to(torch.int16)
 
     def _rounded(self, weight: Tensor, dead_zone: float) -> Tensor:
         magnitudes = (weight.abs() / self.step + (0.5 - dead_zone)).floor()

@@ -35,7 +35,8 @@ class Recipe:
         retraining: how the model trains while it is pruned.
         quantization: how weights are quantized while the model trains.
         fine_tuning: how the model trains while it is quantized.
-        post_training: how weights are quantized without training; not with ``quantization``.
+        post_training: how weights are quantized without training. With ``quantization`` by the
+            method "rate", training goes on from there; with no other method.
         fold_batch_norm: store two of the four vectors of a batch normalization, its effective
             scale and bias.
         float_dtype: type that the tensors which are not quantized are rounded to in the file.
@@ -70,9 +71,11 @@ class Recipe:
                 f"float_mantissa_bits is from 1 to {MANTISSA_BITS[self.float_dtype]} for "
                 f"{self.float_dtype}, or 0 for all of them; found {self.float_mantissa_bits}"
             )
-        if self.quantization is not None and self.post_training is not None:
+        rate = self.quantization is not None and self.quantization.method == "rate"
+        if self.quantization is not None and self.post_training is not None and not rate:
             raise RecipeError(
-                "[quantization] and [post_training] exclude each other; leave one of them out"
+                "[post_training] goes with [quantization] of the method 'rate' only, which trains "
+                "on from it; leave one of them out"
             )
         if self.quantization and self.quantization.start_bits and self.fine_tuning.ema_decay:
             raise RecipeError(
@@ -109,7 +112,7 @@ class Recipe:
             ) from None
         if target_bytes < 1:
             raise RecipeError(f"target_bytes is above 0; found {target_bytes}")
-        if self.post_training is not None:
+        if self.post_training is not None and self.quantization is None:
             post_training = dataclasses.replace(self.post_training, target_bytes=target_bytes)
             return dataclasses.replace(self, post_training=post_training)
         if self.quantization is None or self.quantization.method != "rate":
