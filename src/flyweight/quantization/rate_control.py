@@ -29,7 +29,9 @@ _DAMPING = 4.0
 _MOST_CHANGE = 0.3
 _UPDATES = 200  # at least, in a run
 _ABOVE_LEAST = 1.5  # times the bytes without weights, where a ratio is asked for
-_TOLERANCE = 0.002  # below the target
+_TOLERANCE = 0.002  # below the target, where codes get smaller
+_MOST_MISSING = 0.008  # of the target, before the dead zone gets smaller
+_LEAST_DEAD_ZONE = -0.3
 _HALVINGS = 14
 _ROUNDS, _MOST_ROUNDS = 3, 8  # of choosing codes by costs, and counting the codes
 _HIGHEST_EXCHANGE = 4.0  # squared steps a bit
@@ -176,15 +178,19 @@ class RateControl:
     def freeze_(self, weights: Mapping[str, Tensor]) -> None:
         """Choose the codes that the model ends with; with a target, so that the file has its bytes.
 
-        A code is then chosen by its distance from the weight, in steps, and its bits, at the
-        exchange rate that meets the target (rate-distortion optimal quantization).
+        They are those that the model has trained with, as far as the bytes allow: a rounding of
+        another kind would change many at once. Where the file is too large, codes get smaller
+        where squared distance and bits together are least (rate-distortion optimal quantization);
+        where it is too small, the dead zone does.
         """
         codes = self._codes(weights)
         if self.target:
-            codes = self._within_target(weights, codes)
-        self.size = self.bytes_of(codes)
-        for name, quantized in self.quantized.items():
-            quantized.freeze_(codes[name])
+            size = self.bytes_of(codes)
+            if size > self.target:
+                codes = self._lowered(weights, codes)
+            elif size < self.target * (1 - _MOST_MISSING):
+                codes = self._filled(weights, codes)
+        self._keep_(codes)
 
     @torch.no_grad()
     def lower_(self, weights: Mapping[str, Tensor]) -> None:
@@ -194,68 +200,79 @@ class RateControl:
         Codes get smaller or stay, so that no zero returns.
         """
         kept = {name: q.codes for name, q in self.quantized.items()}
-        if not self.target or self.bytes_of(kept) <= self.target:
-            return
-        codes = self._within_target(weights, kept, most=kept)
+        if self.target and self.bytes_of(kept) > self.target:
+            self._keep_(self._lowered(weights, kept))
+
+    def _keep_(self, codes: Mapping[str, Tensor]) -> None:
+        self.size = self.bytes_of(codes)
         for name, quantized in self.quantized.items():
             quantized.freeze_(codes[name])
-        self.size = self.bytes_of(codes)
 
-    def _within_target(
-        self,
-        weights: Mapping[str, Tensor],
-        codes: Mapping[str, Tensor],
-        most: Mapping[str, Tensor] | None = None,
+    def _lowered(
+        self, weights: Mapping[str, Tensor], codes: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Codes of a file within the target, of which none is larger than that of ``most``."""
-
-        def limited(found: dict[str, Tensor]) -> dict[str, Tensor]:
-            if most is None:
-                return found
-            return {
-                n: torch.minimum(c.abs(), most[n].abs()) * most[n].sign() for n, c in found.items()
-            }
-
-        fitting = None
+        """Codes of a file within the target, none of them larger than the one given."""
+        chosen, fitting = dict(codes), None
         for number in range(_MOST_ROUNDS):
-            costed = {name: q.costs_at(codes[name]) for name, q in self.quantized.items()}
+            costed = {name: q.costs_at(chosen[name]) for name, q in self.quantized.items()}
 
             def at(exchange: float, costed: dict[str, Tensor] = costed) -> dict[str, Tensor]:
-                return limited(
-                    {
-                        name: _cheapest(q, weights[name], costed[name], exchange)
-                        for name, q in self.quantized.items()
-                    }
-                )
+                return {
+                    name: _cheapest(q, weights[name], codes[name], costed[name], exchange)
+                    for name, q in self.quantized.items()
+                }
 
-            found = self._largest_within_target(at, _HIGHEST_EXCHANGE)
+            found = self._largest_within_target(at, 0.0, _HIGHEST_EXCHANGE)
             fitting = fitting if found is None else found
             if fitting is not None and number + 1 >= _ROUNDS:
                 return fitting
-            codes = at(_HIGHEST_EXCHANGE) if found is None else found
+            chosen = at(_HIGHEST_EXCHANGE) if found is None else found
 
-        def from_dead_zone(dead_zone: float) -> dict[str, Tensor]:
-            return limited({n: q.rounded(weights[n], dead_zone) for n, q in self.quantized.items()})
+        def with_dead_zone(dead_zone: float) -> dict[str, Tensor]:
+            return {
+                name: _smaller(q.rounded(weights[name], dead_zone), codes[name])
+                for name, q in self.quantized.items()
+            }
 
         ratios = [(weights[n].detach().abs() / q.step).flatten() for n, q in self.quantized.items()]
         most = 1.0 + float(torch.cat(ratios).max())
-        found = self._largest_within_target(from_dead_zone, most)
-        return from_dead_zone(most) if found is None else found
+        found = self._largest_within_target(with_dead_zone, 0.0, most)
+        return with_dead_zone(most) if found is None else found
+
+    def _filled(self, weights: Mapping[str, Tensor], codes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Codes with so small a dead zone that the file has hardly less than the target."""
+
+        def with_dead_zone(dead_zone: float) -> dict[str, Tensor]:
+            return {name: q.rounded(weights[name], dead_zone) for name, q in self.quantized.items()}
+
+        found = self._largest_within_target(
+            with_dead_zone, _LEAST_DEAD_ZONE, self.config.dead_zone, missing=_MOST_MISSING
+        )
+        return codes if found is None else found
 
     def _largest_within_target(
-        self, choose: Callable[[float], dict[str, Tensor]], high: float
+        self,
+        choose: Callable[[float], dict[str, Tensor]],
+        low: float,
+        high: float,
+        *,
+        missing: float = _TOLERANCE,
     ) -> dict[str, Tensor] | None:
-        """The codes that take most bytes within the target; they take fewer the higher a number."""
-        target, low, found = self.target, 0.0, None
+        """The codes that take most bytes within the target; they take fewer the higher a number.
+
+        Any that miss no more than this fraction of the target will do.
+        """
+        target, found = self.target, None
         for number in range(_HALVINGS):
-            middle = (low + high) / 2 if number else high / 16  # most runs end near the target
+            # Most runs end near the target.
+            middle = (low + high) / 2 if number else low + (high - low) / 16
             codes = choose(middle)
             size = self.bytes_of(codes)
             if size > target:
                 low = middle
                 continue
             high, found = middle, codes
-            if size >= target * (1 - _TOLERANCE):
+            if size >= target * (1 - missing):
                 break
         return found
 
@@ -282,11 +299,24 @@ class RateControl:
             setattr(self, name, value)
 
 
-def _cheapest(quantized: RateWeight, weight: Tensor, bits: Tensor, exchange: float) -> Tensor:
-    """The code of least squared distance plus ``exchange`` times bits, of each weight."""
-    magnitudes = (weight.detach().abs() / quantized.step).flatten()
-    lower = magnitudes.floor().clamp(max=quantized.largest - 1)
-    choices = torch.stack([torch.zeros_like(lower), (lower - 1).clamp(min=0), lower, lower + 1], 1)
-    costs = (choices - magnitudes[:, None]) ** 2 + exchange * bits.gather(1, choices.long())
-    chosen = choices.gather(1, costs.argmin(1, keepdim=True)).view_as(weight) * weight.sign()
-    return (chosen * quantized.mask).to(torch.int16)
+def _cheapest(
+    quantized: RateWeight, weight: Tensor, codes: Tensor, bits: Tensor, exchange: float
+) -> Tensor:
+    """The code of least squared distance plus ``exchange`` times bits, at most the one given.
+
+    The distance is from the middle of the interval of a code, as the dead zone shifts it: without
+    bits, each weight keeps its code.
+    """
+    given = codes.abs().flatten().float()
+    magnitudes = (weight.detach().abs() / quantized.step).flatten() - quantized.dead_zone
+    magnitudes = magnitudes.clamp(given - 0.5, given + 0.5)[:, None]
+    choices = torch.stack([torch.zeros_like(given), (given - 2).clamp(min=0), given - 1, given], 1)
+    choices = choices.clamp(min=0)
+    costs = (choices - magnitudes) ** 2 + exchange * bits.gather(1, choices.long())
+    chosen = choices.gather(1, costs.argmin(1, keepdim=True)).view_as(weight)
+    return _smaller(chosen, codes)
+
+
+def _smaller(magnitudes: Tensor, codes: Tensor) -> Tensor:
+    """Codes with the smaller of two magnitudes."""
+    return (torch.minimum(magnitudes.abs(), codes.abs()) * codes.sign()).to(torch.int16)
