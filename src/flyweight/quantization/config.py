@@ -206,7 +206,7 @@ class QuantizationConfig:
         """
         if self.target_bytes or not self.target_ratio:
             return self.target_bytes
-        return round(4 * sum(p.numel() for p in model.parameters()) / self.target_ratio)
+        return int(4 * sum(p.numel() for p in model.parameters()) / self.target_ratio)
 
     @property
     def needs_data(self) -> bool:
