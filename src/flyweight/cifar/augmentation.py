@@ -68,12 +68,22 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         >>> augment(images, torch.Generator().manual_seed(0)).shape
         torch.Size([2, 3, 32, 32])
     """
+    return _cropped(images, *_drawn_crops(len(images), generator))
+
+
+def _drawn_crops(count: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """Rows and columns where crops begin, and which are mirrored, of so many images."""
     offsets = 2 * PADDING + 1
+    top = torch.randint(0, offsets, (count,), generator=generator)
+    left = torch.randint(0, offsets, (count,), generator=generator)
+    return top, left, torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool)
+
+
+def _cropped(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Crops of images after padding with zeros."""
     count, _, height, width = images.shape
     device = images.device
-    top = torch.randint(0, offsets, (count,), generator=generator).to(device)
-    left = torch.randint(0, offsets, (count,), generator=generator).to(device)
-    flip = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool).to(device)
+    top, left, flip = top.to(device), left.to(device), flip.to(device)
     padded = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
     rows = top[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(count, width)
@@ -97,8 +107,16 @@ def alternating_crops(
 
     Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", §3.6, for the flips.
     """
-    offsets = 2 * PADDING + 1
-    top, left = torch.randint(0, offsets, (2, len(images)), generator=generator)
+    top, left = _drawn_offsets(len(images), generator)
+    return _reflected_crops(images, flip, size, top, left)
+
+
+def _drawn_offsets(count: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """Rows and columns where crops begin, of so many images."""
+    return torch.randint(0, 2 * PADDING + 1, (2, count), generator=generator).unbind()
+
+
+def _reflected_crops(images: Tensor, flip: Tensor, size: int, top: Tensor, left: Tensor) -> Tensor:
     device = images.device
     pad = (size + 2 * PADDING - images.shape[2]) // 2
     padded = F.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images.float()
@@ -133,6 +151,8 @@ class AugmentedImages:
             smaller sizes; "alternating" pads by reflection, crops smaller sizes without scaling,
             and flips each image in every other epoch.
         epochs: of the run; needed with several image sizes.
+        views: how many epochs have crops and flips of their own, before these come again in another
+            order, so that a `flyweight.training.TeacherTable` knows them; 0 for all.
 
     Raises:
         DataError: the split is empty, or an argument is out of its bounds.
@@ -153,6 +173,7 @@ class AugmentedImages:
         image_sizes: Sequence[tuple[int, float]] = ((32, 1.0),),
         augmentation: Literal["standard", "alternating"] = "standard",
         epochs: int | None = None,
+        views: int = 0,
     ) -> None:
         if not len(split):
             raise DataError("the split holds no images; give one with at least one image")
@@ -173,7 +194,10 @@ class AugmentedImages:
         self.seed = seed
         self.image_sizes = tuple(image_sizes)
         self.augmentation = augmentation
+        if views < 0:
+            raise DataError(f"views is {views}; give 1 or more, or 0 for one in each epoch")
         self.epochs = epochs
+        self.views = views
         self._epoch = 0
         self._run_seed = 0
 
@@ -206,31 +230,44 @@ class AugmentedImages:
                 return size
         return self.image_sizes[-1][0]
 
+    @property
+    def _view(self) -> int:
+        """The epoch whose crops and flips this one has."""
+        return self._epoch % self.views if self.views else self._epoch
+
     def _flips(self, seed: int) -> Tensor | None:
         """Which images alternating augmentation mirrors in this epoch."""
         if self.augmentation == "standard":
             return None
         start = torch.Generator().manual_seed(seed)
-        return torch.randint(0, 2, (len(self.split),), generator=start) % 2 == self._epoch % 2
+        return torch.randint(0, 2, (len(self.split),), generator=start) % 2 == self._view % 2
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.split.images, self.split.labels
+        labels = self.split.labels
         seed, size = self.seed + self._run_seed, self.image_size
         generator = torch.Generator().manual_seed(seed * _EPOCH_STRIDE + self._epoch)
         flips = self._flips(seed)
-        order = torch.randperm(len(labels), generator=generator).to(images.device)
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
         batch_size = min(self.batch_size, len(labels))
+        draw = _drawn_crops if flips is None else _drawn_offsets
+        again = torch.Generator().manual_seed(seed * _EPOCH_STRIDE + self._view)
+        of_all = [*draw(len(labels), again)] if self.views else None
         for start in range(0, len(self) * batch_size, batch_size):
             index = order[start : start + batch_size]
-            if flips is None:
-                batch = normalize(augment(images[index], generator))
-                if size != batch.shape[-1]:
-                    batch = F.interpolate(
-                        batch, size=size, mode="bilinear", antialias=True, align_corners=False
-                    )
+            images, places = self.split.images[index], index.cpu()
+            if of_all is None:
+                drawn = [*draw(len(index), generator)]
             else:
-                chosen = flips[index.cpu()]
-                batch = normalize(alternating_crops(images[index], chosen, size, generator))
+                drawn = [each[places] for each in of_all]
+            if flips is None:
+                cut = _cropped(images, *drawn)
+            else:
+                cut = _reflected_crops(images, flips[places], size, *drawn)
+            batch = normalize(cut)
+            if size != batch.shape[-1]:
+                batch = F.interpolate(
+                    batch, size=size, mode="bilinear", antialias=True, align_corners=False
+                )
             yield batch.contiguous(memory_format=torch.channels_last), labels[index]
 
 

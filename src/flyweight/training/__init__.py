@@ -20,12 +20,15 @@ from flyweight.training.run import (
     train,
     train_into_folder,
 )
+from flyweight.training.teacher_table import FixedViews, TeacherTable
 from flyweight.training.trainer import Stage
 
 __all__ = [
+    "FixedViews",
     "OptimizerFactory",
     "Progress",
     "Stage",
+    "TeacherTable",
     "TrainingConfig",
     "TrainingResult",
     "autocast",
