@@ -131,3 +131,17 @@ def test_import_without_lightning_names_the_extra():
         "flyweight.integrations.lightning_callback needs Lightning; install it by "
         "pip install 'flyweight[lightning]'\n"
     )
+
+
+def test_quantization_callback_adds_the_bits_to_the_loss(tmp_path):
+    class BySgd(Parity):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.05)
+
+    sizes = []
+    for loss_per_bit in (1e-9, 0.1):
+        config = QuantizationConfig(method="rate", loss_per_bit=loss_per_bit)
+        quantizer = Quantizer(network(), config, steps=STEPS)
+        trainer(tmp_path, QuantizationCallback(quantizer)).fit(BySgd(quantizer.model), loader())
+        sizes.append(len(quantizer.finalize().to_bytes()))
+    assert sizes[1] < 0.9 * sizes[0]

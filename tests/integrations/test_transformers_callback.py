@@ -168,3 +168,18 @@ def test_import_without_transformers_names_the_extra():
         "flyweight.integrations.transformers_callback needs transformers; install it by "
         "pip install 'flyweight[transformers]'\n"
     )
+
+
+def test_quantization_callback_adds_the_bits_to_the_loss(tmp_path):
+    sizes = []
+    for loss_per_bit in (1e-9, 1e-2):
+        config = QuantizationConfig(
+            method="rate", loss_per_bit=loss_per_bit, exclude=("*embeddings*",)
+        )
+        quantizer = Quantizer(bert(), config, steps=STEPS)
+        callback = QuantizationCallback(quantizer)
+        trainer(
+            quantizer.model, tmp_path, callback, optim="sgd", gradient_accumulation_steps=2
+        ).train()
+        sizes.append(len(quantizer.finalize().to_bytes()))
+    assert sizes[1] < 0.9 * sizes[0]

@@ -8,7 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from flyweight.integrations.prepared_model import PreparedStage, check_trains_prepared
+from flyweight.integrations.prepared_model import (
+    PreparedStage,
+    add_penalty_,
+    check_trains_prepared,
+)
 from flyweight.pruning import Pruner
 from flyweight.quantization import Quantizer
 
@@ -42,6 +46,12 @@ class _StageCallback(Callback):
         """Check the model."""
         check_trains_prepared(pl_module, self._stage.model, self._owner)
         self._steps = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Add the penalty of the stage to the gradients, before Lightning clips them."""
+        add_penalty_(self._stage)
 
     def on_train_batch_end(
         self,

@@ -1,4 +1,4 @@
-"""Check that a trainer trains the model that a `Pruner` or `Quantizer` prepared."""
+"""What the callbacks share: the model that a `Pruner` or `Quantizer` prepared, and its penalty."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from flyweight.errors import ModelError
 from flyweight.training import Stage
 
-__all__ = ["PreparedStage", "check_trains_prepared"]
+__all__ = ["PreparedStage", "add_penalty_", "check_trains_prepared"]
 
 
 class PreparedStage(Stage, Protocol):
@@ -39,3 +39,19 @@ def check_trains_prepared(trained: nn.Module, prepared: nn.Module, owner: str) -
         raise ModelError(
             f"the trainer trains another model than {owner}.model; pass {owner}.model to it"
         )
+
+
+def add_penalty_(stage: PreparedStage) -> None:
+    """Add the gradient of a stage's penalty to those of the loss, before the optimizer's step.
+
+    Example:
+        >>> from flyweight.quantization import QuantizationConfig, Quantizer
+        >>> config = QuantizationConfig(method="rate", loss_per_bit=1e-3)
+        >>> quantizer = Quantizer(nn.Linear(4, 4), config, steps=10)
+        >>> add_penalty_(quantizer)
+        >>> quantizer.weights["weight"].grad is None
+        False
+    """
+    penalty = stage.penalty()
+    if penalty is not None:
+        penalty.backward()  # type: ignore[no-untyped-call]

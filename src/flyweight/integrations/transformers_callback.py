@@ -8,7 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flyweight.integrations.prepared_model import PreparedStage, check_trains_prepared
+from flyweight.integrations.prepared_model import (
+    PreparedStage,
+    add_penalty_,
+    check_trains_prepared,
+)
 from flyweight.pruning import Pruner
 from flyweight.quantization import Quantizer
 from flyweight.training import read_checkpoint, write_checkpoint
@@ -38,6 +42,12 @@ class _StageCallback(TrainerCallback):
         check_trains_prepared(kwargs["model"], self._stage.model, self._owner)
         if state.global_step > 0:
             self._stage.load_state_dict(read_checkpoint(self._file(args, state.global_step)))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the penalty of the stage to the gradients, once they are clipped."""
+        add_penalty_(self._stage)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
