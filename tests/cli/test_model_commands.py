@@ -120,6 +120,14 @@ def test_compress_says_whether_requirements_are_met(folder, cli):
     assert (folder / "out.fly").exists()
 
 
+@pytest.mark.parametrize("option", ["--min-ratio", "--max-drop", "--min-score"])
+def test_requirements_are_finite(folder, cli, option):
+    result = cli(*COMPRESS, option, "nan")
+    assert result.code == 2
+    assert "nan is no" in result.err
+    assert not (folder / "out.fly").exists()
+
+
 def test_compress_needs_no_evaluate(folder, cli):
     command = ["networks:unlabeled" if part == "networks:task" else part for part in COMPRESS]
     report = cli(*command, "--json").json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
 __all__ = ["compress", "evaluate"]
 
 
+def _finite(value: float | None) -> float | None:
+    """Refuse what every file, or none, would keep to."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number; give one")
+    return value
+
+
 def compress(
     model: ModelName,
     output: OutputFile,
@@ -51,13 +59,18 @@ def compress(
     ] = "post-training",
     target_bytes: TargetBytes = None,
     min_ratio: Annotated[
-        float | None, typer.Option(min=0, help="Fail unless the file is so many times smaller.")
+        float | None,
+        typer.Option(
+            min=0, callback=_finite, help="Fail unless the file is so many times smaller."
+        ),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Fail unless the score drops by less than this.")
+        float | None,
+        typer.Option(callback=_finite, help="Fail unless the score drops by less than this."),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Fail unless the score is this or higher.")
+        float | None,
+        typer.Option(callback=_finite, help="Fail unless the score is this or higher."),
     ] = None,
     task: TaskName = None,
     architecture: ArchitectureName = None,
