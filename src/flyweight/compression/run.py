@@ -73,7 +73,6 @@ __all__ = ["compress", "remove_states"]
 
 _STATES = ("prune.pt", "start.pt", "quantize.pt")
 _ALL_BITS = 0.5  # loss that all bits of that file are worth before the first step
-_START = 1.05  # times the bytes to end with, where training goes on from post-training
 _UNFOLDING_BATCHES = 8
 _PROOF_BATCHES = 4
 
@@ -304,7 +303,7 @@ class _Run:
             kept = read_checkpoint(path)
             student.load_state_dict(kept["model"])
             return _continued(config, kept["steps"], kept["target"])
-        target = post_training.target_bytes or round(_START * config.bytes_of(student))
+        target = post_training.target_bytes or round(config.start_ratio * config.bytes_of(student))
         steps: Mapping[str, float] = {}
         with contextlib.suppress(ModelError):  # such as a size that takes training
             _, found = quantize_post_training(

@@ -87,6 +87,8 @@ class QuantizationConfig:
         steps: of "rate", distance of levels by glob, in the place of ``step``: for a model that
             goes on from the weights and the grid of another run. Where the target takes finer
             grids, all become finer.
+        start_ratio: of "rate" that goes on from post-training, bytes that it starts with, as a
+            multiple of those to end with.
         dead_zone: of "rate", how much less than to nearest codes are rounded up, from 0 to ½.
         target_ramp: of "rate", fraction of the steps in which the size falls to the target.
         freeze_at: of "rate", fraction of the steps after which codes stay, and levels, batch
@@ -130,6 +132,7 @@ class QuantizationConfig:
     loss_per_bit: NotNegative = 0.0
     step: Positive = 1.2
     steps: Mapping[str, Positive] = dataclasses.field(default_factory=dict)
+    start_ratio: Annotated[float, msgspec.Meta(ge=1)] = 1.05
     dead_zone: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.2
     target_ramp: Fraction = 0.7
     freeze_at: Fraction = 0.85
@@ -180,7 +183,7 @@ class QuantizationConfig:
             raise RecipeError(
                 f"quantization.steps is for the method 'rate', not for {method!r}; leave it out"
             )
-        for key in ("target_ratio", "loss_per_bit", "step"):
+        for key in ("target_ratio", "loss_per_bit", "step", "start_ratio"):
             if not math.isfinite(getattr(self, key)):
                 raise RecipeError(f"quantization.{key} is finite; found {getattr(self, key)}")
         wishes = ("target_bytes", "target_ratio", "loss_per_bit")
