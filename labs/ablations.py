@@ -63,14 +63,14 @@ ROWS: dict[str, Callable[[Recipe], Recipe]] = {
     ),
     "learning rate .02": changed(training={"learning_rate": 0.02}),
     "learning rate .005": changed(training={"learning_rate": 0.005}),
-    "start at 1.3 times, ramp .5": changed({"start_ratio": 1.3, "target_ramp": 0.5}),
+    "start at 1.05 times, ramp .1": changed({"start_ratio": 1.05, "target_ramp": 0.1}),
     "codes kept at .8": changed({"freeze_at": 0.8}),
     "no dead zone": changed({"dead_zone": 0.0}),
     "no weight decay": changed(training={"weight_decay": 0.0}),
     "temperature 1": changed(training={"temperature": 1.0}),
     "temperature 4": changed(training={"temperature": 4.0}),
     "no distillation": changed(training={"distillation": 0.0}),
-    "5 bits of mantissa": changed(float_mantissa_bits=5),
+    "3 bits of mantissa": changed(float_mantissa_bits=3),
     "half the batch": changed(),
 }
 
