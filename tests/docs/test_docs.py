@@ -1,5 +1,6 @@
 """The documentation: links, the generated API page, and names in the changelog."""
 
+import copy
 import importlib
 import re
 import warnings
@@ -133,12 +134,15 @@ def test_examples_of_page_run(name, tmp_path, monkeypatch):
         "model": model,
         "loader": loader,
         "batches": [inputs],
+        "dataset": [*zip(inputs, torch.randint(4, (64,)), strict=True)],
+        "dense": copy.deepcopy(model),
         "epochs": 5,
         "weight": model.linear.weight,
         "accuracy": lambda model: 0.5,
     }
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     text = text.replace("target_bytes=20_000", "target_bytes=350")  # which this model can have
+    text = text.replace("target_bytes=24_000", "target_bytes=420")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         if "onnx" in block:
             pytest.importorskip("onnx")
