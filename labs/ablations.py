@@ -72,6 +72,7 @@ ROWS: dict[str, Callable[[Recipe], Recipe]] = {
     "no distillation": changed(training={"distillation": 0.0}),
     "3 bits of mantissa": changed(float_mantissa_bits=3),
     "half the batch": changed(),
+    "in fp32": changed(training={"precision": "fp32"}),
 }
 
 
