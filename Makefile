@@ -8,7 +8,7 @@ ONE_CORE := OMP_NUM_THREADS=1 taskset -c 0
 .PHONY: demo test lint bench labs docs fuzz native cross
 
 demo: $(EXTENSION)
-	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force --min-ratio 25 --min-score 0.91
+	$(VENV)/bin/flyweight compress resnet20 -o resnet20.fly --recipe quick --force --min-ratio 25 --max-drop 0.007 --min-score 0.91
 
 # One process a core, each with one thread: tests are small, and threads would wait for each other.
 test: $(EXTENSION)

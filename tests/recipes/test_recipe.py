@@ -263,7 +263,7 @@ def test_bits_of_gives_a_tensor_with_a_quarter_of_the_weights_one_bit_more():
 
 
 def test_load_recipe_takes_recipes_and_stages_as_they_are():
-    whole = load_recipe("full")
+    whole = Recipe(pruning=PruningConfig(sparsity=0.7), quantization=QuantizationConfig(bits=3))
     assert load_recipe(whole) is whole
     assert load_recipe(whole.pruning) == Recipe(pruning=whole.pruning)
     assert load_recipe(whole.quantization) == Recipe(quantization=whole.quantization)
