@@ -100,7 +100,10 @@ class Model(NamedTuple):
 
 MODELS = {
     "1-D convolutions": Model(
-        convolutions, waves, TrainingConfig(epochs=10, learning_rate=0.05), {"epochs": 20}
+        convolutions,
+        waves,
+        TrainingConfig(epochs=10, learning_rate=0.05),
+        {"epochs": 20, "learning_rate": 0.025},
     ),
     "transformer": Model(
         Transformer,
