@@ -1,6 +1,7 @@
 """Training towards bytes that goes on from what was quantized without training."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_a_quantizer_starts_with_the_codes_found_without_training():
             assert torch.equal(weight, before[name])
 
 
+def test_steps_that_would_take_too_many_codes_are_larger():
+    rate = QuantizationConfig(method="rate", target_bytes=900, steps={"*": 1e-5})
+    quantizer = Quantizer(network(), rate, steps=10)
+    for name, weight in quantizer.weights.items():
+        grid = quantizer.parametrizations[name]
+        seen = grid.codes_of(weight) * grid.step
+        assert float((seen - weight).abs().max()) <= 0.71 * float(grid.step)
+
+
 @pytest.mark.parametrize(
     ("levels", "step"),
     [
@@ -149,6 +159,20 @@ def test_a_size_that_takes_training_starts_from_the_model_as_given():
     )
     compressed = fw.compress(model, small, data=batches(), device="cpu")
     assert 880 <= compressed.report.file_bytes <= 900
+
+
+def test_what_training_leaves_out_is_not_moved():
+    left = dataclasses.replace(
+        recipe(), quantization=dataclasses.replace(recipe().quantization, exclude=("8.weight",))
+    )
+    model = network()
+    compressed = fw.compress(
+        model,
+        dataclasses.replace(left, fine_tuning=TrainingConfig(epochs=0), float_dtype="float32"),
+        data=batches(),
+        device="cpu",
+    )
+    assert torch.equal(compressed.state_dict()["8.weight"], model.state_dict()["8.weight"])
 
 
 def test_bad_calibration_data_is_not_taken_for_such_a_size():

@@ -304,12 +304,18 @@ class _Run:
             student.load_state_dict(kept["model"])
             return _continued(config, kept["steps"], kept["target"])
         target = post_training.target_bytes or round(config.start_ratio * config.bytes_of(student))
+        towards = dataclasses.replace(
+            post_training,
+            target_bytes=target,
+            include=config.include,
+            exclude=config.exclude,
+        )
         steps: Mapping[str, float] = {}
         with contextlib.suppress(ModelError):  # such as a size that takes training
             _, found = quantize_post_training(
                 student,
                 self._examples(post_training.calibration_examples),
-                dataclasses.replace(post_training, target_bytes=target),
+                towards,
                 storage=FileStorage(**storage),
                 progress=self.progress,
             )

@@ -74,8 +74,9 @@ class RateTraining:
         self._phase = 0  # 1: codes are kept, 2: floats are as stored
         scales = {name: config.step * 2.0 ** (config.bits - bits[name]) for name in weights}
         wish = config.bytes_of(model)
-        grid = grid_steps(weights, masks, scales) | dict(given)
         peaks = {n: float(w.detach().abs().max()) if w.numel() else 0.0 for n, w in weights.items()}
+        grid = grid_steps(weights, masks, scales)
+        grid |= {name: max(step, peaks[name] / _MOST_CODES) for name, step in given.items()}
         used = {n: _enough(bits[n], peaks[n] / grid[n]) if n in given else bits[n] for n in grid}
         while True:
             quantized = {
