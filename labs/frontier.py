@@ -9,8 +9,8 @@ With ``--trunk`` the run starts from the network of `labs.trunk`, and its epochs
 With ``--views`` each image has so many crops, and what the teacher says of them is kept for all
 runs of that seed, which then take three quarters of the time.
 The file is written, read back, and tested on the 10,000 test images. Of several files of one size
-that with most epochs is shipped in the package, and of those the best by the 5,000 validation
-images, where these are left out of training. Nothing is chosen by test images.
+the best by the 5,000 validation images, where these are left out of training, is shipped in the
+package; else that with most epochs. Nothing is chosen by test images.
 A run that was stopped goes on from its last epoch when the same command is repeated; one of the
 same size, recipe, epochs, images and seed that is there is not made again. Writes
 ``labs/results/frontier.csv``, the tables in ``docs/frontier.md`` and the README, and the best file
@@ -147,10 +147,10 @@ def ship(row: Row, rows: Sequence[Row], compressed: CompressedModel, command: st
 
 
 def best(rows: Sequence[Row], size: object) -> Row:
-    """The row of a size whose file is shipped: of most epochs, then best by validation images."""
+    """The row of a size whose file is shipped: best by validation images, then of most epochs."""
 
-    def rank(row: Row) -> tuple[int, float]:
-        return _epochs(row), float(row["validation_accuracy"] or 0)
+    def rank(row: Row) -> tuple[float, int]:
+        return float(row["validation_accuracy"] or 0), _epochs(row)
 
     return max(reversed([row for row in rows if row["size"] == size]), key=rank)
 

@@ -57,12 +57,13 @@ def row_of(epochs, validation="", trunk=0):
     ("row", "other"),
     [
         (row_of("9", "0.5"), row_of("9", "0.6")),
-        (row_of("9", "0.7"), row_of("10", "0.6")),
+        (row_of("10", "0.6"), row_of("9", "0.7")),
+        (row_of("10"), row_of("9", "0.7")),
         (row_of("9"), row_of("2", trunk="8")),
     ],
-    ids=["validation", "epochs", "trunk"],
+    ids=["validation", "more epochs", "no validation", "trunk"],
 )
-def test_of_a_size_most_epochs_and_then_the_validation_images_tell_what_is_shipped(
+def test_of_a_size_the_validation_images_and_then_the_epochs_tell_what_is_shipped(
     scratch, row, other
 ):
     lab.ship(row, [other], None, "command")
