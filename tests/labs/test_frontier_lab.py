@@ -109,7 +109,15 @@ def test_recipes_get_the_size_and_the_epochs():
     assert lab.recipe_of(20, "quick", None).epochs == load_recipe("quick").epochs
 
 
-@pytest.mark.parametrize("name", compressed_files())
+CARDS = [path.stem for path in lab.SHIPPED.glob("resnet20-*.json")]
+
+
+def test_each_card_has_its_file():
+    assert CARDS
+    assert sorted(CARDS) == sorted(compressed_files())
+
+
+@pytest.mark.parametrize("name", CARDS)
 def test_shipped_files_are_what_their_cards_say(name):
     card = pretrained_card(name)
     assert compressed_file(name).stat().st_size == card["file_bytes"]
