@@ -94,7 +94,7 @@ def make(
     states = STATES / "frontier"
     begun = any(states.rglob("*.pt"))
     dense = load_pretrained("resnet20")
-    teacher = TeacherTable(STATES / "teacher-table.sqlite", dense) if options.views else dense
+    teacher = TeacherTable(STATES / "teacher-frontier.sqlite", dense) if options.views else dense
     model, before = dense, 0
     if options.trunk:
         model, steps = load_trunk()

@@ -87,7 +87,7 @@ def test_a_branch_starts_from_the_weights_and_the_grid_of_the_trunk(scratch, mon
     off_grid = (weight.detach() / step - (weight.detach() / step).round()).abs()
     assert float(off_grid.max()) > 0.2  # not the codes, the weights behind them
     lab.main(["30kB", "--epochs", "1", "--trunk", "--views", "2", "--device", "cpu"])
-    assert (scratch / "states" / "teacher-table.sqlite").exists()
+    assert (scratch / "states" / "teacher-frontier.sqlite").exists()
     (row,) = read_rows("frontier", scratch)
     assert (row["trunk_epochs"], row["epochs"]) == ("2", "1")
     network = compressed_network(scratch / "shipped" / "resnet20-30kb.fly")
